@@ -1,0 +1,1 @@
+"""Attacks, one file each; import them as ``mibench.attacks.<name>``."""

@@ -1,0 +1,77 @@
+"""Images that live on the device as one uint8 tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images.
+
+    Attributes:
+        images: ``uint8`` ``(n, channels, height, width)``.
+        labels: ``int64`` ``(n,)``, indices into ``names``.
+        names: identity names.
+    """
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError("images are a uint8 tensor of shape (n, channels, height, width)")
+        if self.labels.shape != (len(self.images),):
+            raise ValueError(f"{len(self.images)} images need as many labels")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> ImageSet:
+        """The same set with its tensors on ``device``."""
+        return ImageSet(self.images.to(device), self.labels.to(device), self.names)
+
+    def select(self, index: Tensor) -> ImageSet:
+        """The images at ``index`` (positions or a mask), with the same names."""
+        return ImageSet(self.images[index], self.labels[index], self.names)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Private train / validation / test images, and public ones of other identities.
+
+    Attributes:
+        attributes: for rendered faces, the private identities' true attributes
+            ``(identities, attributes)`` in [0, 1]; otherwise None.
+    """
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    public: ImageSet
+    attributes: Tensor | None = None
+
+    @property
+    def identities(self) -> int:
+        """Number of private identities."""
+        return len(self.train.names)
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data with its tensors on ``device``."""
+        attributes = None if self.attributes is None else self.attributes.to(device)
+        return Dataset(
+            self.train.to(device),
+            self.val.to(device),
+            self.test.to(device),
+            self.public.to(device),
+            attributes,
+        )
+
+
+def to_float(images: Tensor) -> Tensor:
+    """``uint8`` images as ``float32`` in [0, 1]."""
+    return images.to(torch.float32).div_(255)

@@ -1,0 +1,73 @@
+"""The data of the ``synthfaces`` protocols: private and public identities, rendered on demand."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mibench.data.images import Dataset, ImageSet
+from mibench.data.synthfaces import render_identities, sample_identities
+from mibench.streams import stream
+from mibench.types import Frozen
+
+
+class SynthFacesData(Frozen):
+    """Which faces are rendered; equal specifications give equal images on one machine."""
+
+    private_name: str = Field(description="names the draw of private identities")
+    public_name: str = Field(description="names the draw of public identities")
+    seed: int = Field(2026, description="seed of all draws")
+    identities: int = Field(100, ge=2, description="private identities")
+    train: int = Field(30, ge=1, description="training images of a private identity")
+    val: int = Field(10, ge=1, description="validation images of a private identity")
+    test: int = Field(10, ge=1, description="test images of a private identity")
+    public_identities: int = Field(4000, ge=1, description="public identities")
+    public_images: int = Field(5, ge=1, description="images of a public identity")
+
+
+def private_attributes(spec: SynthFacesData) -> Tensor:
+    """True attributes ``(identities, attributes)`` of the private identities, in [0, 1]."""
+    generator = stream(spec.seed, spec.private_name, "private", "identities")
+    return sample_identities(spec.identities, generator)
+
+
+def public_attributes(spec: SynthFacesData) -> Tensor:
+    """True attributes of the public identities."""
+    generator = stream(spec.seed, spec.public_name, "public", "identities")
+    return sample_identities(spec.public_identities, generator)
+
+
+def render_public(spec: SynthFacesData, resolution: int) -> ImageSet:
+    """Public images with their public identities as labels."""
+    generator = stream(spec.seed, spec.public_name, "public", "images")
+    attributes = public_attributes(spec)
+    images = render_identities(attributes, spec.public_images, resolution, generator)
+    labels = torch.arange(len(attributes)).repeat_interleave(spec.public_images)
+    return ImageSet(images, labels, _names("public", len(attributes)))
+
+
+def render_dataset(spec: SynthFacesData, resolution: int) -> Dataset:
+    """Private splits and public images of a ``synthfaces`` protocol."""
+    generator = stream(spec.seed, spec.private_name, "private", "images")
+    attributes = private_attributes(spec)
+    per_identity = spec.train + spec.val + spec.test
+    images = render_identities(attributes, per_identity, resolution, generator)
+    images = images.view(len(attributes), per_identity, *images.shape[1:])
+    names = _names("private", len(attributes))
+
+    def part(start: int, count: int) -> ImageSet:
+        labels = torch.arange(len(attributes)).repeat_interleave(count)
+        return ImageSet(images[:, start : start + count].flatten(0, 1).clone(), labels, names)
+
+    return Dataset(
+        train=part(0, spec.train),
+        val=part(spec.train, spec.val),
+        test=part(spec.train + spec.val, spec.test),
+        public=render_public(spec, resolution),
+        attributes=attributes,
+    )
+
+
+def _names(kind: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{kind}-{index:04d}" for index in range(count))

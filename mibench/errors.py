@@ -1,0 +1,19 @@
+"""Errors that name what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MibenchError(Exception):
+    """A run failed for a reason that the message explains (exit code 1)."""
+
+    exit_code = 1
+
+
+class RequestError(MibenchError):
+    """The request itself was wrong, found before any long work started (exit code 2)."""
+
+    exit_code = 2
+
+
+class ArtifactError(MibenchError):
+    """A stored artifact is missing, incomplete or does not match its checksum."""

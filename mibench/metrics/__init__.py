@@ -1,0 +1,47 @@
+"""Metrics: pure functions on tensors, and what each of them means.
+
+A metric that cannot be computed is a :class:`~mibench.types.MetricValue` without a value and with a
+reason, never 0. Wrong shapes are a caller's mistake and raise ``ValueError``.
+"""
+
+from __future__ import annotations
+
+from mibench.metrics.accuracy import (
+    accuracy_both,
+    attack_accuracy,
+    evaluator_agreement,
+    natural_accuracy,
+    successes,
+)
+from mibench.metrics.attributes import attribute_error
+from mibench.metrics.catalogue import METRICS, MetricInfo
+from mibench.metrics.frechet import FeatureStatistics, fd_evaluator, frechet_distance
+from mibench.metrics.inception import fid, fid_successful, find_inception, inception_features
+from mibench.metrics.intervals import bootstrap_interval, paired_interval, subsample_interval
+from mibench.metrics.knn import knn_distance
+from mibench.metrics.prdc import prdc
+from mibench.metrics.resize import resize
+
+__all__ = [
+    "METRICS",
+    "FeatureStatistics",
+    "MetricInfo",
+    "accuracy_both",
+    "attack_accuracy",
+    "attribute_error",
+    "bootstrap_interval",
+    "evaluator_agreement",
+    "fd_evaluator",
+    "fid",
+    "fid_successful",
+    "find_inception",
+    "frechet_distance",
+    "inception_features",
+    "knn_distance",
+    "natural_accuracy",
+    "paired_interval",
+    "prdc",
+    "resize",
+    "subsample_interval",
+    "successes",
+]

@@ -1,0 +1,133 @@
+"""95 % intervals over identities.
+
+Reconstructions of one identity are not independent of each other, so every interval here resamples
+identities, never single images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench.streams import stream
+from mibench.types import Interval
+
+_TAILS = (0.025, 0.975)
+_NORMAL_QUANTILE = 1.959963984540054
+
+
+def bootstrap_interval(per_identity: Any, seed: int, resamples: int = 2000) -> Interval:
+    """95 % percentile bootstrap interval of the mean over identities.
+
+    Args:
+        per_identity: one value per identity, ``(identities,)``: a tensor, array or sequence.
+        seed: equal seeds give equal intervals.
+        resamples: number of bootstrap samples.
+
+    Returns:
+        The 2.5 % and 97.5 % percentiles of the resampled means.
+
+    Raises:
+        ValueError: fewer than two identities, or a value that is not finite.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    values = torch.as_tensor(per_identity).detach().cpu().to(torch.float64)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"an interval needs (identities >= 2,), got {tuple(values.shape)}")
+    if not torch.isfinite(values).all():
+        raise ValueError("an interval needs finite values")
+    n = len(values)
+    drawn = torch.randint(n, (resamples, n), generator=stream(seed, "bootstrap", n, resamples))
+    means = values[drawn].mean(dim=1)
+    low, high = torch.quantile(means, torch.tensor(_TAILS, dtype=torch.float64)).tolist()
+    return low, high
+
+
+def paired_interval(
+    difference: Any, seed: int = 0, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """Mean difference of two methods with its 95 % paired bootstrap interval over identities.
+
+    Pairing is in the input: each entry is method A minus method B on the same identity (and seed).
+    Seeds are averaged first, so the interval is over identities and conditional on the seeds.
+
+    Args:
+        difference: ``(identities,)`` or ``(seeds, identities)``.
+        seed: equal seeds give equal intervals.
+        resamples: number of bootstrap samples.
+
+    Returns:
+        ``(mean, low, high)`` in the unit of the difference.
+
+    Raises:
+        ValueError: another shape, fewer than two identities, or a value that is not finite.
+    """
+    values = torch.as_tensor(difference).detach().cpu().to(torch.float64)
+    if values.ndim not in (1, 2):
+        raise ValueError(
+            f"expected (identities,) or (seeds, identities), got {tuple(values.shape)}"
+        )
+    if values.ndim == 2:
+        values = values.mean(dim=0)
+    low, high = bootstrap_interval(values, seed, resamples)
+    return float(values.mean()), low, high
+
+
+def subsample_interval(
+    statistic: Callable[[Tensor], float],
+    identities: int,
+    value: float,
+    *,
+    fraction: float = 0.5,
+    rounds: int = 20,
+    seed: int = 0,
+) -> Interval:
+    """95 % interval of a set metric, from subsamples of identities without replacement.
+
+    A bootstrap repeats identities, and repeated images shrink a covariance; subsamples do not. With
+    ``m = round(fraction * identities)`` identities a round, ``t_1 .. t_rounds`` the statistic on
+    each and ``s`` their standard deviation (divisor ``rounds - 1``), the interval is
+    ``value ± 1.96 * s * sqrt(m / (identities - m))``: the delete-d jackknife, d = identities - m.
+    The factor is sqrt(m / n) for the smaller sample, over sqrt(1 - m / n) because the subsamples
+    come without replacement from n; it is 1 for half of the identities.
+
+    The spread is measured around the rounds' own mean, not around ``value``: a Fréchet distance
+    is biased upwards by an amount that grows as the sample shrinks, so the rounds lie above
+    ``value``, and centring on it would count that bias as spread. The interval is therefore about
+    the metric *at this number of images*: it does not cover the distance of infinite samples.
+
+    Args:
+        statistic: takes sorted positions ``(m,)`` int64 among the identities, returns the metric.
+        identities: number of identities (at least 4).
+        value: the metric over all identities, the interval's centre.
+        fraction: share of identities in a subsample, between 0 and 1.
+        rounds: number of subsamples (at least 2).
+        seed: equal seeds give equal intervals.
+
+    Raises:
+        ValueError: too few identities or rounds, or a round's metric is not finite.
+
+    Source: Shao and Wu, A General Theory for Jackknife Variance Estimation (Annals of Statistics
+    1989), delete-d jackknife; Politis and Romano (Annals of Statistics 1994) for subsampling.
+    """
+    size = round(fraction * identities)
+    if identities < 4 or not 2 <= size < identities or rounds < 2:
+        raise ValueError(
+            f"cannot subsample {size} of {identities} identities in {rounds} rounds: "
+            "at least 4 identities and 2 rounds are needed"
+        )
+    generator = stream(seed, "subsample", identities, size)
+    drawn = [
+        torch.randperm(identities, generator=generator)[:size].sort().values for _ in range(rounds)
+    ]
+    results = torch.tensor([statistic(chosen) for chosen in drawn], dtype=torch.float64)
+    spread = float(results.std())
+    if not math.isfinite(spread):
+        raise ValueError("the metric of a subsample is not finite")
+    half = _NORMAL_QUANTILE * spread * math.sqrt(size / (identities - size))
+    return value - half, value + half

@@ -1,0 +1,147 @@
+"""Classifiers of identities: any timm architecture behind one uniform interface."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from mibench.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a classifier computes for a batch.
+
+    Attributes:
+        logits: ``(n, classes)``.
+        features: penultimate features ``(n, d)``.
+        stages: stage outputs, coarsest last; empty unless asked for.
+        extra: terms of a defense's own (MID: the bottleneck's ``mu`` and ``sigma``).
+    """
+
+    logits: Tensor
+    features: Tensor
+    stages: tuple[Tensor, ...]
+    extra: dict[str, Tensor]
+
+
+class Head(nn.Linear):
+    """The last layer; a defense may put another module in its place."""
+
+    def read(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of features, and further terms that a loss needs."""
+        return self(features), {}
+
+
+class Classifier(nn.Module):
+    """A timm backbone with normalisation inside and a replaceable head.
+
+    Args:
+        architecture: a timm model name.
+        classes: number of identities.
+        resolution: height and width of the images.
+
+    Shapes:
+        ``(n, 3, resolution, resolution)`` in [0, 1] to logits ``(n, classes)``.
+
+    Raises:
+        RequestError: timm has no such architecture, or it cannot take the resolution.
+    """
+
+    def __init__(self, architecture: str, classes: int, resolution: int) -> None:
+        super().__init__()
+        check_architecture(architecture)
+        self.architecture, self.classes, self.resolution = architecture, classes, resolution
+        self.stochastic = False
+        self.output_filter: Callable[[Tensor], Tensor] | None = None
+        try:
+            self.backbone, features = _backbone(architecture, classes, resolution)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise RequestError(
+                f"target {architecture!r} cannot take images of {resolution}×{resolution}: {error}. "
+                "Choose another architecture (`mibench list targets`) or a larger resolution"
+            ) from error
+        self.head: nn.Module = Head(features, classes)
+        self.feature_size = features
+        mean = torch.tensor(self.backbone.default_cfg.get("mean", (0.5, 0.5, 0.5)))
+        std = torch.tensor(self.backbone.default_cfg.get("std", (0.5, 0.5, 0.5)))
+        self.register_buffer("mean", mean.view(1, 3, 1, 1))
+        self.register_buffer("std", std.view(1, 3, 1, 1))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] on the scale that the architecture expects."""
+        return (images - self.mean) / self.std
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features ``(n, d)`` of images in [0, 1]."""
+        hidden = self.backbone.forward_features(self.normalise(images))
+        return self.backbone.forward_head(hidden, pre_logits=True)
+
+    def outputs(self, images: Tensor, stages: bool = False) -> Outputs:
+        """Logits, penultimate features and, if asked for, stage outputs, in one pass."""
+        between: list[Tensor] = []
+        if stages:
+            hidden, between = self.backbone.forward_intermediates(self.normalise(images))
+            features = self.backbone.forward_head(hidden, pre_logits=True)
+        else:
+            features = self.features(images)
+        logits, extra = self.head.read(features)
+        if self.output_filter is not None:
+            logits = self.output_filter(logits)
+        return Outputs(logits, features, tuple(between), extra)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.outputs(images).logits
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise a :class:`RequestError` with close names unless timm has the architecture."""
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), 4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise RequestError(
+            f"target {architecture!r} is no timm architecture{hint} (`mibench list targets`)"
+        )
+
+
+def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, int]:
+    """The timm model without its last layer, and the size of its penultimate features."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model = timm.create_model(architecture, num_classes=classes, img_size=resolution)
+        except TypeError:  # convolutional models have no img_size: they take any that they can
+            model = timm.create_model(architecture, num_classes=classes)
+    model.reset_classifier(0)
+    model.eval()
+    with torch.no_grad():
+        sample = torch.zeros(2, 3, resolution, resolution)
+        features = model.forward_head(model.forward_features(sample), pre_logits=True)
+    if features.ndim != 2:
+        raise RequestError(
+            f"target {architecture!r} gives features of shape {tuple(features.shape)}, "
+            "not one vector an image: it is no classifier that mibench can use"
+        )
+    return model.train(), features.shape[1]
+
+
+@torch.no_grad()
+def predict(model: Classifier, images: Tensor, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+    """Logits ``(n, classes)`` and features ``(n, d)`` of uint8 or [0, 1] images, in batches."""
+    logits, features = [], []
+    for batch in images.split(batch_size):
+        if batch.dtype == torch.uint8:
+            batch = batch.float() / 255
+        result = model.outputs(batch.contiguous(memory_format=torch.channels_last))
+        logits.append(result.logits)
+        features.append(result.features)
+    return torch.cat(logits), torch.cat(features)

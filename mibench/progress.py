@@ -1,0 +1,40 @@
+"""Progress of long work, as the core reports it; how it is shown is the caller's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+StageState = Literal["computing", "done", "cached"]
+
+
+class Progress:
+    """Told of every step of a stage. This base class shows nothing."""
+
+    def steps(self, total: int, label: str) -> Iterator[int]:
+        """Iterate over ``range(total)``, telling :meth:`begin`, :meth:`advance` and :meth:`end`."""
+        self.begin(total, label)
+        try:
+            for step in range(total):
+                yield step
+                self.advance(1)
+        finally:
+            self.end()
+
+    def stage(self, name: str, state: StageState, seconds: float = 0.0) -> None:
+        """A stage starts computing, was computed in ``seconds``, or was found cached."""
+
+    def begin(self, total: int, label: str) -> None:
+        """A loop of ``total`` steps starts."""
+
+    def advance(self, steps: int) -> None:
+        """``steps`` more steps are done."""
+
+    def report(self, **values: float) -> None:
+        """Losses and other values of the current step."""
+
+    def end(self) -> None:
+        """The loop ended, or was left."""
+
+
+SILENT = Progress()

@@ -1,0 +1,156 @@
+"""Protocol cards: named, versioned evaluation settings. Numbers compare within one version only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from mibench.assets import Asset
+from mibench.data.splits import FolderOptions
+from mibench.data.rendered import SynthFacesData
+from mibench.errors import RequestError
+from mibench.gan_training import GanConfig
+from mibench.methods import StudentsConfig
+from mibench.models.evaluators import JudgeConfig
+from mibench.registry import closest
+from mibench.training import TrainingConfig
+from mibench.types import Frozen, digest
+
+
+class Protocol(Frozen):
+    """An evaluation setting."""
+
+    name: str
+    version: int = 1
+    title: str
+    data: SynthFacesData | FolderOptions
+    resolution: int = Field(ge=8, description="height and width of the images, in pixels")
+    attacked: int | None = Field(
+        None, ge=1, description="attack the first so many private identities; None: all"
+    )
+    samples: int = Field(5, ge=1, description="reconstructions per identity")
+    target: str = Field(description="default target architecture")
+    training: TrainingConfig = Field(description="training of every target")
+    evaluator: JudgeConfig
+    second: JudgeConfig = Field(description="second evaluator, of another family")
+    assets: dict[str, Asset] = Field(
+        default_factory=dict, description="pinned networks; what is absent is trained"
+    )
+    gan: GanConfig = Field(GanConfig(), description="general prior, where it is not pinned")
+    students: StudentsConfig = Field(StudentsConfig(), description="students of MA")
+    attacks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="budgets of attacks where they differ from the papers'"
+    )
+    defenses: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="default strengths, settled on the development twin"
+    )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the whole card."""
+        return digest(self.model_dump(mode="json"))
+
+
+SYNTHFACES_DATA = SynthFacesData(private_name="synthfaces-32", public_name="synthfaces-32")
+DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev"})
+
+EVALUATOR_JUDGE = JudgeConfig(architecture="regnetx_002", resolution=64)
+SECOND_JUDGE = JudgeConfig(architecture="mobilenetv2_050", resolution=64)
+ATTRIBUTE_JUDGE = JudgeConfig(
+    architecture="test_resnet",
+    resolution=32,
+    training=TrainingConfig(epochs=15, learning_rate=0.1, weight_decay=5e-5),
+)
+
+_STUDENTS = StudentsConfig(
+    architectures=("test_efficientnet", "test_byobnet", "test_convnext"),
+    training=TrainingConfig(epochs=4, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01),
+)
+
+_SMALL: dict[str, Any] = {
+    "version": 1,
+    "resolution": 32,
+    "target": "test_resnet",
+    "training": TrainingConfig(epochs=20, learning_rate=0.05, weight_decay=5e-4),
+    "evaluator": EVALUATOR_JUDGE,
+    "second": SECOND_JUDGE,
+    "students": _STUDENTS,
+    "attacks": {},
+    "defenses": {},
+}
+_SHARED_ASSETS = {
+    "prior": Asset(file="prior-32.safetensors", sha256=""),
+    "attributes": Asset(file="attributes-32.safetensors", sha256=""),
+}
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="synthfaces-32",
+            title="Parametric faces at 32×32, sized for two CPU cores",
+            data=SYNTHFACES_DATA,
+            assets={
+                **_SHARED_ASSETS,
+                "evaluator": Asset(file="evaluator-synthfaces-32.safetensors", sha256=""),
+                "second": Asset(file="second-synthfaces-32.safetensors", sha256=""),
+            },
+            **_SMALL,
+        ),
+        Protocol(
+            name="synthfaces-32-dev",
+            title="Development twin of synthfaces-32: other private identities, own evaluators",
+            data=DEV_DATA,
+            assets={
+                **_SHARED_ASSETS,
+                "evaluator": Asset(file="evaluator-synthfaces-32-dev.safetensors", sha256=""),
+                "second": Asset(file="second-synthfaces-32-dev.safetensors", sha256=""),
+            },
+            **_SMALL,
+        ),
+        Protocol(
+            name="synthfaces-64",
+            title="Parametric faces at 64×64 with the papers' network sizes, for a GPU",
+            data=SynthFacesData(
+                private_name="synthfaces-64",
+                public_name="synthfaces-64",
+                identities=300,
+                public_identities=6000,
+            ),
+            resolution=64,
+            target="vgg16_bn",
+            training=TrainingConfig(),
+            evaluator=JudgeConfig(architecture="regnety_016", resolution=112),
+            second=JudgeConfig(architecture="convnext_pico", resolution=112),
+            gan=GanConfig(steps=60000, generator_width=64),
+        ),
+    )
+}
+
+
+def protocol_named(name: str) -> Protocol:
+    """The card of a built-in protocol.
+
+    Raises:
+        RequestError: there is none of that name; the message offers close ones.
+    """
+    if name not in PROTOCOLS:
+        known = [*PROTOCOLS, "folder"]
+        raise RequestError(f"there is no protocol {name!r}; {closest(name, known)}")
+    return PROTOCOLS[name]
+
+
+def folder_protocol(options: FolderOptions) -> Protocol:
+    """The protocol of an image folder; its evaluators and prior are trained on it."""
+    return Protocol(
+        name="folder",
+        title="An image folder with one sub-folder per identity",
+        data=options,
+        resolution=64,
+        target="resnet18",
+        training=TrainingConfig(epochs=50, learning_rate=0.02, weight_decay=5e-4),
+        evaluator=JudgeConfig(architecture="regnetx_002", resolution=112),
+        second=JudgeConfig(architecture="mobilenetv2_050", resolution=112),
+        gan=GanConfig(steps=20000),
+    )

@@ -1,0 +1,250 @@
+"""One generic, lazy registry: names from a package's files, entry points and ``file.py:Class``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from mibench.errors import RequestError
+from mibench.types import digest
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def closest(name: str, candidates: Iterable[str]) -> str:
+    """``"did you mean 'x' or 'y'?"`` for the candidates nearest to ``name``, ``""`` without any."""
+    # Case and underscores are the usual slips, so they are compared as if equal.
+    folded = {_fold(candidate): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.6)
+    if not matches:
+        return ""
+    return f"did you mean {' or '.join(repr(folded[match]) for match in matches)}?"
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name; nothing is imported until a name is asked for.
+
+    A file ``dp_sgd.py`` in ``package`` holds the one method ``dp-sgd`` and registers it under that
+    name. Files whose name starts with an underscore are not methods.
+
+    Args:
+        kind: what a message calls it (``"attack"``).
+        base: the class that every registered class extends.
+        package: package whose files are methods (``"mibench.attacks"``).
+        group: entry point group (``importlib.metadata``) of methods installed by other packages.
+    """
+
+    def __init__(self, kind: str, base: type, package: str, group: str) -> None:
+        self.kind = kind
+        self.base = base
+        self.package = package
+        self.group = group
+        self._classes: dict[str, type[T]] = {}
+        self._files: dict[Path, tuple[bytes, ModuleType]] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator that registers a class as ``name`` (lower case, dashes between words).
+
+        Raises:
+            RequestError: the name is malformed or taken by another class, the class is not of the
+                registry's base, or its file in the package is called otherwise.
+        """
+
+        def decorate(cls: C) -> C:
+            self._add(name, cls)
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """All names, sorted, without importing any method."""
+        return sorted({*self._modules(), *self._entry_points(), *self._classes})
+
+    def get(self, name: str) -> type[T]:
+        """The class of a name, or of a ``path/to/mine.py:Class`` spec; imports what it needs.
+
+        Raises:
+            RequestError: the name is unknown or claimed twice, or its module fails to import.
+        """
+        if ".py:" in name or name.endswith(".py"):
+            return self.load_file(name)
+        modules, entry_points = self._modules(), self._entry_points()
+        claims = [f"the module {modules[name]}"] if name in modules else []
+        claims += [_origin(point) for point in entry_points.get(name, [])]
+        if len(claims) > 1:
+            raise RequestError(
+                f"{self.kind} {name!r} is claimed by {' and by '.join(claims)}: rename or "
+                "uninstall one of them"
+            )
+        # A class that a file registered does not shortcut this: it must not shadow another's name.
+        if name in modules:
+            self._load_module(name, modules[name])
+        elif name in entry_points:
+            self._load_entry_point(entry_points[name][0])
+        elif name not in self._classes:
+            raise RequestError(self._unknown(name))
+        return self._classes[name]
+
+    def load_file(self, spec: str) -> type[T]:
+        """The class of a ``path/to/mine.py:Class`` spec; loads a changed file again.
+
+        Raises:
+            RequestError: the file or the class is missing, fails to import, or is of another base.
+        """
+        path_text, _, class_name = spec.rpartition(":")
+        path = Path(path_text).expanduser().resolve()
+        if not path_text.endswith(".py") or not class_name.isidentifier():
+            example = f"path/to/mine.py:My{self.kind.capitalize()}"
+            raise RequestError(f"{spec!r} does not name a class in a file; write {example}")
+        if not path.is_file():
+            raise RequestError(f"{self.kind} file not found: {path} (from {spec!r})")
+        module = self._import_file(path)
+        cls = getattr(module, class_name, None)
+        if not isinstance(cls, type):
+            found = [n for n, v in vars(module).items() if isinstance(v, type) and self._fits(v)]
+            hint = closest(class_name, found) or f"its {self.kind}s: {', '.join(found) or 'none'}"
+            raise RequestError(f"{path} has no class {class_name!r}; {hint}")
+        self._check_base(cls)
+        return cls
+
+    def _add(self, name: str, cls: type) -> None:
+        if not _NAME.fullmatch(name):
+            raise RequestError(
+                f"{name!r} cannot name the {self.kind} {_where(cls)}: use lower-case letters and "
+                "digits, with single dashes between words"
+            )
+        self._check_base(cls)
+        # names() reads names off file names, so the two must agree.
+        parent, _, stem = cls.__module__.rpartition(".")
+        if parent == self.package and stem.replace("_", "-") != name:
+            raise RequestError(
+                f"{_where(cls)} registers {name!r}, but its file names {stem.replace('_', '-')!r}: "
+                f"one {self.kind} a file, called {name.replace('-', '_')}.py"
+            )
+        other = self._classes.get(name)
+        # The same class again comes from a file that was loaded anew, and replaces the old one.
+        if other is not None and _where(other) != _where(cls):
+            raise RequestError(
+                f"two {self.kind}s are called {name!r}: {_where(other)} and {_where(cls)}; "
+                "rename one of them"
+            )
+        self._classes[name] = cls
+
+    def _fits(self, cls: type) -> bool:
+        return issubclass(cls, self.base) and cls is not self.base
+
+    def _check_base(self, cls: type) -> None:
+        if not self._fits(cls):
+            raise RequestError(
+                f"{_where(cls)} is no {self.kind}: it must extend "
+                f"{self.base.__module__}.{self.base.__qualname__}"
+            )
+
+    def _unknown(self, name: str) -> str:
+        names = self.names()
+        parts = [f"unknown {self.kind} {name!r}", closest(name, names)]
+        parts.append(f"Known: {', '.join(names) or 'none'}, or path/to/file.py:Class")
+        return "; ".join(part for part in parts if part)
+
+    def _modules(self) -> dict[str, str]:
+        """Module names by method name, from the files of the package."""
+        try:
+            spec = importlib.util.find_spec(self.package)
+        except ModuleNotFoundError:
+            spec = None
+        folders = (spec.submodule_search_locations if spec else None) or []
+        found = (info.name for info in pkgutil.iter_modules(list(folders)))
+        return {n.replace("_", "-"): f"{self.package}.{n}" for n in found if not n.startswith("_")}
+
+    def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """Entry points by name; a name has several when they point to different objects."""
+        found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for point in importlib.metadata.entry_points(group=self.group):
+            points = found.setdefault(point.name, [])
+            if point.value not in [other.value for other in points]:
+                points.append(point)
+        return found
+
+    def _load_module(self, name: str, module: str) -> None:
+        try:
+            importlib.import_module(module)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise RequestError(
+                f"{self.kind} {name!r} cannot be imported from {module}: {_summary(error)}"
+            ) from error
+        if name not in self._classes:
+            raise RequestError(
+                f"{module} was imported but did not register {name!r}: decorate its class with "
+                f'@register_{self.kind}("{name}")'
+            )
+
+    def _load_entry_point(self, point: importlib.metadata.EntryPoint) -> None:
+        try:
+            cls = point.load()
+        except Exception as error:
+            raise RequestError(
+                f"{self.kind} {point.name!r} from {_origin(point)} cannot be loaded: "
+                f"{_summary(error)}; fix or uninstall that package"
+            ) from error
+        if not isinstance(cls, type):
+            raise RequestError(f"{self.kind} {point.name!r} from {_origin(point)} is not a class")
+        self._add(point.name, cls)
+
+    def _import_file(self, path: Path) -> ModuleType:
+        try:
+            source = path.read_bytes()
+        except OSError as error:
+            raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+        known = self._files.get(path)
+        if known is not None and known[0] == source:
+            return known[1]
+        # The path is part of the name, so that two files called mine.py do not collide.
+        name = f"mibench_file_{digest(str(path))[:12]}_{path.stem}"
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        sys.modules[name] = module  # where pydantic looks up a class's annotations
+        try:
+            # Not through importlib, whose bytecode cache misses an edit within the same second.
+            exec(compile(source, path, "exec"), module.__dict__)
+        except Exception as error:
+            del sys.modules[name]
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"{path} cannot be imported: {_summary(error)}") from error
+        self._files[path] = (source, module)
+        return module
+
+
+def _where(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _origin(point: importlib.metadata.EntryPoint) -> str:
+    package = f" of package {point.dist.name!r}" if point.dist else ""
+    return f"the entry point {point.value!r}{package}"
+
+
+def _summary(error: Exception) -> str:
+    """An error with its type and the line that raised it, without the whole traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

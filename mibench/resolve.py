@@ -1,0 +1,235 @@
+"""From what was asked for to a cell with every option resolved, refusing what is wrong at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from mibench.data.splits import FolderOptions
+from mibench.errors import RequestError
+from mibench.methods import ATTACKS, DEFENSES, Attack, AttackConfig, Defense, DefenseConfig
+from mibench.models.classifiers import Classifier
+from mibench.protocols import Protocol, folder_protocol, protocol_named
+from mibench.registry import closest
+from mibench.training import TrainingConfig
+from mibench.types import Frozen, RunSpec
+
+Model = TypeVar("Model", bound=Frozen)
+PARTS = ("protocol", "target", "defense", "attack")
+
+
+@dataclass(frozen=True)
+class AttackName:
+    """An attack's name taken apart: the base attack and its improvements."""
+
+    base: str
+    lom: bool = False
+    ma: bool = False
+
+    @property
+    def full(self) -> str:
+        """The name that records and boards use."""
+        if self.lom and self.ma:
+            return f"improved-{self.base}"
+        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "")
+
+    @classmethod
+    def parse(cls, name: str) -> AttackName:
+        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``.
+
+        Raises:
+            RequestError: a part after ``+`` is neither ``lom`` nor ``ma``, or is there twice.
+        """
+        if name.startswith("improved-"):
+            if "+" in name:
+                raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
+            return cls(name.removeprefix("improved-"), True, True)
+        base, *parts = name.split("+")
+        if not set(parts) <= {"lom", "ma"} or len(set(parts)) != len(parts):
+            raise RequestError(f"attack {name!r}: after `+` may come lom and ma, once each")
+        return cls(base, "lom" in parts, "ma" in parts)
+
+
+def attack_names() -> list[str]:
+    """Every attack with its variants."""
+    names = []
+    for base in ATTACKS.names():
+        names.append(base)
+        if ATTACKS.get(base).optimises_identity:
+            names += [f"{base}+lom", f"{base}+ma", f"improved-{base}"]
+    return names
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell with all options resolved."""
+
+    spec: RunSpec
+    protocol: Protocol
+    architecture: str
+    training: TrainingConfig
+    defense_class: type[Defense]
+    defense_config: DefenseConfig
+    attack: AttackName
+    attack_class: type[Attack]
+    attack_config: AttackConfig
+
+    def passed(self, part: str) -> dict[str, Any]:
+        """The overrides that were passed for one of the four parts."""
+        return {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split ``path=value``; the value is JSON where it parses as JSON, else text.
+
+    Raises:
+        RequestError: there is no ``=`` or no path before it.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise RequestError(f"--set {text!r}: write a path and a value, as attack.iterations=600")
+    try:
+        return path.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return path.strip(), value
+
+
+def resolve(spec: RunSpec) -> Cell:
+    """Resolve a request: protocol card, then the methods' defaults, then what was passed.
+
+    Raises:
+        RequestError: an unknown name or path, a value of the wrong type, or an architecture that
+            cannot take the protocol's resolution.
+    """
+    overrides = spec.overrides
+    for path in overrides:
+        if path.split(".")[0] not in PARTS or "." not in path:
+            raise RequestError(
+                f"--set {path}: paths start with one of {', '.join(p + '.' for p in PARTS)}"
+            )
+    protocol = _protocol(spec)
+    architecture = spec.target or protocol.target
+
+    defense_class = DEFENSES.get(spec.defense)
+    card_defense = protocol.defenses.get(spec.defense, {})
+    defense_config = with_overrides(
+        defense_class.Config(), _under("defense", card_defense, overrides), "defense"
+    )
+    training = with_overrides(
+        protocol.training,
+        {**defense_class.training, **_under("target", card_defense, overrides)},
+        "target",
+    )
+
+    name = AttackName.parse(spec.attack)
+    attack_class = ATTACKS.get(name.base)
+    if (name.lom or name.ma) and not attack_class.optimises_identity:
+        raise RequestError(
+            f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
+        )
+    base = attack_class.Config(students=protocol.students).model_dump()
+    base["augment"] = name.ma
+    base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
+    base["prior"]["gan"] = protocol.gan.model_dump()
+    attack_config = with_overrides(
+        attack_class.Config.model_validate(base),
+        _under("attack", protocol.attacks.get(name.base, {}), overrides),
+        "attack",
+    )
+    for fixed in ("augment", "identity.objective"):
+        if f"attack.{fixed}" in overrides:
+            raise RequestError(
+                f"--set attack.{fixed}: choose it by the attack's name "
+                f"({name.base}, {name.base}+lom, {name.base}+ma, improved-{name.base})"
+            )
+    students = attack_config.students.architectures if attack_config.augment else ()
+    for each in {architecture, *students}:
+        # Building it is the check that the architecture can take the resolution.
+        Classifier(each, 2, protocol.resolution)
+    return Cell(
+        spec,
+        protocol,
+        architecture,
+        training,
+        defense_class,
+        defense_config,
+        name,
+        attack_class,
+        attack_config,
+    )
+
+
+def _protocol(spec: RunSpec) -> Protocol:
+    if spec.protocol == "folder":
+        if spec.root is None:
+            raise RequestError(
+                "the protocol `folder` needs its image folder: --root DIR, one sub-folder an identity"
+            )
+        options, card = FolderOptions(), folder_protocol(FolderOptions())
+    else:
+        if spec.root is not None:
+            raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
+        card, options = protocol_named(spec.protocol), None
+    wanted = _under("protocol", spec.overrides)
+    if options is not None:  # `protocol.min_images` is short for `protocol.data.min_images`
+        fields = FolderOptions.model_fields
+        wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
+    for path in wanted:
+        if path in ("name", "version", "assets"):
+            raise RequestError(f"--set protocol.{path}: this identifies the protocol and is fixed")
+    if wanted and card.assets:
+        raise RequestError(
+            f"--set protocol.…: {card.name} is frozen, its evaluators are pinned; "
+            "settings of target, defense and attack can be changed, the protocol's cannot"
+        )
+    return with_overrides(card, wanted, "protocol")
+
+
+def _under(part: str, *settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings below ``part.``, later ones winning."""
+    return {
+        path.partition(".")[2]: value
+        for each in settings
+        for path, value in each.items()
+        if path.partition(".")[0] == part
+    }
+
+
+def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Model:
+    """A copy of ``config`` with dotted paths set.
+
+    Raises:
+        RequestError: a path does not exist (close ones are offered) or a value does not fit.
+    """
+    values = config.model_dump()
+    known = list(_paths(values))
+    for path, value in settings.items():
+        if path not in known:
+            hint = closest(path, known)
+            raise RequestError(
+                f"--set {where}.{path}: there is no such field; {hint or 'fields: ' + ', '.join(known)}"
+            )
+        *parents, last = path.split(".")
+        place = values
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{where}.{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+            for e in error.errors()
+        )
+        raise RequestError(f"--set {problems}") from error
+
+
+def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in values.items():
+        yield prefix + key
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{key}.")

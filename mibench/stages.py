@@ -1,0 +1,475 @@
+"""The stages of one cell. Each has a key, made of all that affects its result, and is computed once.
+
+A stage's key is known without computing it, so a finished cell touches no image and no network.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mibench import provenance
+from mibench.assets import load_asset
+from mibench.data.folder import load_folder
+from mibench.data.images import Dataset, ImageSet
+from mibench.data.rendered import SynthFacesData, render_dataset
+from mibench.data.splits import FolderSplit
+from mibench.errors import MibenchError
+from mibench.gan_training import train_general_gan
+from mibench.identity import FeatureStatistics, IdentityLoss
+from mibench.methods import ACCESS, PriorJob, Problem, WhiteBoxTarget
+from mibench.models.classifiers import Classifier, predict
+from mibench.models.evaluators import JudgeConfig, train_judge
+from mibench.models.freeze import freeze
+from mibench.models.gan import Prior
+from mibench.progress import Progress
+from mibench.resolve import Cell
+from mibench.store import Artifact, Store, save_json, save_tensors, stage_key
+from mibench.streams import stream
+from mibench.students import distill
+from mibench.training import train_classifier
+
+_STATISTICS_IMAGES = 5000  # public images behind LOM's feature statistics (seed paper)
+_CORE = ("mibench.training", "mibench.models.classifiers", "mibench.streams", "mibench.data.images")
+_RENDERER = ("mibench.data.synthfaces", "mibench.data.rendered", "mibench.streams")
+_GAN = ("mibench.gan_training", "mibench.models.gan")
+_ATTACK_CORE = ("mibench.identity", "mibench.methods", "mibench.models.freeze")
+
+Compute = Callable[[Path], dict[str, Any]]
+
+
+class Stages:
+    """The stages of a cell against a store.
+
+    Args:
+        cell: the resolved cell.
+        store: where artifacts live.
+        device: where tensors live.
+        progress: told of stages and steps.
+        split: the split of an image folder, for the protocol ``folder``.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        store: Store,
+        device: torch.device,
+        progress: Progress,
+        split: FolderSplit | None = None,
+    ) -> None:
+        self.cell, self.store, self.device, self.progress = cell, store, device, progress
+        self.split = split
+        self.seed = cell.spec.seed
+        self.artifacts: dict[str, Artifact] = {}
+        self._within: list[float] = [0.0]  # seconds of the stages computed inside each open one
+
+    # --- keys -------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def data_inputs(self) -> dict[str, Any]:
+        """What identifies the images."""
+        protocol = self.cell.protocol
+        if self.split is not None:
+            return {"split": self.split.digest, "resolution": protocol.resolution}
+        return {"data": protocol.data.model_dump(mode="json"), "resolution": protocol.resolution}
+
+    @functools.cached_property
+    def data_key(self) -> str:
+        """Key of the images."""
+        sources = (
+            _RENDERER if self.split is None else ("mibench.data.folder", "mibench.data.decode")
+        )
+        return stage_key("data", self.data_inputs, None, [], provenance.source_digest(*sources))
+
+    @functools.cached_property
+    def target_inputs(self) -> dict[str, Any]:
+        """What identifies the target, beside images and seed."""
+        cell = self.cell
+        return {
+            "architecture": cell.architecture,
+            "training": cell.training.model_dump(mode="json"),
+            "defense": cell.spec.defense,
+            "config": cell.defense_config.model_dump(mode="json"),
+        }
+
+    @functools.cached_property
+    def target_key(self) -> str:
+        """Key of the target."""
+        source = provenance.source_digest(
+            *_CORE, *provenance.method_sources(self.cell.defense_class)
+        )
+        return stage_key("target", self.target_inputs, self.seed, [self.data_key], source)
+
+    @functools.cached_property
+    def general_prior_key(self) -> str:
+        """Key of the general prior; a pinned one is identified by its checksum."""
+        protocol, config = self.cell.protocol, self.cell.attack_config.prior
+        if config.source == "protocol" and "prior" in protocol.assets:
+            return protocol.assets["prior"].sha256
+        inputs = config.gan.model_dump(mode="json")
+        return stage_key(
+            "general-prior", inputs, self.seed, [self.data_key], provenance.source_digest(*_GAN)
+        )
+
+    @functools.cached_property
+    def prior_inputs(self) -> dict[str, Any]:
+        """What identifies the attack's own prior: the attack and its fields on priors."""
+        config = self.cell.attack_config.model_dump(mode="json")
+        own = {k: v for k, v in config.items() if k.startswith("prior_training")}
+        return {"attack": self.cell.attack.base, **own}
+
+    @functools.cached_property
+    def prior_key(self) -> str:
+        """Key of the attack's prior, which holds the target when the prior depends on it."""
+        attack = self.cell.attack_class
+        if not attack.own_prior():
+            return self.general_prior_key
+        parents = [self.general_prior_key, self.data_key]
+        if attack.target_specific_prior():
+            parents.append(self.target_key)
+        source = provenance.source_digest(*_GAN, *provenance.method_sources(attack))
+        return stage_key("prior", self.prior_inputs, self.seed, parents, source)
+
+    def student_key(self, architecture: str) -> str:
+        """Key of one student."""
+        inputs = self._student_inputs(architecture)
+        source = provenance.source_digest(*_CORE, "mibench.students")
+        return stage_key("student", inputs, self.seed, [self.target_key, self.data_key], source)
+
+    def _student_inputs(self, architecture: str) -> dict[str, Any]:
+        training = self.cell.attack_config.students.training.model_dump(mode="json")
+        return {"architecture": architecture, "training": training}
+
+    @functools.cached_property
+    def attack_inputs(self) -> dict[str, Any]:
+        """What identifies the attack, beside its parents: `max_rows` bounds memory, not results."""
+        config = self.cell.attack_config.model_dump(mode="json", exclude={"max_rows", "students"})
+        protocol = self.cell.protocol
+        return {
+            "attack": self.cell.attack.full,
+            "config": config,
+            "attacked": protocol.attacked,
+            "samples": protocol.samples,
+        }
+
+    @functools.cached_property
+    def reconstructions_key(self) -> str:
+        """Key of the reconstructions."""
+        students = [self.student_key(each) for each in self._student_architectures()]
+        sources = [*_ATTACK_CORE, *provenance.method_sources(self.cell.attack_class)]
+        parents = [self.target_key, self.prior_key, *students]
+        source = provenance.source_digest(*sources)
+        return stage_key("reconstructions", self.attack_inputs, self.seed, parents, source)
+
+    def _student_architectures(self) -> tuple[str, ...]:
+        config = self.cell.attack_config
+        return config.students.architectures if config.augment else ()
+
+    # --- computing --------------------------------------------------------------------------
+
+    def stage(self, name: str, key: str, inputs: dict[str, Any], compute: Compute) -> Artifact:
+        """The artifact of a stage, computed if need be; its cost is kept with it."""
+
+        def timed(folder: Path) -> dict[str, Any]:
+            self.progress.stage(name, "computing")
+            start = time.monotonic()
+            self._within.append(0.0)
+            try:
+                cost = compute(folder)
+            finally:
+                inside = self._within.pop()
+            elapsed = time.monotonic() - start
+            self._within[-1] += elapsed
+            return {
+                "seconds": round(elapsed - inside, 3),
+                "peak_memory_bytes": provenance.peak_memory_bytes(self.device),
+                **cost,
+            }
+
+        artifact = self.store.get_or_compute(name.split(" ")[0], key, inputs, timed)
+        self.artifacts[name] = artifact
+        seconds = float(artifact.manifest.cost.get("seconds", 0))
+        self.progress.stage(name, "cached" if artifact.cached else "done", seconds)
+        return artifact
+
+    @functools.cached_property
+    def data(self) -> Dataset:
+        """The images, on the device."""
+
+        def compute(folder: Path) -> dict[str, Any]:
+            dataset = self._make_data()
+            tensors = {"attributes": dataset.attributes} if dataset.attributes is not None else {}
+            names: dict[str, tuple[str, ...]] = {}
+            for part in ("train", "val", "test", "public"):
+                images: ImageSet = getattr(dataset, part)
+                tensors[f"{part}.images"], tensors[f"{part}.labels"] = images.images, images.labels
+                names[part] = images.names
+            save_tensors(folder / "images.safetensors", tensors)
+            save_json(folder / "names.json", names)
+            return {}
+
+        artifact = self.stage("data", self.data_key, self.data_inputs, compute)
+        tensors = artifact.load_tensors("images.safetensors")
+        names = artifact.load_json("names.json")
+
+        def part(name: str) -> ImageSet:
+            labels = tensors[f"{name}.labels"]
+            return ImageSet(tensors[f"{name}.images"], labels, tuple(names[name]))
+
+        dataset = Dataset(
+            part("train"), part("val"), part("test"), part("public"), tensors.get("attributes")
+        )
+        return dataset.to(self.device)
+
+    def _make_data(self) -> Dataset:
+        protocol = self.cell.protocol
+        if isinstance(protocol.data, SynthFacesData):
+            return render_dataset(protocol.data, protocol.resolution)
+        assert self.split is not None
+        assert self.cell.spec.root is not None
+        return load_folder(self.cell.spec.root, self.split, protocol.resolution)
+
+    @functools.cached_property
+    def target_result(self) -> dict[str, Any]:
+        """How training the target ended, with its guarantee; ``diverged`` is null or says why."""
+        result: dict[str, Any] = self._target_artifact.load_json("result.json")
+        return result
+
+    @functools.cached_property
+    def _target_artifact(self) -> Artifact:
+        return self.stage("target", self.target_key, self.target_inputs, self._train_target)
+
+    def _train_target(self, folder: Path) -> dict[str, Any]:
+        cell, data = self.cell, self.data
+        generator = stream(self.seed, "target", cell.architecture, cell.spec.defense)
+        defense = cell.defense_class(cell.defense_config)
+        model = self._empty_target(defense, generator)
+        model = defense.pretrain(model, data.public, generator, self.progress)
+        model, result = train_classifier(
+            model, data.train, cell.training, generator, self.progress, defense
+        )
+        save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+        summary: dict[str, Any] = {
+            "steps": result.steps,
+            "loss": result.loss if result.diverged is None else None,
+            "diverged": result.diverged,
+            "guarantee": defense.guarantee(),
+        }
+        if result.diverged is None:
+            logits, _ = predict(defense.deploy(model), data.val.images)
+            accuracy = (logits.argmax(1) == data.val.labels).float().mean()
+            summary["validation_accuracy"] = round(float(accuracy), 6)
+        save_json(folder / "result.json", summary)
+        return {"iterations": result.steps}
+
+    def _empty_target(self, defense: Any, generator: torch.Generator) -> Classifier:
+        cell, data = self.cell, self.data
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            model = Classifier(cell.architecture, data.identities, cell.protocol.resolution)
+            return defense.prepare(model)
+
+    @functools.cached_property
+    def target(self) -> Classifier:
+        """The deployed target, in evaluation mode."""
+        defense = self.cell.defense_class(self.cell.defense_config)
+        weights = self._target_artifact.load_tensors("model.safetensors")
+        model = self._empty_target(defense, stream(0, "weights are loaded"))
+        model.load_state_dict(weights)
+        return defense.deploy(model).to(self.device).eval()
+
+    @functools.cached_property
+    def frozen_target(self) -> Classifier:
+        """The target as attacks run it: frozen, BatchNorm folded."""
+        return freeze(self.target, self._sample())
+
+    def _sample(self) -> Tensor:
+        return self.data.public.images[:2].float() / 255
+
+    def general_prior(self) -> Prior:
+        """A fresh copy of the general prior: pinned, or trained once."""
+        protocol, config = self.cell.protocol, self.cell.attack_config.prior
+        if config.source == "protocol" and "prior" in protocol.assets:
+            tensors, description = load_asset(protocol.assets["prior"])
+            return Prior.rebuild(description, tensors).to(self.device)
+
+        def compute(folder: Path) -> dict[str, Any]:
+            generator = stream(self.seed, "general prior")
+            images = self.data.public.images
+            maker, critic = train_general_gan(images, config.gan, generator, self.progress)
+            recipe = f"{config.gan.recipe} GAN, {config.gan.steps} steps"
+            _save_prior(folder, Prior(maker, critic, recipe))
+            return {"iterations": config.gan.steps}
+
+        inputs = config.gan.model_dump(mode="json")
+        artifact = self.stage("general-prior", self.general_prior_key, inputs, compute)
+        return _load_prior(artifact).to(self.device)
+
+    @functools.cached_property
+    def prior(self) -> Prior:
+        """The attack's prior."""
+        attack = self.cell.attack_class(self.cell.attack_config)
+        if not attack.own_prior():
+            return self.general_prior()
+
+        def compute(folder: Path) -> dict[str, Any]:
+            generator = stream(self.seed, "prior", self.cell.attack.base)
+            job = PriorJob(self.data.public, self.general_prior, generator, self.progress)
+            extra = {"target": self.frozen_target} if attack.target_specific_prior() else {}
+            _save_prior(folder, attack.train_prior(job, **extra))
+            return {}
+
+        return _load_prior(self.stage("prior", self.prior_key, self.prior_inputs, compute)).to(
+            self.device
+        )
+
+    def student(self, architecture: str) -> Classifier:
+        """A student distilled from the target on public images, frozen."""
+
+        def build(generator: torch.Generator) -> Classifier:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+                return Classifier(architecture, self.data.identities, self.cell.protocol.resolution)
+
+        def compute(folder: Path) -> dict[str, Any]:
+            generator = stream(self.seed, "student", architecture)
+            model, result, agreement = distill(
+                self.frozen_target,
+                build(generator),
+                self.data.public,
+                self.cell.attack_config.students.training,
+                generator,
+                self.progress,
+            )
+            if result.diverged is not None:
+                raise MibenchError(f"student {architecture}: {result.diverged}")
+            save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+            save_json(folder / "result.json", {"agreement": agreement, "loss": result.loss})
+            return {"iterations": result.steps}
+
+        artifact = self.stage(
+            f"student {architecture}",
+            self.student_key(architecture),
+            self._student_inputs(architecture),
+            compute,
+        )
+        model = build(stream(0, "weights are loaded"))
+        model.load_state_dict(artifact.load_tensors("model.safetensors"))
+        return freeze(model.to(self.device).eval(), self._sample())
+
+    @functools.cached_property
+    def labels(self) -> Tensor:
+        """The attacked identities."""
+        count = min(self.cell.protocol.attacked or self.data.identities, self.data.identities)
+        return torch.arange(count, device=self.device)
+
+    @functools.cached_property
+    def reconstructions(self) -> Tensor:
+        """The attack's output ``(identities, samples, 3, h, w)`` in [0, 1]."""
+        artifact = self.stage(
+            "reconstructions", self.reconstructions_key, self.attack_inputs, self._invert
+        )
+        return artifact.load_tensors("reconstructions.safetensors")["images"].to(self.device)
+
+    def _invert(self, folder: Path) -> dict[str, Any]:
+        attack = self.cell.attack_class(self.cell.attack_config)
+        prior = self.prior
+        latent = torch.zeros(2, prior.generator.latent, device=self.device)
+        frozen = Prior(
+            freeze(prior.generator, latent),
+            freeze(prior.critic, self._sample()),
+            prior.recipe,
+            prior.bank,
+        )
+        target = ACCESS[attack.access](self.frozen_target)
+        problem = Problem(
+            target=target,
+            prior=frozen,
+            identity_loss=self._identity_loss(target),
+            labels=self.labels,
+            samples=self.cell.protocol.samples,
+            public=self.data.public,
+            seed=self.seed,
+            device=self.device,
+            progress=self.progress,
+        )
+        images = attack(problem)
+        save_tensors(
+            folder / "reconstructions.safetensors", {"images": images, "labels": self.labels}
+        )
+        return {"queries": target.queries, "iterations": getattr(attack.config, "iterations", None)}
+
+    def _identity_loss(self, target: Any) -> IdentityLoss | None:
+        if not isinstance(target, WhiteBoxTarget):
+            return None
+        config, statistics = self.cell.attack_config.identity, None
+        if config.objective == "logit":
+            generator = stream(self.seed, "feature statistics")
+            chosen = torch.randperm(len(self.data.public), generator=generator)
+            images = self.data.public.images[chosen[:_STATISTICS_IMAGES].to(self.device)]
+            statistics = FeatureStatistics.of(predict(self.frozen_target, images)[1])
+            target.queries += len(images)
+        students = [self.student(each) for each in self._student_architectures()]
+        return IdentityLoss(
+            target.outputs, students, config, statistics, self.frozen_target.stochastic
+        )
+
+    def evaluator(self, role: str) -> Classifier:
+        """The evaluator (``"evaluator"``) or the second one (``"second"``): pinned, or trained."""
+        protocol = self.cell.protocol
+        config: JudgeConfig = getattr(protocol, role)
+        if role in protocol.assets:
+            return pinned_judge(*load_asset(protocol.assets[role])).to(self.device)
+
+        def compute(folder: Path) -> dict[str, Any]:
+            # No seed: all cells of a protocol are judged by the same evaluator.
+            generator = stream(0, role, protocol.name)
+            data = self.data
+            model = train_judge(
+                config, data.train, data.identities, generator, self.progress, label=role
+            )
+            save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+            return {}
+
+        artifact = self.stage(
+            f"evaluator {role}" if role != "evaluator" else role,
+            self.evaluator_key(role),
+            config.model_dump(mode="json"),
+            compute,
+        )
+        description = {"judge": config.model_dump(mode="json"), "outputs": self.data.identities}
+        return pinned_judge(artifact.load_tensors("model.safetensors"), description).to(self.device)
+
+    def evaluator_key(self, role: str) -> str:
+        """Key of an evaluator; a pinned one is identified by its checksum."""
+        protocol = self.cell.protocol
+        if role in protocol.assets:
+            return protocol.assets[role].sha256
+        inputs = {"role": role, **getattr(protocol, role).model_dump(mode="json")}
+        source = provenance.source_digest(*_CORE, "mibench.models.evaluators")
+        return stage_key("evaluator", inputs, None, [self.data_key], source)
+
+
+def pinned_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Classifier:
+    """The network of an asset, in evaluation mode."""
+    config = JudgeConfig.model_validate(description["judge"])
+    model = Classifier(config.architecture, description["outputs"], config.resolution)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
+
+
+def _save_prior(folder: Path, prior: Prior) -> None:
+    save_tensors(folder / "prior.safetensors", prior.tensors())
+    save_json(folder / "prior.json", prior.description())
+
+
+def _load_prior(artifact: Artifact) -> Prior:
+    return Prior.rebuild(
+        artifact.load_json("prior.json"), artifact.load_tensors("prior.safetensors")
+    )

@@ -1,0 +1,591 @@
+"""Content-addressed artifacts: one folder per computed stage, checked whenever it is read.
+
+Layout of a store::
+
+    <stage>/<key>/manifest.json ...   a finished artifact, never changed after it appears
+    locks/<stage>-<key>.lock          held by the process that computes or removes the artifact
+    tmp/<stage>-<key>-<random>/       an artifact being computed, or being removed
+
+An artifact is computed in ``tmp`` and renamed into place, under its lock. The operating system
+drops a process's locks when it dies, so a folder in ``tmp`` whose lock is free has lost its owner:
+whoever obtains the lock may remove it. That holds for processes on other machines too, as far as
+the file system shares locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from torch import Tensor
+
+from mibench import provenance
+from mibench.errors import ArtifactError, MibenchError, RequestError
+from mibench.types import Frozen, canonical_json, digest
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_STAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_KEY = re.compile(r"[0-9a-f]{64}")
+_OWNER = re.compile(rf"(?P<stage>{_STAGE.pattern})-(?P<key>{_KEY.pattern})")
+_TEMPORARY = re.compile(rf"{_OWNER.pattern}-[0-9a-f]{{8}}")
+# A disk that is full, over quota, read-only or failing: such errors often name no file.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+class FileEntry(Frozen):
+    """Checksum and size in bytes of one file."""
+
+    sha256: str
+    size: int
+
+
+class Manifest(Frozen):
+    """What an artifact is, and how it came about.
+
+    Attributes:
+        inputs: what its key was made of.
+        files: by path relative to the artifact, with forward slashes.
+        cost: what computing it cost, as its stage reported it.
+        checksum: SHA-256 of all other fields.
+    """
+
+    key: str
+    stage: str
+    inputs: dict[str, Any]
+    files: dict[str, FileEntry]
+    mibench: str
+    commit: str | None
+    dirty: bool | None
+    created: str
+    cost: dict[str, Any]
+    checksum: str
+
+
+@dataclass(frozen=True)
+class ArtifactInfo:
+    """A line of a store's listing: size in bytes, last use in seconds since the epoch."""
+
+    stage: str
+    key: str
+    size: int
+    used: float
+    created: str | None
+    mibench: str | None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact; ``cached`` tells whether it had been computed before."""
+
+    path: Path
+    manifest: Manifest
+    cached: bool
+
+    def file(self, name: str) -> Path:
+        """Path of one of the artifact's files.
+
+        Raises:
+            ArtifactError: the artifact has no such file.
+        """
+        if name not in self.manifest.files:
+            held = ", ".join(sorted(self.manifest.files))
+            raise ArtifactError(f"{self.manifest.stage} artifact {self.path} has no {name}: {held}")
+        return self.path / name
+
+    def load_tensors(self, name: str) -> dict[str, Tensor]:
+        """Tensors of a safetensors file, on the CPU."""
+        path = self.file(name)
+        try:
+            return safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise ArtifactError(f"cannot read {path}: {error}") from error
+
+    def load_json(self, name: str) -> Any:
+        """Value of a JSON file."""
+        path = self.file(name)
+        try:
+            return json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot read {path}: {error}") from error
+
+
+def default_root() -> Path:
+    """The store's folder: ``MIBENCH_STORE``, else ``mibench`` in the user's cache folder."""
+    if chosen := os.environ.get("MIBENCH_STORE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        cache = "~/Library/Caches"
+    else:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "mibench"
+
+
+def stage_key(
+    stage: str, config: dict[str, Any], seed: int | None, parents: Sequence[str], source: str
+) -> str:
+    """Key of a stage's artifact: SHA-256 of everything that its result depends on.
+
+    Args:
+        stage: name of the stage.
+        config: the resolved configuration, JSON values only (no NaN).
+        seed: None for a stage without randomness of its own.
+        parents: keys of the artifacts that it reads, in a fixed order.
+        source: digest of the code that defines it (``provenance.source_digest``).
+    """
+    parts = {"config": config, "seed": seed, "parents": list(parents), "source": source}
+    return digest({"stage": stage, **parts})
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that at any moment it is absent, as it was, or complete.
+
+    Raises:
+        MibenchError: it could not be written; the message names it.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise MibenchError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors from any device to a safetensors file, atomically."""
+    own: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory (tied weights, rows of a larger tensor).
+        if value.untyped_storage().data_ptr() in storages:
+            value = value.clone()
+        storages.add(value.untyped_storage().data_ptr())
+        own[name] = value
+    write_atomic(path, safetensors.torch.save(own))
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON with sorted keys, atomically; NaN is refused."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+class Store:
+    """A folder of artifacts, shared by any number of processes.
+
+    Raises:
+        RequestError: ``root`` cannot be a folder.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser().absolute()
+        # Files that this process has hashed, with the size and time that they had then.
+        self._hashed: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"the store {self.root} cannot be created: {error.strerror}; "
+                "choose a folder with --store or MIBENCH_STORE"
+            ) from error
+
+    def require_space(self, needed: int) -> None:
+        """Check that ``needed`` bytes are free, before long work.
+
+        Raises:
+            RequestError: they are not.
+        """
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise RequestError(
+                f"the store {self.root} needs {needed / 2**20:.0f} MiB and has {free / 2**20:.0f}: "
+                "free some (`mibench store gc`) or choose another with --store or MIBENCH_STORE"
+            )
+
+    def get_or_compute(
+        self,
+        stage: str,
+        key: str,
+        inputs: dict[str, Any],
+        compute: Callable[[Path], dict[str, Any]],
+    ) -> Artifact:
+        """The artifact of ``key``, computed unless it is there and intact.
+
+        A corrupt artifact is logged and computed anew. While another process computes the same
+        one, this waits for it.
+
+        Args:
+            stage: name of the stage, which is the artifact's parent folder.
+            key: 64 hexadecimal digits, from :func:`stage_key`.
+            inputs: what the key was made of, JSON values, kept in the manifest.
+            compute: writes the artifact's files into the empty folder it is given and returns what
+                that cost (JSON values). What it raises is passed on and nothing is kept.
+
+        Raises:
+            MibenchError: the store could not be written (full, read-only); the message says where.
+        """
+        folder = self._folder(stage, key)
+        with contextlib.suppress(ArtifactError):  # looked at again, and logged, under the lock
+            if (manifest := self._read(stage, key)) is not None:
+                return Artifact(folder, manifest, cached=True)
+        with self._explained(f"write the {stage} artifact"), self._locked(stage, key):
+            if (artifact := self.find(stage, key)) is not None:
+                return artifact
+            self._remove_temporaries(held=(stage, key))
+            if folder.exists():
+                self._discard(stage, key)
+            return Artifact(folder, self._build(stage, key, inputs, compute), cached=False)
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The artifact of ``key``, or None when it is absent or corrupt (which is logged)."""
+        try:
+            manifest = self._read(stage, key)
+        except ArtifactError as error:
+            log.warning("%s; it will be computed again", error)
+            return None
+        if manifest is None:
+            return None
+        return Artifact(self._folder(stage, key), manifest, cached=True)
+
+    def ls(self) -> list[ArtifactInfo]:
+        """All artifacts, by stage and key, without checking their files."""
+        listing = []
+        for stage, key in self._artifacts():
+            folder = self._folder(stage, key)
+            manifest = None
+            with contextlib.suppress(ArtifactError):
+                manifest = _parse_manifest(folder, stage, key)
+            created, version = (manifest.created, manifest.mibench) if manifest else (None, None)
+            with contextlib.suppress(FileNotFoundError):  # another process removed it just now
+                size, used = _size(folder), _used(folder)
+                listing.append(ArtifactInfo(stage, key, size, used, created, version))
+        return listing
+
+    def verify(self) -> list[str]:
+        """Hash every file of every artifact; a message for each artifact that is not intact."""
+        problems = []
+        self._hashed.clear()
+        for stage, key in self._artifacts():
+            try:
+                self._read(stage, key, touch=False)
+            except ArtifactError as error:
+                problems.append(str(error))
+        return problems
+
+    def gc(
+        self,
+        older_than_days: float | None = None,
+        stages: Collection[str] | None = None,
+        keep: Collection[str] = (),
+        dry_run: bool = False,
+    ) -> int:
+        """Remove what dead processes left, and artifacts that were not used for a while.
+
+        What another process is computing or removing is left alone.
+
+        Args:
+            older_than_days: remove artifacts last used longer ago; None removes no artifact.
+            stages: only artifacts of these stages; None means of all.
+            keep: keys that stay.
+            dry_run: only count.
+
+        Returns:
+            Bytes freed (with ``dry_run``: that would be).
+        """
+        with self._explained("remove artifacts"):
+            freed = self._remove_temporaries(dry_run=dry_run)
+            if older_than_days is not None:
+                unused_since = time.time() - older_than_days * 86400
+                for stage, key in self._artifacts():
+                    if key not in keep and (stages is None or stage in stages):
+                        freed += self._remove_unused(stage, key, unused_since, dry_run)
+            if not dry_run:
+                self._remove_locks()
+        return freed
+
+    # -- one artifact ----------------------------------------------------------------------------
+
+    def _folder(self, stage: str, key: str) -> Path:
+        if not _STAGE.fullmatch(stage) or stage in ("tmp", "locks") or not _KEY.fullmatch(key):
+            raise ValueError(f"not a stage and a SHA-256 key: {stage!r}, {key!r}")
+        return self.root / stage / key
+
+    def _read(self, stage: str, key: str, touch: bool = True) -> Manifest | None:
+        """Manifest of an intact artifact; None when there is none."""
+        folder = self._folder(stage, key)
+        if not folder.exists():
+            return None
+        try:
+            manifest = _parse_manifest(folder, stage, key)
+            for name, entry in manifest.files.items():
+                self._check_file(folder / name, entry, stage)
+        except ArtifactError:
+            if not folder.exists():  # removed meanwhile, by gc in another process
+                return None
+            raise
+        if touch:
+            with contextlib.suppress(OSError):  # a store of someone else's is read all the same
+                os.utime(folder / MANIFEST)
+        return manifest
+
+    def _check_file(self, path: Path, entry: FileEntry, stage: str) -> None:
+        try:
+            status = path.stat()
+            if status.st_size != entry.size:
+                raise ArtifactError(
+                    f"corrupt {stage} artifact: {path} has {status.st_size} bytes, not {entry.size}"
+                )
+            signature = (status.st_mtime_ns, status.st_size, status.st_ino)
+            known = self._hashed.get(path)
+            if known is None or known[0] != signature:
+                known = self._hashed[path] = (signature, _sha256(path))
+        except OSError as error:
+            raise ArtifactError(
+                f"corrupt {stage} artifact: {path} cannot be read ({error.strerror})"
+            ) from error
+        if known[1] != entry.sha256:
+            raise ArtifactError(f"corrupt {stage} artifact: {path} does not match its checksum")
+
+    def _build(
+        self,
+        stage: str,
+        key: str,
+        inputs: dict[str, Any],
+        compute: Callable[[Path], dict[str, Any]],
+    ) -> Manifest:
+        """Compute an artifact and put it in its place; the caller holds its lock."""
+        folder = self._folder(stage, key)
+        temporary = self._temporary(stage, key)
+        try:
+            temporary.mkdir(parents=True)
+            cost = compute(temporary)
+            manifest = _make_manifest(temporary, stage, key, inputs, cost)
+            save_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
+            for path in [*temporary.rglob("*"), temporary]:
+                _sync(path)
+            folder.parent.mkdir(exist_ok=True)
+            temporary.rename(folder)
+            _sync(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return manifest
+
+    def _discard(self, stage: str, key: str) -> None:
+        """Remove an artifact in one step, so that no reader sees half of it; needs its lock."""
+        temporary = self._temporary(stage, key)
+        temporary.parent.mkdir(exist_ok=True)
+        self._folder(stage, key).rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+    def _remove_unused(self, stage: str, key: str, since: float, dry_run: bool) -> int:
+        """Remove an artifact unless it was used after ``since`` or is locked; bytes freed."""
+        folder = self._folder(stage, key)
+        with self._if_free(stage, key) as free:
+            if not free or not folder.exists() or _used(folder) > since:
+                return 0
+            size = _size(folder)
+            if not dry_run:
+                self._discard(stage, key)
+            return size
+
+    # -- locks and leftovers ---------------------------------------------------------------------
+
+    def _temporary(self, stage: str, key: str) -> Path:
+        return self.root / "tmp" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
+
+    def _gate(self) -> FileLock:
+        """Held for the moment in which a lock file is opened, so that none vanishes just then.
+
+        A process that locked a file which another one had removed would hold nothing.
+        """
+        folder = self.root / "locks"
+        folder.mkdir(exist_ok=True)
+        return FileLock(folder / "gate")
+
+    def _try_lock(self, stage: str, key: str) -> FileLock | None:
+        lock = FileLock(self.root / "locks" / f"{stage}-{key}.lock")
+        with self._gate():
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                return None
+        return lock
+
+    @contextlib.contextmanager
+    def _locked(self, stage: str, key: str) -> Iterator[None]:
+        if (lock := self._try_lock(stage, key)) is None:
+            log.info("another process is computing the %s %s; waiting for it", stage, key[:12])
+            while (lock := self._try_lock(stage, key)) is None:
+                time.sleep(0.2)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _if_free(self, stage: str, key: str) -> Iterator[bool]:
+        """Hold an artifact's lock if nobody else does, and tell whether that is so."""
+        if (lock := self._try_lock(stage, key)) is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        """Turn errors of the store's disk into messages; other errors of a stage pass."""
+        try:
+            yield
+        except OSError as error:
+            inside = str(error.filename).startswith(str(self.root))
+            nowhere = error.filename is None and error.errno in _DISK
+            if not inside and not nowhere:
+                raise
+            raise MibenchError(
+                f"cannot {action} in the store {self.root}: {error}; free some "
+                "space (`mibench store gc`) or choose another store with --store or MIBENCH_STORE"
+            ) from error
+
+    def _artifacts(self) -> list[tuple[str, str]]:
+        found = [path for path in self.root.glob("*/*") if path.is_dir()]
+        pairs = [(path.parent.name, path.name) for path in found]
+        return sorted(
+            pair for pair in pairs if _STAGE.fullmatch(pair[0]) and _KEY.fullmatch(pair[1])
+        )
+
+    def _remove_temporaries(
+        self, held: tuple[str, str] | None = None, dry_run: bool = False
+    ) -> int:
+        """Remove folders whose owner is dead; ``held``: the artifact whose lock the caller has."""
+        freed = 0
+        for path in sorted(self.root.glob("tmp/*")):
+            if (match := _TEMPORARY.fullmatch(path.name)) is None:
+                continue
+            owner = (match["stage"], match["key"])
+            with contextlib.nullcontext(True) if owner == held else self._if_free(*owner) as free:
+                if free:
+                    freed += _size(path)
+                    if not dry_run:
+                        shutil.rmtree(path, ignore_errors=True)
+        return freed
+
+    def _remove_locks(self) -> None:
+        with self._gate():
+            for path in self.root.glob("locks/*.lock"):
+                if _OWNER.fullmatch(path.stem) is None:
+                    continue
+                with contextlib.suppress(OSError, Timeout):
+                    lock = FileLock(path)
+                    lock.acquire(blocking=False)
+                    lock.release()
+                    path.unlink(missing_ok=True)
+
+
+def _make_manifest(
+    folder: Path, stage: str, key: str, inputs: dict[str, Any], cost: dict[str, Any]
+) -> Manifest:
+    commit, dirty = provenance.git_state()
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": _sha256(path), "size": path.stat().st_size}
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    fields = {
+        "key": key,
+        "stage": stage,
+        "inputs": inputs,
+        "files": files,
+        "mibench": provenance.package_version("mibench"),
+        "commit": commit,
+        "dirty": dirty,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cost": cost,
+    }
+    fields = json.loads(canonical_json(fields))  # as it will be read: tuples become lists
+    return Manifest(**fields, checksum=digest(fields))
+
+
+def _parse_manifest(folder: Path, stage: str, key: str) -> Manifest:
+    """Manifest of an artifact's folder; ArtifactError when it is not what was written."""
+    path = folder / MANIFEST
+    try:
+        fields = json.loads(path.read_bytes())
+        manifest = Manifest(**fields)
+        del fields["checksum"]
+        intact = digest(fields) == manifest.checksum
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"corrupt {stage} artifact: {path} cannot be read ({error})") from error
+    if not intact:
+        raise ArtifactError(f"corrupt {stage} artifact: {path} does not match its checksum")
+    if (manifest.stage, manifest.key) != (stage, key):
+        raise ArtifactError(
+            f"corrupt {stage} artifact: {path} belongs to {manifest.stage}/{manifest.key}"
+        )
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    result = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder; files that vanish meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _used(folder: Path) -> float:
+    """When an artifact was last used: its manifest's time, which every read renews."""
+    manifest = folder / MANIFEST
+    return (manifest if manifest.exists() else folder).stat().st_mtime
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file or folder, so that a rename never outlives what it names."""
+    if sys.platform == "win32" and path.is_dir():
+        return  # Windows cannot open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""Random streams: every use of randomness has a named generator of its own.
+
+A stream depends on the seed and on its names only, never on how much another stream has drawn, so
+an identity's noise does not change when other identities join its batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def stream(seed: int, *names: object) -> torch.Generator:
+    """A CPU generator seeded by the SHA-256 of ``seed`` and ``names``."""
+    text = "/".join(str(part) for part in (seed, *names))
+    digest = hashlib.sha256(text.encode()).digest()
+    generator = torch.Generator()
+    generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return generator
+
+
+class RowStreams:
+    """One generator per row of a batch; row ``i`` of every draw comes from generator ``i``."""
+
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        self.generators = list(generators)
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal tensor ``(rows, *shape)`` on the device."""
+        result = torch.empty(len(self.generators), *shape)
+        for row, generator in zip(result, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return result.to(self.device)
+
+
+class NoiseSource(Protocol):
+    """Anything that draws standard normal noise for a batch."""
+
+    def normal(self, *shape: int) -> Tensor: ...
+
+
+_SOURCE: contextvars.ContextVar[NoiseSource | None] = contextvars.ContextVar("noise", default=None)
+
+
+@contextlib.contextmanager
+def noise_from(source: NoiseSource) -> Iterator[None]:
+    """Make stochastic modules draw their noise from ``source`` inside the block."""
+    token = _SOURCE.set(source)
+    try:
+        yield
+    finally:
+        _SOURCE.reset(token)
+
+
+def noise_like(values: Tensor) -> Tensor:
+    """Standard normal noise shaped as ``values`` ``(rows, ...)``, from the current source.
+
+    Outside :func:`noise_from` the noise comes from torch's global generator, as a deployed
+    stochastic model would draw it.
+    """
+    source = _SOURCE.get()
+    if source is None:
+        return torch.randn_like(values)
+    noise = source.normal(*values.shape[1:])
+    if noise.shape != values.shape:
+        raise ValueError(
+            f"the noise source holds {len(noise)} rows, the batch {len(values)}: "
+            "give each row of the batch its own stream"
+        )
+    return noise.to(values.dtype)

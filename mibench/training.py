@@ -1,0 +1,221 @@
+"""The one training loop of every classifier: targets under any defense, evaluators and students."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.data.images import ImageSet, to_float
+from mibench.models.classifiers import Classifier
+from mibench.progress import Progress
+from mibench.types import Frozen
+
+
+class TrainingConfig(Frozen):
+    """How a classifier is trained."""
+
+    epochs: int = Field(50, ge=1, description="passes over the training images")
+    batch_size: int = Field(64, ge=2, description="images a step")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer")
+    learning_rate: float = Field(0.01, gt=0, description="step size at the start")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (Nesterov) momentum")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 weight decay")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="how the step size falls over training"
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="share of the steps over which the step size rises"
+    )
+    augment: bool = Field(True, description="random mirroring and shifts by up to 1/16 of a side")
+
+
+@dataclass
+class TrainState:
+    """Where training stands, as a defense's loss sees it; counts start at 0."""
+
+    epoch: int
+    step: int
+    epochs: int
+    steps: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of all steps that are done, in [0, 1)."""
+        return self.step / self.steps
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How training ended; ``diverged`` says why when the loss left the numbers."""
+
+    steps: int
+    loss: float
+    diverged: str | None
+
+
+class TrainingHooks:
+    """What a defense may change of the shared loop; every hook has a sensible default."""
+
+    def prepare(self, model: Classifier) -> Classifier:
+        """Wrap or replace layers before training. Returns the module that will be deployed."""
+        return model
+
+    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Change a training batch ``(n, 3, h, w)`` in [0, 1]."""
+        return shift_and_mirror(images, generator)
+
+    def sampler(
+        self, labels: Tensor, batch_size: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Index batches of one epoch over training images with ``labels`` (CPU)."""
+        order = torch.randperm(len(labels), generator=generator)
+        # A last batch of one image would break BatchNorm: spread the rest over all batches.
+        yield from torch.tensor_split(order, math.ceil(len(labels) / batch_size))
+
+    def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
+        """How many batches :meth:`sampler` yields."""
+        return math.ceil(len(labels) / batch_size)
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        """Scalar loss of a batch."""
+        return F.cross_entropy(model(images), labels)
+
+    def backward(
+        self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState
+    ) -> Tensor:
+        """Compute the gradients of a batch, which the optimizer steps on. Returns its loss."""
+        loss = self.loss(model, images, labels, state)
+        loss.backward()
+        return loss.detach()
+
+    def optimizer(self, model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
+        """The optimizer of the model's trainable parameters."""
+        return make_optimizer(model, config)
+
+    def engage(
+        self,
+        model: Classifier,
+        optimizer: torch.optim.Optimizer,
+        labels: Tensor,
+        config: TrainingConfig,
+        generator: torch.Generator,
+    ) -> tuple[Classifier, torch.optim.Optimizer]:
+        """Last change before the loop starts (a privacy engine); returns what the loop trains."""
+        return model, optimizer
+
+    def release(self, model: Classifier) -> Classifier:
+        """Undo :meth:`engage` after the loop; returns the module to deploy."""
+        return model
+
+
+def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` names, over the parameters that require gradients."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters,
+            config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, config.learning_rate, weight_decay=config.weight_decay)
+
+
+def shift_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images and shift each by up to 1/16 of its side, edges repeated."""
+    count, _, height, width = images.shape
+    reach = max(1, height // 16)
+    device = images.device
+    mirror = torch.rand(count, generator=generator) < 0.5
+    offset = torch.randint(-reach, reach + 1, (2, count), generator=generator)
+    rows = (torch.arange(height)[None] + offset[0, :, None]).clamp(0, height - 1)
+    columns = (torch.arange(width)[None] + offset[1, :, None]).clamp(0, width - 1)
+    columns = torch.where(mirror[:, None], width - 1 - columns, columns)
+    item = torch.arange(count, device=device)[:, None, None]
+    picked = images.permute(0, 2, 3, 1)[
+        item, rows.to(device)[:, :, None], columns.to(device)[:, None]
+    ]
+    return picked.permute(0, 3, 1, 2)  # channels last in memory
+
+
+def _schedule(config: TrainingConfig, steps: int, step: int) -> float:
+    rising = max(1, round(config.warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    if config.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def train_classifier(
+    model: Classifier,
+    data: ImageSet,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    progress: Progress,
+    hooks: TrainingHooks | None = None,
+    label: str = "target",
+) -> tuple[Classifier, TrainingResult]:
+    """Train a classifier on private (or, for a student, public) images.
+
+    Args:
+        model: the classifier, already through ``hooks.prepare``.
+        data: training images, on the device to train on.
+        config: budget and optimizer.
+        generator: CPU generator of batches, augmentation and the model's own noise.
+        progress: told of each step under ``label``.
+        hooks: a defense; None trains plainly.
+
+    Returns:
+        The trained model in evaluation mode, and how training ended. A loss that is not finite
+        ends training at once with ``diverged`` set.
+    """
+    hooks = hooks or TrainingHooks()
+    device = data.images.device
+    labels = data.labels.cpu()
+    per_epoch = hooks.steps_per_epoch(labels, config.batch_size)
+    state = TrainState(0, 0, config.epochs, config.epochs * per_epoch)
+    model = model.to(device=device, memory_format=torch.channels_last).train()
+    loss_value, diverged = math.nan, None
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        optimizer = hooks.optimizer(model, config)
+        trained, optimizer = hooks.engage(model, optimizer, labels, config, generator)
+        base = [group["lr"] for group in optimizer.param_groups]
+        ticks = progress.steps(state.steps, label)
+        for state.epoch in range(config.epochs):
+            for index in hooks.sampler(labels, config.batch_size, generator):
+                if next(ticks, None) is None:
+                    break
+                factor = _schedule(config, state.steps, state.step)
+                for group, rate in zip(optimizer.param_groups, base, strict=True):
+                    group["lr"] = rate * factor
+                index = index.to(device)
+                images = to_float(data.images[index])
+                if config.augment:
+                    images = hooks.augment(images, generator)
+                images = images.contiguous(memory_format=torch.channels_last)
+                optimizer.zero_grad(set_to_none=True)
+                loss = hooks.backward(trained, images, data.labels[index], state)
+                optimizer.step()
+                state.step += 1
+                loss_value = loss.item()
+                if not math.isfinite(loss_value):
+                    diverged = f"the loss is {loss_value} at step {state.step} of {state.steps}"
+                    break
+                progress.report(loss=loss_value)
+            if diverged:
+                break
+        ticks.close()
+        deployed = hooks.release(trained)
+    return deployed.eval(), TrainingResult(state.step, loss_value, diverged)

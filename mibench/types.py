@@ -1,0 +1,169 @@
+"""The frozen models that everything else passes around: cards, requests, metrics and records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+
+Access = Literal["white-box", "black-box", "label-only"]
+Interval = tuple[float, float]
+
+
+class Frozen(BaseModel):
+    """An immutable model that refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Card(Frozen):
+    """Where a method comes from, and how this implementation differs from it."""
+
+    title: str
+    authors: str
+    year: int
+    venue: str
+    url: str
+    reference_code: str | None = None
+    deviations: tuple[str, ...] = ()
+
+
+class AttackCard(Card):
+    """Card of an attack; ``prior_recipe`` names the generative model it uses, as tables show it."""
+
+    prior_recipe: str
+
+
+class DefenseCard(Card):
+    """Card of a defense.
+
+    Attributes:
+        privacy_unit: what a formal guarantee protects; None without a guarantee.
+        adaptive_attack: the attack that knows of the defense, which it should be tested with.
+    """
+
+    privacy_unit: Literal["example", "identity"] | None = None
+    adaptive_attack: str
+
+
+class RunSpec(Frozen):
+    """One cell as it was asked for; ``overrides`` maps ``--set`` paths to values."""
+
+    protocol: str = "synthfaces-32"
+    target: str | None = Field(None, description="timm architecture; None: the protocol's own")
+    defense: str = "none"
+    attack: str = "improved-kedmi"
+    seed: int = Field(0, ge=0)
+    root: str | None = Field(None, description="image folder, for the protocol `folder`")
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+class MetricValue(Frozen):
+    """A number with what it was computed over.
+
+    Attributes:
+        value: the metric, or None when it could not be computed (then ``reason`` says why).
+        n: how many images it was computed over.
+        interval: 95 % interval.
+        interval_over: what the interval resamples (``"identities"``, ``"identity subsamples"``).
+        per_identity: one value per attacked identity where the metric has them.
+    """
+
+    value: float | None
+    n: int | None = None
+    interval: Interval | None = None
+    interval_over: str | None = None
+    per_identity: tuple[float, ...] | None = None
+    reason: str | None = None
+
+    @model_validator(mode="after")
+    def _absent_has_a_reason(self) -> MetricValue:
+        if self.value is None and not self.reason:
+            raise ValueError("a metric without a value needs a reason")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError("a metric that is not finite is null with a reason")
+        return self
+
+
+def missing(reason: str) -> MetricValue:
+    """The value of a metric that could not be computed."""
+    return MetricValue(value=None, reason=reason)
+
+
+class Part(Frozen):
+    """One of a cell's four parts: its name, what was passed, and what that resolved to."""
+
+    name: str
+    version: int | None = None
+    passed: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+class StageCost(Frozen):
+    """What a stage cost when it was computed (``cached``: in an earlier run)."""
+
+    stage: str
+    key: str
+    cached: bool
+    seconds: float
+    iterations: int | None = None
+    queries: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Environment(Frozen):
+    """Where a record was made."""
+
+    mibench: str
+    commit: str | None
+    dirty: bool | None
+    python: str
+    torch: str
+    timm: str
+    opacus: str
+    device: str
+    threads: int
+    platform: str
+
+
+class Record(Frozen):
+    """The result of one cell (DESIGN.md, "Record"); accuracies are fractions in [0, 1]."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: Literal["complete", "diverged"]
+    protocol: Part
+    target: Part
+    defense: Part
+    attack: Part
+    seed: int
+    access: Access
+    prior: str
+    utility: dict[str, float | str | None]
+    metrics: dict[str, MetricValue]
+    references: dict[str, dict[str, MetricValue]]
+    costs: tuple[StageCost, ...]
+    artifacts: dict[str, str]
+    environment: Environment
+    command: str
+    created: str
+    verified_by: str | None = None
+
+    def results(self) -> dict[str, Any]:
+        """The part that an equal run must reproduce: everything but cost, time, place and command."""
+        volatile = {"costs", "environment", "command", "created", "verified_by"}
+        return self.model_dump(mode="json", exclude=volatile)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,0 +1,60 @@
+"""Shared fixtures: a protocol so small that every stage takes a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mibench import protocols
+from mibench.data.rendered import SynthFacesData
+from mibench.gan_training import GanConfig
+from mibench.methods import StudentsConfig
+from mibench.models.evaluators import JudgeConfig
+from mibench.training import TrainingConfig
+
+torch.set_num_threads(1)
+
+BRIEF = TrainingConfig(epochs=1, batch_size=16, learning_rate=0.02)
+
+TINY = protocols.Protocol(
+    name="tiny",
+    title="A protocol for tests",
+    data=SynthFacesData(
+        private_name="tiny",
+        public_name="tiny",
+        identities=5,
+        train=6,
+        val=2,
+        test=4,
+        public_identities=8,
+        public_images=4,
+    ),
+    resolution=32,
+    samples=4,
+    target="test_resnet",
+    training=BRIEF,
+    evaluator=JudgeConfig(architecture="test_efficientnet", resolution=32, training=BRIEF),
+    second=JudgeConfig(architecture="test_convnext", resolution=32, training=BRIEF),
+    gan=GanConfig(steps=3, batch_size=8, latent=16, generator_width=4, critic_width=8),
+    students=StudentsConfig(architectures=("test_byobnet",), training=BRIEF),
+    attacks={
+        "gmi": {"attack.iterations": 3},
+        "kedmi": {"attack.iterations": 3, "attack.prior_training.steps": 5},
+        "vmi": {"attack.iterations": 3},
+    },
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> protocols.Protocol:
+    """The protocol ``tiny``, known by name during the test."""
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", TINY)
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that the tests of a session share, so that stages are computed once."""
+    return tmp_path_factory.mktemp("store")

@@ -1,0 +1,90 @@
+"""Intervals: deterministic, over identities, and of the right width."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mibench.metrics import bootstrap_interval, paired_interval, subsample_interval
+
+
+def test_bootstrap_covers_the_mean_of_a_known_distribution() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        low, high = bootstrap_interval(random.exponential(size=60), seed=trial, resamples=400)
+        covered += low <= 1 <= high
+    # 93 % is what the percentile bootstrap reaches here; 300 trials have a deviation of 1.4 %.
+    assert 0.89 <= covered / 300 <= 0.97
+
+
+def test_bootstrap_has_the_width_of_the_normal_interval() -> None:
+    values = np.random.default_rng(1).normal(size=400)
+    low, high = bootstrap_interval(values, seed=3)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.08)
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.02)
+
+
+def test_bootstrap_is_deterministic_in_its_seed() -> None:
+    values = torch.arange(20.0)
+    assert bootstrap_interval(values, 5) == bootstrap_interval(values.numpy(), 5)
+    assert bootstrap_interval(values, 5) != bootstrap_interval(values, 6)
+
+
+@pytest.mark.parametrize("values", [[1.0], [], [1.0, math.nan], [[1.0, 2.0]]])
+def test_bootstrap_refuses_what_has_no_interval(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="interval needs"):
+        bootstrap_interval(values, 0)
+
+
+def test_paired_interval_averages_seeds_first() -> None:
+    random = np.random.default_rng(2)
+    identity, noise = random.normal(0.3, 1, size=200), random.normal(size=(4, 200))
+    difference = identity + noise - noise.mean(axis=0)
+    mean, low, high = paired_interval(difference, seed=1)
+    assert mean == pytest.approx(identity.mean())
+    assert (low, high) == pytest.approx(bootstrap_interval(identity, 1))
+    assert low < mean < high
+    assert paired_interval(identity, seed=1) == pytest.approx((mean, low, high))
+    with pytest.raises(ValueError, match="seeds, identities"):
+        paired_interval(np.zeros((2, 2, 2)))
+
+
+def test_subsampling_a_mean_gives_its_standard_error() -> None:
+    values = torch.from_numpy(np.random.default_rng(3).normal(size=200))
+    expected = 2 * 1.96 * float(values.std()) / math.sqrt(200)
+    for fraction in (0.25, 0.5, 0.8):
+        low, high = subsample_interval(
+            lambda chosen: float(values[chosen].mean()),
+            200,
+            float(values.mean()),
+            fraction=fraction,
+            rounds=800,
+        )
+        assert high - low == pytest.approx(expected, rel=0.1)
+        assert (low + high) / 2 == pytest.approx(float(values.mean()))
+
+
+def test_subsamples_never_repeat_an_identity() -> None:
+    seen = []
+
+    def statistic(chosen: torch.Tensor) -> float:
+        seen.append(chosen.tolist())
+        return float(chosen.double().mean())
+
+    first = subsample_interval(statistic, 11, 5.0, seed=4)
+    assert len(seen) == 20
+    assert all(len(set(chosen)) == len(chosen) == 6 for chosen in seen)
+    assert all(chosen == sorted(chosen) for chosen in seen)
+    assert len({tuple(chosen) for chosen in seen}) > 10
+    assert subsample_interval(statistic, 11, 5.0, seed=4) == first
+
+
+def test_subsampling_refuses_what_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least 4"):
+        subsample_interval(lambda chosen: 1.0, 3, 1.0)
+    with pytest.raises(ValueError, match="not finite"):
+        subsample_interval(lambda chosen: math.nan, 10, 1.0)

@@ -1,0 +1,144 @@
+"""Make the pinned networks of the synthfaces-32 protocols (about two hours on two cores).
+
+    python tools/make_assets.py [prior] [attributes] [synthfaces-32] [synthfaces-32-dev]
+
+Each file is written to mibench/assets as half-precision safetensors; the SHA-256 printed at the end
+belongs into the protocol cards (mibench/protocols.py). Training is deterministic in the seeds of
+the data specification on one machine; the committed files are what the protocols pin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mibench.data.images import ImageSet
+from mibench.data.rendered import public_attributes, render_dataset, render_public
+from mibench.gan_training import GanConfig, train_general_gan
+from mibench.models.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
+from mibench.models.gan import Prior
+from mibench.progress import Progress
+from mibench.protocols import (
+    ATTRIBUTE_JUDGE,
+    DEV_DATA,
+    EVALUATOR_JUDGE,
+    SECOND_JUDGE,
+    SYNTHFACES_DATA,
+)
+from mibench.streams import stream
+
+ASSETS = Path(__file__).resolve().parent.parent / "mibench" / "assets"
+RESOLUTION = 32
+
+
+class PlainProgress(Progress):
+    """A line every hundred steps."""
+
+    def begin(self, total: int, label: str) -> None:
+        self.total, self.label, self.done, self.start = total, label, 0, time.monotonic()
+        self.values: dict[str, float] = {}
+
+    def report(self, **values: float) -> None:
+        self.values = values
+
+    def advance(self, steps: int) -> None:
+        self.done += steps
+        if self.done % 100 == 0:
+            seconds = time.monotonic() - self.start
+            print(f"{self.label} {self.done}/{self.total} {seconds:.0f}s {self.values}", flush=True)
+
+
+def write(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write one asset in half precision and print its checksum."""
+    path = ASSETS / f"{name}.safetensors"
+    half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    half = {k: v.cpu().contiguous() for k, v in half.items()}
+    save_file(half, path, {"description": json.dumps(description, sort_keys=True)})
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    print(f"{path.name} {path.stat().st_size / 1e6:.1f} MB sha256 {digest}", flush=True)
+
+
+def make_prior() -> None:
+    public = render_public(SYNTHFACES_DATA, RESOLUTION)
+    generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "prior")
+    config = GanConfig()
+    maker, critic = train_general_gan(public.images, config, generator, PlainProgress())
+    prior = Prior(maker, critic, f"pinned: {config.recipe} GAN, {config.steps} steps")
+    write("prior-32", prior.tensors(), prior.description())
+
+
+def make_attributes() -> None:
+    public = render_public(SYNTHFACES_DATA, RESOLUTION)
+    attributes = public_attributes(SYNTHFACES_DATA)
+    held = len(attributes) // 20
+    seen = public.labels >= held
+    hooks = AttributeTraining(ATTRIBUTE_JUDGE.resolution, attributes)
+    generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "attribute regressor")
+    model = train_judge(
+        ATTRIBUTE_JUDGE,
+        public.select(seen),
+        attributes.shape[1],
+        generator,
+        PlainProgress(),
+        hooks,
+        "attribute regressor",
+    )
+    rest = public.select(~seen)
+    error = (judge(model, rest.images)[0].sigmoid() - attributes[rest.labels]).abs().mean()
+    note = {"mean_absolute_error_on_held_out_public_identities": round(error.item(), 4)}
+    print(note)
+    config = ATTRIBUTE_JUDGE.model_dump(mode="json")
+    write(
+        "attributes-32",
+        model.state_dict(),
+        {"judge": config, "outputs": attributes.shape[1], **note},
+    )
+
+
+def make_evaluator(
+    name: str, config: JudgeConfig, protocol: str, train: ImageSet, test: ImageSet
+) -> None:
+    model = train_judge(
+        config, train, len(train.names), stream(2026, protocol, name), PlainProgress()
+    )
+    accuracy = (judge(model, test.images)[0].argmax(1) == test.labels).float().mean().item()
+    note = {"private_test_accuracy": round(accuracy, 4)}
+    print(name, note)
+    description = {"judge": config.model_dump(mode="json"), "outputs": len(train.names), **note}
+    write(f"{name}-{protocol}", model.state_dict(), description)
+
+
+def make_evaluators(protocol: str) -> None:
+    data = SYNTHFACES_DATA if protocol == "synthfaces-32" else DEV_DATA
+    images = render_dataset(data.model_copy(update={"public_identities": 1}), RESOLUTION)
+    make_evaluator("evaluator", EVALUATOR_JUDGE, protocol, images.train, images.test)
+    make_evaluator("second", SECOND_JUDGE, protocol, images.train, images.test)
+
+
+def main() -> None:
+    everything = ["attributes", "synthfaces-32", "synthfaces-32-dev", "prior"]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("assets", nargs="*", choices=[*everything, []], default=everything)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's default")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    for asset in arguments.assets:
+        if asset == "prior":
+            make_prior()
+        elif asset == "attributes":
+            make_attributes()
+        else:
+            make_evaluators(asset)
+
+
+if __name__ == "__main__":
+    main()
