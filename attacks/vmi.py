@@ -38,7 +38,7 @@ class GaussianPosterior(nn.Module):
         return self.factor.tril(-1) + torch.diag_embed(diagonal)
 
     def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of noise ``(identities, n, dims)``, and KL(q‖N(0, I)), exact, ``(identities,)``."""
+        """Latents of noise ``(identities, n, dims)``, and the exact KL ``(identities,)``."""
         factor = self.cholesky()
         latents = self.mean + noise @ factor.mT
         spread = factor.square().sum((1, 2)) - noise.shape[2]

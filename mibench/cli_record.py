@@ -109,7 +109,9 @@ def _metrics(record: Record) -> Table:
     caption = "↑ / ↓: higher / lower leaks more"
     if over:
         caption += f"; 95 % intervals over {' or '.join(over)}"
-    table = Table(title="What leaked", caption=caption, title_justify="left", caption_justify="left")
+    table = Table(
+        title="What leaked", caption=caption, title_justify="left", caption_justify="left"
+    )
     table.add_column("metric")
     table.add_column("value [95 % interval]", justify="right")
     table.add_column("n", justify="right")
@@ -122,9 +124,8 @@ def _metrics(record: Record) -> Table:
         cells = [_title(metric) + arrow, with_interval(metric, entry)]
         cells.append(_ABSENT if entry.n is None else f"{entry.n:,}")
         for values in record.references.values():
-            bound = values.get(metric)
-            known = bound is not None and bound.value is not None
-            cells.append(number(metric, bound.value) if known else _ABSENT)  # type: ignore[union-attr, arg-type]
+            bound = values[metric].value if metric in values else None
+            cells.append(_ABSENT if bound is None else number(metric, bound))
         table.add_row(*map(Text, cells))
     return table
 

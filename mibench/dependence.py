@@ -25,10 +25,12 @@ def gaussian_gram(values: Tensor, sigma: float) -> Tensor:
     centred Gram matrix, but where samples lie close its entries are all nearly 1, and ``float32``
     would keep few digits of what tells them apart.
     """
-    # Distances do not change when the mean is taken off, but their rounding errors shrink.
-    values = values - values.mean(0)
-    squares = values.square().sum(1)
-    distances = squares[:, None] + squares[None, :] - 2 * values @ values.T
+    # Neither distances nor their gradients change when the mean is taken off, but their rounding
+    # errors shrink.
+    values = values - values.mean(0).detach()
+    products = linear_gram(values)
+    squares = products.diagonal()
+    distances = squares[:, None] + squares[None, :] - 2 * products
     return torch.expm1(-distances.clamp_min(0) / (2 * sigma**2 * values.shape[1]))
 
 
@@ -63,9 +65,7 @@ def trace_of_product(first: Tensor, second: Tensor) -> Tensor:
 
 def root_of_norm(first: Tensor, second: Tensor) -> Tensor:
     """sqrt(‖AB‖_F) / m, ``(...)``."""
-    norm = torch.linalg.matrix_norm(first @ second)
-    # The root's slope at 0 (a layer that maps every image to one point) is infinite.
-    return norm.clamp_min(1e-12).sqrt() / first.shape[-1]
+    return torch.linalg.matrix_norm(first @ second).sqrt() / first.shape[-1]
 
 
 @dataclass(frozen=True)

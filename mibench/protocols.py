@@ -58,9 +58,11 @@ DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev
 EVALUATOR_JUDGE = JudgeConfig(architecture="regnetx_002", resolution=64)
 SECOND_JUDGE = JudgeConfig(architecture="mobilenetv2_050", resolution=64)
 ATTRIBUTE_JUDGE = JudgeConfig(
-    architecture="test_resnet",
-    resolution=32,
-    training=TrainingConfig(epochs=15, learning_rate=0.1, weight_decay=5e-5),
+    architecture="mobilenetv2_050",
+    resolution=64,
+    training=TrainingConfig(
+        epochs=8, optimizer="adamw", learning_rate=3e-3, weight_decay=0.01
+    ),
 )
 
 _STUDENTS = StudentsConfig(
@@ -80,8 +82,8 @@ _SMALL: dict[str, Any] = {
     "defenses": {},
 }
 _SHARED_ASSETS = {
-    "prior": Asset(file="prior-32.safetensors", sha256=""),
-    "attributes": Asset(file="attributes-32.safetensors", sha256=""),
+    "prior": Asset(file="prior-32.safetensors", sha256="0327188a60937a352f7bdc38dcf0b64eb2f9ba072b9a58354387776414f46d1c"),
+    "attributes": Asset(file="attributes-32.safetensors", sha256="3f4e3f6a44a6214ca2778b6fd78bd66aa6ccadad79518fc6125ed9ea331d63d6"),
 }
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -93,8 +95,8 @@ PROTOCOLS: dict[str, Protocol] = {
             data=SYNTHFACES_DATA,
             assets={
                 **_SHARED_ASSETS,
-                "evaluator": Asset(file="evaluator-synthfaces-32.safetensors", sha256=""),
-                "second": Asset(file="second-synthfaces-32.safetensors", sha256=""),
+                "evaluator": Asset(file="evaluator-synthfaces-32.safetensors", sha256="2fd842f31d2e5dff66c4ee67c154a5f47e99ceea3fa146387cda27ef34de165b"),
+                "second": Asset(file="second-synthfaces-32.safetensors", sha256="ec48c1aee16ba569ca22671f69626660680e9f02dc9bc9701fc990c94f63c39e"),
             },
             **_SMALL,
         ),
@@ -104,8 +106,8 @@ PROTOCOLS: dict[str, Protocol] = {
             data=DEV_DATA,
             assets={
                 **_SHARED_ASSETS,
-                "evaluator": Asset(file="evaluator-synthfaces-32-dev.safetensors", sha256=""),
-                "second": Asset(file="second-synthfaces-32-dev.safetensors", sha256=""),
+                "evaluator": Asset(file="evaluator-synthfaces-32-dev.safetensors", sha256="30f88405a27439ca2dccb496fc44fbc67d0d14f1f54340da3728a843c74adb91"),
+                "second": Asset(file="second-synthfaces-32-dev.safetensors", sha256="821a46089d17a971ca4410d6fbaca77e14b39c6cc992682b73ab0cb0b831c5a9"),
             },
             **_SMALL,
         ),

@@ -1,4 +1,4 @@
-"""Tiny problems for tests of attacks: all that an attack is given, at 32 pixels, untrained."""
+"""Tiny problems for tests of attacks: all that an attack is given, at 32 pixels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
+from torch.nn import functional as F
 
-from mibench.data.images import ImageSet, to_float
+from mibench.data.images import ImageSet
 from mibench.identity import FeatureStatistics, IdentityConfig, IdentityLoss, Objective
 from mibench.methods import ACCESS, Attack, Problem, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 def public_images(count: int = 16) -> ImageSet:
     """Blurred noise, labelled in turn with four public identities."""
     coarse = torch.rand(count, 3, 8, 8, generator=stream(0, "public"))
-    fine = torch.nn.functional.interpolate(coarse, size=RESOLUTION, mode="bilinear")
+    fine = F.interpolate(coarse, size=RESOLUTION, mode="bilinear")
     images = (fine * 255).to(torch.uint8)
     return ImageSet(images, torch.arange(count) % 4, ("a", "b", "c", "d"))
 
@@ -52,22 +53,22 @@ def tiny_prior(critic_classes: int = 0, latent: int = LATENT, seed: int = 0) -> 
 
 @cache
 def tiny_classifier(architecture: str = "test_resnet", seed: int = 0) -> Classifier:
-    """A frozen classifier of ``CLASSES`` identities, sensitive to its input though untrained."""
+    """A frozen classifier of ``CLASSES`` identities, trained for a second.
+
+    The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
+    the ``k``-th number of its latent is the largest of the first ``CLASSES``.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(architecture, CLASSES, RESOLUTION)
-        latents = torch.randn(64, LATENT)
-        with torch.no_grad():
-            images = torch.cat([tiny_prior().generator(latents), to_float(public_images().images)])
-            for _ in range(50):  # BatchNorm's running statistics
-                model.train()(images)
-            logits = model.eval()(images)
-            # Untrained logits are all but constant: spread them over its images, around zero.
-            head = model.head
-            assert isinstance(head, torch.nn.Linear)
-            scale = 2 / logits.std(0)
-            head.bias.copy_((head.bias - logits.mean(0)) * scale)
-            head.weight.mul_(scale[:, None])
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for _ in range(60):
+            latents = torch.randn(64, LATENT)
+            images = tiny_prior().generator(latents)
+            loss = F.cross_entropy(model(images), latents[:, :CLASSES].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         return freeze(model, images)
 
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from problems import CLASSES, LATENT, RESOLUTION, tiny_classifier, tiny_problem
+from mibench.attacks.vmi import FlowPosterior, GaussianPosterior, Vmi, VmiConfig
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.attacks.vmi import FlowPosterior, GaussianPosterior, Vmi, VmiConfig
 from mibench.errors import RequestError
 from mibench.identity import Objective
 from mibench.methods import ATTACKS
 from mibench.progress import Progress
+from tests.problems import CLASSES, LATENT, RESOLUTION, tiny_classifier, tiny_problem
 
 CPU = torch.device("cpu")
 TINY: dict[str, dict[str, Any]] = {
@@ -170,7 +170,7 @@ def test_the_identity_loss_falls(family: str, objective: Objective) -> None:
     losses = []
     for iterations in (1, 40):
         problem = tiny_problem(Vmi, labels, 32, objective=objective)
-        method = attack(family, iterations=iterations, samples_per_step=8)
+        method = attack(family, iterations=iterations, samples_per_step=16)
         images = method(problem).flatten(0, 1)
         rows = torch.tensor(labels).repeat_interleave(32)
         loss = problem.identity_loss
@@ -199,7 +199,7 @@ def test_a_heavy_kl_keeps_q_at_the_prior(family: str) -> None:
     assert free.reports[-1]["kl"] > 4 * max(tied.reports[-1]["kl"], 0.1)
 
 
-CHANGES = [
+CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("gaussian", {"family": "flow"}),
     ("gaussian", {"iterations": 4}),
     ("gaussian", {"samples_per_step": 3}),

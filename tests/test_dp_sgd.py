@@ -1,4 +1,4 @@
-"""DP-SGD: its accounting, clipping, noise and sampling, and that it takes steps on timm's families."""
+"""DP-SGD: accounting, clipping, noise, sampling, and that it takes a step on timm's families."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from opacus.accountants import PRVAccountant, RDPAccountant
 from pydantic import ValidationError
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -164,9 +165,8 @@ def test_sum_of_clipped_gradients() -> None:
     expected = sum(
         row * min(1.0, bound / norm.item()) for row, norm in zip(rows, norms, strict=True)
     )
-    torch.testing.assert_close(
-        gradient_sum(images, labels, max_grad_norm=bound), expected, rtol=1e-3, atol=1e-5
-    )
+    result = gradient_sum(images, labels, max_grad_norm=bound)
+    assert (result - expected).norm() < 1e-4 * expected.norm()
 
 
 @pytest.mark.parametrize("how", ["loop", "vmap"])
@@ -214,7 +214,7 @@ def test_memory_bound_changes_no_result() -> None:
     reference = gradient_sum(images, labels, gradients="loop")
     for mebibytes in (1, 3, 512):  # test_vit has 1.4 MiB of parameters: 1, 2 and 5 images at once
         bounded = gradient_sum(images, labels, gradients="vmap", gradient_memory=mebibytes)
-        torch.testing.assert_close(bounded, reference, rtol=1e-3, atol=1e-5)
+        assert (bounded - reference).norm() < 1e-4 * reference.norm()
 
 
 def test_memory_bound_sets_how_many_images_go_at_once() -> None:
@@ -375,17 +375,17 @@ def test_what_cannot_be_vectorised_is_refused_with_the_way_out() -> None:
 # Families
 
 FAMILIES = (
-    *("resnet18", "resnext26ts", "seresnet18", "skresnet18", "resnetv2_18", "densenet121"),
+    *("resnet18", "resnext26ts", "seresnet18", "resnetv2_18", "densenet121", "dla46_c"),
     *("efficientnet_b0", "mobilenetv2_035", "mobilenetv3_small_050", "mnasnet_050", "lcnet_035"),
-    *("ghostnet_050", "regnetx_002", "regnety_002", "repvgg_a0", "gernet_s", "dla46_c"),
-    *("hrnet_w18_small", "convnext_atto", "inception_next_atto", "edgenext_xx_small"),
-    *("vit_tiny_patch16_224", "deit_tiny_patch16_224", "xcit_nano_12_p16_224", "pvt_v2_b0"),
-    *("starnet_s1", "nf_regnet_b0", "levit_128s:64"),
+    *("ghostnet_050", "regnetx_002", "repvgg_a0", "hrnet_w18_small", "starnet_s1"),
+    *("convnext_atto", "inception_next_atto", "edgenext_xx_small", "vit_tiny_patch16_224"),
+    *("deit_tiny_patch16_224", "xcit_nano_12_p16_224", "pvt_v2_b0", "levit_128s:64"),
 )
 HEAVY = (
-    *("mixer_s32_224", "poolformer_s12", "res2net50_26w_4s", "cspresnet50", "vovnet39a"),
-    *("swin_tiny_patch4_window7_224:64", "coatnet_nano_rw_224:64", "inception_v3:96"),
-    *("mobilevit_xxs", "fastvit_t8", "cait_xxs24_224", "dpn48b", "xception41"),
+    *("skresnet18", "gernet_s", "nf_regnet_b0", "regnety_002", "mixer_s32_224", "poolformer_s12"),
+    *("res2net50_26w_4s", "cspresnet50", "vovnet39a", "swin_tiny_patch4_window7_224:64"),
+    *("coatnet_nano_rw_224:64", "inception_v3:96", "mobilevit_xxs", "fastvit_t8"),
+    *("cait_xxs24_224", "dpn48b", "xception41"),
 )
 
 
@@ -398,6 +398,10 @@ def test_takes_a_step_on(name: str) -> None:
     defense = DpSgd(DpSgdConfig(noise_multiplier=1.0))
     # Doubles: normalised 1×1 maps of random networks amplify float32's rounding to per cents.
     model = defense.prepare(make(architecture, resolution)).double()
+    model.backbone.drop_rate = 0.0  # GhostNet's dropout would differ between the two passes,
+    for module in model.modules():  # and so would Swin's stochastic depth
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
     images, labels = batch(2, resolution)
     images = images.double()
     losses, gradients = looped_gradients(model, images, labels)

@@ -21,7 +21,7 @@ def random_flow(identities: int, dims: int, levels: int = 3, depth: int = 2) -> 
     generator = stream(0, "parameters")
     with torch.no_grad():
         for parameter in flow.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return flow
 
 

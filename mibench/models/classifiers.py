@@ -136,12 +136,18 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
 
 @torch.no_grad()
 def predict(model: Classifier, images: Tensor, batch_size: int = 512) -> tuple[Tensor, Tensor]:
-    """Logits ``(n, classes)`` and features ``(n, d)`` of uint8 or [0, 1] images, in batches."""
+    """Logits ``(n, classes)`` and features ``(n, d)`` of uint8 or [0, 1] images, in batches.
+
+    A stochastic model draws the same noise in every call, so that a measurement can be repeated.
+    """
     logits, features = [], []
-    for batch in images.split(batch_size):
-        if batch.dtype == torch.uint8:
-            batch = batch.float() / 255
-        result = model.outputs(batch.contiguous(memory_format=torch.channels_last))
-        logits.append(result.logits)
-        features.append(result.features)
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        for batch in images.split(batch_size):
+            if batch.dtype == torch.uint8:
+                batch = batch.float() / 255
+            result = model.outputs(batch.contiguous(memory_format=torch.channels_last))
+            logits.append(result.logits)
+            features.append(result.features)
     return torch.cat(logits), torch.cat(features)

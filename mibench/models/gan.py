@@ -95,8 +95,9 @@ class MinibatchDiscrimination(nn.Module):
         """
         own = self.embed(features)
         others = own if bank is None else bank
-        distance = (own[:, None] - others[None]).abs().sum(dim=3)
-        closeness = torch.exp(-distance).sum(dim=1)
+        # L1 distances kernel by kernel (kernels, n, m); no (n, m, kernels, size) tensor is made.
+        distance = torch.cdist(own.transpose(0, 1), others.transpose(0, 1), p=1)
+        closeness = torch.exp(-distance).sum(dim=2).T
         if bank is None:
             closeness = closeness - 1  # a row's closeness to itself
         return torch.cat([features, closeness], dim=1)

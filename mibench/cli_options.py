@@ -1,0 +1,23 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there."
+)
+store_option = click.option(
+    "--store",
+    metavar="DIR",
+    help="Folder of cached stages. Without it, the environment variable MIBENCH_STORE names the "
+    "folder, else it is `mibench` in your cache folder.",
+)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True))

@@ -1,0 +1,80 @@
+"""The GPU computes what the CPU computes, within the precision of its arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mibench
+from mibench.attacks.kedmi import Kedmi
+from mibench.models.classifiers import Classifier
+from mibench.models.freeze import freeze
+from mibench.models.gan import Critic, Generator
+from mibench.protocols import Protocol
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "vgg11_bn", "efficientnet_b0", "test_vit"])
+def test_frozen_classifiers_agree(architecture: str) -> None:
+    images = torch.rand(4, 3, 32, 32)
+    model = freeze(Classifier(architecture, 7, 32), images)
+    here, there = model(images), model.to(GPU)(images.to(GPU)).cpu()
+    torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4)
+
+
+def test_priors_agree() -> None:
+    maker, judge = Generator(32).eval(), Critic(32, classes=5, norm="none").eval()
+    latents = torch.randn(6, 100)
+    images = maker(latents)
+    scores = judge(images)
+    there = maker.to(GPU)(latents.to(GPU))
+    torch.testing.assert_close(images, there.cpu(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(scores, judge.to(GPU)(there).cpu(), rtol=1e-3, atol=1e-3)
+
+
+def test_attacks_agree() -> None:
+    """A few steps of an attack on both devices, from the same streams."""
+    from dataclasses import replace
+
+    from mibench.identity import IdentityLoss
+    from mibench.methods import WhiteBoxTarget
+    from tests.problems import tiny_problem
+
+    attack = Kedmi(Kedmi.Config(iterations=3))
+    problem = tiny_problem(Kedmi, critic_classes=5)
+    here = attack(problem)
+    target = WhiteBoxTarget(problem.white_box()[0].model.to(GPU))
+    moved = replace(
+        problem,
+        target=target,
+        prior=problem.prior.to(GPU),
+        identity_loss=IdentityLoss(target.outputs, [], problem.white_box()[1].config),
+        labels=problem.labels.to(GPU),
+        public=problem.public.to(GPU),
+        device=GPU,
+    )
+    torch.testing.assert_close(here, attack(moved).cpu(), rtol=1e-2, atol=1e-2)
+
+
+def test_a_cell_runs_on_the_gpu(tiny: Protocol, tmp_path: Path) -> None:
+    torch.cuda.reset_peak_memory_stats()
+    record = mibench.run(
+        protocol="tiny",
+        attack="improved-kedmi",
+        defense="mid",
+        device="cuda",
+        store=tmp_path / "store",
+        out=tmp_path / "out",
+    )
+    assert record.status == "complete"
+    assert record.environment.device
+    assert torch.cuda.max_memory_allocated() > 0
