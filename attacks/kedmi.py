@@ -197,7 +197,7 @@ class Kedmi(Attack):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             shape = general.critic.config
-            judge = Critic(shape["resolution"], shape["width"], classes, norm="none").to(device)
+            judge = Critic(shape["resolution"], shape["width"], classes, shape["norm"]).to(device)
             maker = general.generator
             if self.config.prior_training.start:
                 judge.trunk.load_state_dict(general.critic.trunk.state_dict())

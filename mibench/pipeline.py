@@ -93,21 +93,44 @@ def _split(cell: Cell, folder: Path, progress: Progress) -> FolderSplit | None:
     return split
 
 
-def _result(stages: Stages) -> Artifact:
-    """The last stage: metrics, references and picture of the reconstructions."""
-    cell = stages.cell
-    inputs = {
-        "protocol": cell.protocol.model_dump(mode="json", include={"name", "version", "assets"})
-    }
+def _references(stages: Stages, evaluation: Evaluation) -> Artifact:
+    """Floors, ceiling and accuracies: they depend on the target, not on the attack."""
+    inputs, parents, source = _judging(stages)
+    key = stage_key("references", inputs, stages.seed, parents, source)
+
+    def compute(folder: Path) -> dict[str, Any]:
+        references = evaluation.references()
+        values = {name: dump(evaluation(each)) for name, each in references.items()}
+        save_json(
+            folder / "references.json", {"references": values, "utility": evaluation.accuracies()}
+        )
+        return {}
+
+    return stages.stage("references", key, inputs, compute)
+
+
+def _judging(stages: Stages) -> tuple[dict[str, Any], list[str], str]:
+    """Inputs, parents and source of every stage that judges images."""
+    protocol = stages.cell.protocol
+    inputs = protocol.model_dump(mode="json", include={"name", "version", "samples", "attacked"})
+    pinned = {role: asset.sha256 for role, asset in protocol.assets.items()}
     parents = [
         stages.target_key,
-        stages.reconstructions_key,
         stages.evaluator_key("evaluator"),
         stages.evaluator_key("second"),
         stages.general_prior_key,
     ]
-    source = provenance.source_digest("mibench.evaluate", "mibench.metrics", "mibench.pictures")
-    key = stage_key("metrics", inputs, stages.seed, parents, source)
+    source = provenance.source_digest("mibench.evaluate", "mibench.metrics")
+    return {**inputs, "pinned": pinned}, parents, source
+
+
+def _result(stages: Stages) -> Artifact:
+    """The last stage: metrics and picture of the reconstructions, beside the references."""
+    cell = stages.cell
+    inputs, parents, source = _judging(stages)
+    drawing = provenance.source_digest("mibench.pictures")
+    parents = [*parents, stages.reconstructions_key]
+    key = stage_key("metrics", inputs, stages.seed, parents, source + drawing)
 
     def compute(folder: Path) -> dict[str, Any]:
         outcome = stages.target_result
@@ -119,15 +142,8 @@ def _result(stages: Stages) -> Artifact:
             return {}
         images = stages.reconstructions
         evaluation = Evaluation(stages)
-        references = evaluation.references()
-        save_json(
-            folder / "metrics.json",
-            {
-                "metrics": dump(evaluation(images)),
-                "references": {name: dump(evaluation(each)) for name, each in references.items()},
-                "utility": evaluation.accuracies(),
-            },
-        )
+        references = _references(stages, evaluation).load_json("references.json")
+        save_json(folder / "metrics.json", {"metrics": dump(evaluation(images)), **references})
         train = evaluation.real
         first = [train.images[train.labels == label][0] for label in stages.labels]
         reconstructions_picture(

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from mibench.assets import Asset
-from mibench.data.splits import FolderOptions
 from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.gan_training import GanConfig
 from mibench.methods import StudentsConfig
@@ -60,14 +60,12 @@ SECOND_JUDGE = JudgeConfig(architecture="mobilenetv2_050", resolution=64)
 ATTRIBUTE_JUDGE = JudgeConfig(
     architecture="mobilenetv2_050",
     resolution=64,
-    training=TrainingConfig(
-        epochs=8, optimizer="adamw", learning_rate=3e-3, weight_decay=0.01
-    ),
+    training=TrainingConfig(epochs=8, optimizer="adamw", learning_rate=3e-3, weight_decay=0.01),
 )
 
 _STUDENTS = StudentsConfig(
     architectures=("test_efficientnet", "test_byobnet", "test_convnext"),
-    training=TrainingConfig(epochs=4, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01),
+    training=TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01),
 )
 
 _SMALL: dict[str, Any] = {
@@ -78,12 +76,36 @@ _SMALL: dict[str, Any] = {
     "evaluator": EVALUATOR_JUDGE,
     "second": SECOND_JUDGE,
     "students": _STUDENTS,
-    "attacks": {},
+    # Settled on synthfaces-32-dev with the baseline attacks: far above random prior samples, below
+    # saturation, and a minute or less of two cores.
+    "attacks": {
+        "gmi": {"attack.iterations": 60},
+        "kedmi": {
+            "attack.iterations": 200,
+            "attack.learning_rate": 0.05,
+            "attack.initial_log_variance": 0,
+            "attack.prior_training.steps": 200,
+        },
+        "vmi": {
+            "attack.family": "gaussian",
+            "attack.iterations": 300,
+            "attack.samples_per_step": 2,
+            "attack.optimizer": "adam",
+            "attack.learning_rate": 0.01,
+            "attack.kl_weight": 0.02,
+        },
+    },
     "defenses": {},
 }
 _SHARED_ASSETS = {
-    "prior": Asset(file="prior-32.safetensors", sha256="0327188a60937a352f7bdc38dcf0b64eb2f9ba072b9a58354387776414f46d1c"),
-    "attributes": Asset(file="attributes-32.safetensors", sha256="3f4e3f6a44a6214ca2778b6fd78bd66aa6ccadad79518fc6125ed9ea331d63d6"),
+    "prior": Asset(
+        file="prior-32.safetensors",
+        sha256="0327188a60937a352f7bdc38dcf0b64eb2f9ba072b9a58354387776414f46d1c",
+    ),
+    "attributes": Asset(
+        file="attributes-32.safetensors",
+        sha256="3f4e3f6a44a6214ca2778b6fd78bd66aa6ccadad79518fc6125ed9ea331d63d6",
+    ),
 }
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -95,8 +117,14 @@ PROTOCOLS: dict[str, Protocol] = {
             data=SYNTHFACES_DATA,
             assets={
                 **_SHARED_ASSETS,
-                "evaluator": Asset(file="evaluator-synthfaces-32.safetensors", sha256="2fd842f31d2e5dff66c4ee67c154a5f47e99ceea3fa146387cda27ef34de165b"),
-                "second": Asset(file="second-synthfaces-32.safetensors", sha256="ec48c1aee16ba569ca22671f69626660680e9f02dc9bc9701fc990c94f63c39e"),
+                "evaluator": Asset(
+                    file="evaluator-synthfaces-32.safetensors",
+                    sha256="2fd842f31d2e5dff66c4ee67c154a5f47e99ceea3fa146387cda27ef34de165b",
+                ),
+                "second": Asset(
+                    file="second-synthfaces-32.safetensors",
+                    sha256="ec48c1aee16ba569ca22671f69626660680e9f02dc9bc9701fc990c94f63c39e",
+                ),
             },
             **_SMALL,
         ),
@@ -106,8 +134,14 @@ PROTOCOLS: dict[str, Protocol] = {
             data=DEV_DATA,
             assets={
                 **_SHARED_ASSETS,
-                "evaluator": Asset(file="evaluator-synthfaces-32-dev.safetensors", sha256="30f88405a27439ca2dccb496fc44fbc67d0d14f1f54340da3728a843c74adb91"),
-                "second": Asset(file="second-synthfaces-32-dev.safetensors", sha256="821a46089d17a971ca4410d6fbaca77e14b39c6cc992682b73ab0cb0b831c5a9"),
+                "evaluator": Asset(
+                    file="evaluator-synthfaces-32-dev.safetensors",
+                    sha256="30f88405a27439ca2dccb496fc44fbc67d0d14f1f54340da3728a843c74adb91",
+                ),
+                "second": Asset(
+                    file="second-synthfaces-32-dev.safetensors",
+                    sha256="821a46089d17a971ca4410d6fbaca77e14b39c6cc992682b73ab0cb0b831c5a9",
+                ),
             },
             **_SMALL,
         ),

@@ -140,8 +140,11 @@ def resolve(spec: RunSpec) -> Cell:
         _under("attack", protocol.attacks.get(name.base, {}), overrides),
         "attack",
     )
-    for fixed in ("augment", "identity.objective"):
-        if f"attack.{fixed}" in overrides:
+    for fixed, value, named in (
+        ("augment", attack_config.augment, base["augment"]),
+        ("identity.objective", attack_config.identity.objective, base["identity"]["objective"]),
+    ):
+        if f"attack.{fixed}" in overrides or value != named:
             raise RequestError(
                 f"--set attack.{fixed}: choose it by the attack's name "
                 f"({name.base}, {name.base}+lom, {name.base}+ma, improved-{name.base})"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mibench.attacks.gmi import Gmi, nesterov
 from torch import Tensor, nn
 
+from mibench.attacks.gmi import Gmi, nesterov
 from mibench.methods import Attack, Problem
 from mibench.models.gan import Prior
 from mibench.progress import SILENT

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from mibench.defenses.bido import Bido, BidoConfig
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
+from mibench.defenses.bido import Bido, BidoConfig
 from mibench.dependence import COCO, HSIC, Measure, gaussian_gram, linear_gram
 from mibench.errors import RequestError
 from mibench.methods import DEFENSES

@@ -7,14 +7,14 @@ import math
 
 import pytest
 import torch
-from mibench.defenses.mid import BottleneckHead, Mid, MidConfig, kl_to_standard_normal
-from mibench.defenses.none import NoDefense
 from pydantic import ValidationError
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
+from mibench.defenses.mid import BottleneckHead, Mid, MidConfig, kl_to_standard_normal
+from mibench.defenses.none import NoDefense
 from mibench.methods import DEFENSES, DefenseConfig
 from mibench.models.classifiers import Classifier
 from mibench.progress import SILENT

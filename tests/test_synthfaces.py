@@ -78,7 +78,7 @@ def test_shapes_types_and_values(resolution: int) -> None:
     pixels = data.train.images.float()
     assert pixels.min() < 30
     assert pixels.max() > 220
-    assert 25 < pixels.std()
+    assert pixels.std() > 25
     # Few pixels are burnt out or black.
     assert ((pixels == 0) | (pixels == 255)).float().mean() < 0.2
 

@@ -97,7 +97,7 @@ class Recorder(TrainingHooks):
 
 def test_the_loss_goes_down() -> None:
     hooks = Recorder()
-    _, result = train(hooks, epochs=15)
+    _, result = train(hooks, epochs=15, learning_rate=0.1)
     assert np.mean(hooks.losses[-3:]) < 0.5 * hooks.losses[0]
     assert result.loss == hooks.losses[-1]
     assert result.diverged is None

@@ -56,9 +56,9 @@ def cells(kind: str, seeds: list[int]) -> list[tuple[str, dict]]:
     return found
 
 
-def run(protocol: str, kind: str, seeds: list[int]) -> None:
-    """Run the cells that have no record yet."""
-    for name, arguments in cells(kind, seeds):
+def run(protocol: str, kind: str, seeds: list[int], backwards: bool) -> None:
+    """Run the cells that have no record yet; a second process takes them from the end."""
+    for name, arguments in cells(kind, seeds)[:: -1 if backwards else 1]:
         path = RECORDS / protocol / f"{name}.json"
         if path.exists():
             continue
@@ -170,9 +170,10 @@ def main() -> None:
     parser.add_argument("--protocol", default="synthfaces-32")
     parser.add_argument("--cells", choices=["attacks", "defenses"], default="attacks")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--backwards", action="store_true", help="start with the last cell")
     options = parser.parse_args()
     if options.action == "run":
-        run(options.protocol, options.cells, options.seeds)
+        run(options.protocol, options.cells, options.seeds, options.backwards)
     else:
         table(options.protocol)
 
