@@ -31,7 +31,8 @@ class Gmi(Attack):
     """
 
     card = AttackCard(
-        title="The Secret Revealer: Generative Model-Inversion Attacks Against Deep Neural Networks",
+        title="The Secret Revealer: Generative Model-Inversion Attacks Against Deep Neural "
+        "Networks",
         authors="Zhang, Jia, Pei, Wang, Li, Song",
         year=2020,
         venue="CVPR",

@@ -16,6 +16,8 @@ from mibench.models.classifiers import Classifier
 from mibench.models.gan import Critic, Generator, Prior
 from mibench.types import AttackCard, Frozen
 
+PUBLISHED_BATCH = 60  # identities that the released code attacks at once
+
 
 class FineTuning(Frozen):
     """Training of the target-specific GAN."""
@@ -32,7 +34,7 @@ class FineTuning(Frozen):
         ge=0,
         description="weight of the entropy of D(G(z)), summed over the batch as in released code",
     )
-    ema: float = Field(0.99, ge=0, lt=1, description="decay of the generator's moving average")
+    ema: float = Field(0.95, ge=0, lt=1, description="decay of the generator's moving average")
 
 
 def realism_loss(logits: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def critic_loss(labelled: Tensor, soft: Tensor, real: Tensor, fake: Tensor) -> T
 def generator_loss(
     fake_features: Tensor, real_features: Tensor, fake_logits: Tensor, entropy_weight: float
 ) -> Tensor:
-    """Feature matching, mean |E f(G(z)) − E f(x)|, plus the weighted entropy summed over the batch."""
+    """Feature matching, mean |E f(G(z)) − E f(x)|, plus weighted entropy summed over the batch."""
     matching = (fake_features.mean(0) - real_features.mean(0)).abs().mean()
     entropy = -(fake_logits.softmax(1) * fake_logits.log_softmax(1)).sum()
     return matching + entropy_weight * entropy
@@ -183,7 +185,7 @@ class Kedmi(Attack):
         maker, judge = self._networks(job.general(), target.classes, job.generator)
         averaged = train_specific_gan(maker, judge, job, target, config)
         with torch.no_grad():
-            latents = torch.randn(59, averaged.latent, generator=job.generator)
+            latents = torch.randn(PUBLISHED_BATCH - 1, averaged.latent, generator=job.generator)
             bank_images = averaged(latents.to(job.public.images.device))
             assert judge.minibatch is not None
             bank = judge.minibatch.embed(judge.features(bank_images))
@@ -208,9 +210,9 @@ class Kedmi(Attack):
 
     def invert(self, problem: Problem) -> Tensor:
         """One Gaussian per identity; the reconstructions are draws from it."""
-        return torch.cat(
-            [self._chunk(problem, labels) for labels in problem.chunks(1, self.config.max_rows)]
-        )
+        # Coupled identities see one another, so their batches are the published ones, not memory's.
+        rows = PUBLISHED_BATCH if self.config.coupled else self.config.max_rows
+        return torch.cat([self._chunk(problem, labels) for labels in problem.chunks(1, rows)])
 
     def _chunk(self, problem: Problem, labels: Tensor) -> Tensor:
         config, prior = self.config, problem.prior

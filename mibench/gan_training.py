@@ -38,22 +38,22 @@ class GanConfig(Frozen):
 
 
 class MovingAverage:
-    """Exponential moving average of a module's weights; buffers are copied."""
+    """Exponential moving average of a generator's weights; buffers are copied."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: Generator, decay: float) -> None:
         self.decay, self.steps = decay, 0
         self.average = copy.deepcopy(module).requires_grad_(False)
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move the average towards ``module``; early steps weigh more, so that the start is forgotten."""
+        """Move the average towards ``module``; early steps weigh more: the start is forgotten."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
         pairs = zip(self.average.parameters(), module.parameters(), strict=True)
         for mean, value in pairs:
             mean.lerp_(value, 1 - decay)
-        for mean, value in zip(self.average.buffers(), module.buffers(), strict=True):
-            mean.copy_(value)
+        for kept, current in zip(self.average.buffers(), module.buffers(), strict=True):
+            kept.copy_(current)
 
 
 def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -89,7 +89,7 @@ def gradient_penalty(
 
 
 def critic_loss(recipe: Recipe, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """Loss of the critic on a real and a generated batch; ``mix`` as in :func:`gradient_penalty`."""
+    """Loss of the critic on real and generated images; ``mix`` as in :func:`gradient_penalty`."""
     on_real, on_fake = critic(torch.cat([real, fake])).float().chunk(2)
     if recipe == "hinge":
         return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
@@ -127,7 +127,8 @@ def train_general_gan(
             if isinstance(module, nn.ConvTranspose2d | nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
     layout = torch.channels_last
-    maker, judge = maker.to(device, memory_format=layout), judge.to(device, memory_format=layout)
+    maker = maker.to(device).to(memory_format=layout)
+    judge = judge.to(device).to(memory_format=layout)
     betas = (config.beta1, 0.999)
     makers = torch.optim.Adam(maker.parameters(), config.learning_rate, betas)
     judges = torch.optim.Adam(judge.parameters(), config.learning_rate, betas)

@@ -47,7 +47,7 @@ class IdentityConfig(Frozen):
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Mean and standard deviation ``(d,)`` of the target's penultimate features on public images."""
+    """Mean and standard deviation ``(d,)`` of the target's features on public images."""
 
     mean: Tensor
     std: Tensor

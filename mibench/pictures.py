@@ -50,5 +50,5 @@ def reconstructions_picture(
         f"{title}\nprivate image | best | median reconstruction, by the evaluator's confidence",
         fontsize=9,
     )
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / (rows * 1.3 + 0.7)))  # room for the title
     figure.savefig(path, format="png", metadata={"Software": None})

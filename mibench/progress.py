@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Literal
 
 StageState = Literal["computing", "done", "cached"]
@@ -11,7 +11,7 @@ StageState = Literal["computing", "done", "cached"]
 class Progress:
     """Told of every step of a stage. This base class shows nothing."""
 
-    def steps(self, total: int, label: str) -> Iterator[int]:
+    def steps(self, total: int, label: str) -> Generator[int, None, None]:
         """Iterate over ``range(total)``, telling :meth:`begin`, :meth:`advance` and :meth:`end`."""
         self.begin(total, label)
         try:

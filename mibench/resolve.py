@@ -170,7 +170,8 @@ def _protocol(spec: RunSpec) -> Protocol:
     if spec.protocol == "folder":
         if spec.root is None:
             raise RequestError(
-                "the protocol `folder` needs its image folder: --root DIR, one sub-folder an identity"
+                "the protocol `folder` needs its image folder: --root DIR, one sub-folder for each "
+                "identity"
             )
         options, card = FolderOptions(), folder_protocol(FolderOptions())
     else:
@@ -214,7 +215,8 @@ def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Mo
         if path not in known:
             hint = closest(path, known)
             raise RequestError(
-                f"--set {where}.{path}: there is no such field; {hint or 'fields: ' + ', '.join(known)}"
+                f"--set {where}.{path}: there is no such field; "
+                f"{hint or 'fields: ' + ', '.join(known)}"
             )
         *parents, last = path.split(".")
         place = values

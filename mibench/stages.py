@@ -1,4 +1,4 @@
-"""The stages of one cell. Each has a key, made of all that affects its result, and is computed once.
+"""The stages of one cell: each has a key, made of all that affects it, and is computed once.
 
 A stage's key is known without computing it, so a finished cell touches no image and no network.
 """
@@ -162,9 +162,10 @@ class Stages:
     def reconstructions_key(self) -> str:
         """Key of the reconstructions."""
         students = [self.student_key(each) for each in self._student_architectures()]
-        sources = [*_ATTACK_CORE, *provenance.method_sources(self.cell.attack_class)]
         parents = [self.target_key, self.prior_key, *students]
-        source = provenance.source_digest(*sources)
+        source = provenance.source_digest(
+            *_ATTACK_CORE, *provenance.method_sources(self.cell.attack_class)
+        )
         return stage_key("reconstructions", self.attack_inputs, self.seed, parents, source)
 
     def _student_architectures(self) -> tuple[str, ...]:

@@ -184,7 +184,7 @@ def train_classifier(
     labels = data.labels.cpu()
     per_epoch = hooks.steps_per_epoch(labels, config.batch_size)
     state = TrainState(0, 0, config.epochs, config.epochs * per_epoch)
-    model = model.to(device=device, memory_format=torch.channels_last).train()
+    model = model.to(device).to(memory_format=torch.channels_last).train()
     loss_value, diverged = math.nan, None
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -192,11 +192,9 @@ def train_classifier(
         optimizer = hooks.optimizer(model, config)
         trained, optimizer = hooks.engage(model, optimizer, labels, config, generator)
         base = [group["lr"] for group in optimizer.param_groups]
-        ticks = progress.steps(state.steps, label)
+        progress.begin(state.steps, label)
         for state.epoch in range(config.epochs):
             for index in hooks.sampler(labels, config.batch_size, generator):
-                if next(ticks, None) is None:
-                    break
                 factor = _schedule(config, state.steps, state.step)
                 for group, rate in zip(optimizer.param_groups, base, strict=True):
                     group["lr"] = rate * factor
@@ -214,8 +212,9 @@ def train_classifier(
                     diverged = f"the loss is {loss_value} at step {state.step} of {state.steps}"
                     break
                 progress.report(loss=loss_value)
+                progress.advance(1)
             if diverged:
                 break
-        ticks.close()
+        progress.end()
         deployed = hooks.release(trained)
     return deployed.eval(), TrainingResult(state.step, loss_value, diverged)

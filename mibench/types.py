@@ -154,7 +154,7 @@ class Record(Frozen):
     verified_by: str | None = None
 
     def results(self) -> dict[str, Any]:
-        """The part that an equal run must reproduce: everything but cost, time, place and command."""
+        """What an equal run must reproduce: all but cost, time, place and command."""
         volatile = {"costs", "environment", "command", "created", "verified_by"}
         return self.model_dump(mode="json", exclude=volatile)
 

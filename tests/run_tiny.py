@@ -27,7 +27,7 @@ class Killer(Progress):
         print(name, state, flush=True)
         if state == "computing":
             self.current, self.steps_seen = name, 0
-        # Two stages have no steps: data, and metrics, which is at work once both evaluators are there.
+        # Two stages have no steps: data, and metrics (at work once both evaluators are there).
         if (self.victim, name, state) == ("data", "data", "computing") or (
             (self.victim, name) == ("metrics", "evaluator second") and state != "computing"
         ):

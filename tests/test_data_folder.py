@@ -188,7 +188,8 @@ def test_draft_mode_stays_close_to_full_decoding() -> None:
 def test_any_shape_and_mode_gives_an_rgb_square(width: int, height: int, mode: str) -> None:
     data = encoded(Image.new(mode, (width, height)), "TIFF" if mode == "CMYK" else "PNG")
     pixels = decode(data, 16)
-    assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
+    assert pixels.shape == (16, 16, 3)
+    assert pixels.dtype == np.uint8
 
 
 # Unusable files
@@ -272,7 +273,7 @@ def test_a_message_lists_ten_files_and_counts_the_rest(root: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="file names are text on this system")
 def test_names_that_are_not_text_are_refused(root: Path) -> None:
     try:
-        with open(os.fsencode(root / "finn") + b"/caf\xe9.png", "wb") as file:
+        with open(os.fsencode(root / "finn") + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123
             file.write(flat(1))
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
@@ -464,10 +465,12 @@ def test_images_arrive_under_their_own_labels(root: Path) -> None:
     calls: list[tuple[int, int]] = []
     data = load_folder(root, split, 8, progress=lambda done, total: calls.append((done, total)))
     private = tuple(identity.name for identity in split.private)
-    assert data.identities == 3 and data.attributes is None
+    assert data.identities == 3
+    assert data.attributes is None
     assert data.train.names == data.val.names == data.test.names == private
     assert data.public.names == tuple(identity.name for identity in split.public)
-    assert calls[-1] == (len(split.files), len(split.files)) and len(calls) == len(split.files)
+    assert calls[-1] == (len(split.files), len(split.files))
+    assert len(calls) == len(split.files)
     for part, images in (("train", data.train), ("val", data.val), ("test", data.test)):
         files = [(i, f) for i, who in enumerate(split.private) for f in getattr(who, part)]
         check(root, files, images.images, images.labels)
@@ -478,7 +481,8 @@ def test_images_arrive_under_their_own_labels(root: Path) -> None:
 def check(
     root: Path, files: list[tuple[int, str]], images: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    assert images.shape == (len(files), 3, 8, 8) and images.dtype == torch.uint8
+    assert images.shape == (len(files), 3, 8, 8)
+    assert images.dtype == torch.uint8
     assert labels.tolist() == [label for label, _ in files]
     for (_, file), image in zip(files, images, strict=True):
         pixels = torch.from_numpy(np.array(Image.open(root / file)))

@@ -113,8 +113,10 @@ def difference(one: list[Record], other: list[Record], metric: str) -> str:
 def table(protocol: str) -> None:
     """Print the tables as Markdown."""
     found = load(protocol)
-    print("| attack | top-1 % | Δ top-1 to base | both evaluators % | top-5 % | KNN distance |"
-          " FD (evaluator) | attribute error |")  # fmt: skip
+    print(
+        "| attack | top-1 % | Δ top-1 to base | both evaluators % | top-5 % | KNN distance "
+        "| FD (evaluator) | attribute error |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, records in found.items():
         attack = name.removesuffix("_none")
@@ -131,8 +133,10 @@ def table(protocol: str) -> None:
         shown = [r.model_copy(update={"metrics": r.references[reference]}) for r in some]
         print(line(f"*{reference}*", shown, ""))
     print()
-    print("| defense | natural accuracy % | improved-kedmi top-1 % | both evaluators % | Δ to none |"
-          " ε (unit) |")  # fmt: skip
+    print(
+        "| defense | natural accuracy % | improved-kedmi top-1 % | both evaluators % "
+        "| Δ top-1 to none | ε (unit) |"
+    )
     print("|---|---|---|---|---|---|")
     base = found.get("improved-kedmi_none", [])
     for name, records in found.items():
@@ -149,8 +153,8 @@ def table(protocol: str) -> None:
         guarantee = f"{epsilon:.2f} ({utility['privacy_unit']})" if epsilon else "—"
         print(
             f"| {name.removeprefix('improved-kedmi_')} | {natural} "
-            f"| {value(records, 'attack_accuracy_top1')} | {value(records, 'attack_accuracy_both')} "
-            f"| {delta} | {guarantee} |"
+            f"| {value(records, 'attack_accuracy_top1')} "
+            f"| {value(records, 'attack_accuracy_both')} | {delta} | {guarantee} |"
         )
 
 

@@ -54,13 +54,13 @@ Progress = Callable[[int, int], None]
 """Called with the number of files done and their total."""
 
 
-class UnusableImage(Exception):
+class UnusableImage(Exception):  # noqa: N818  (it is a finding, not always an error)
     """A file that is no usable image; the message is the reason, without the file's name."""
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file name has one of the accepted extensions, in any case."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def on_all_cores(
@@ -84,12 +84,12 @@ def _counted(results: Iterable[Result], total: int, progress: Progress | None) -
 def inspect_header(path: Path) -> str | None:
     """Why a file cannot be used as far as its header tells, or None; no pixel is decoded."""
     try:
-        status = os.stat(path)
+        status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return "not a regular file"
         if status.st_size == 0:
             return "empty file (0 bytes)"
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             _open(file).close()
     except UnusableImage as error:
         return str(error)

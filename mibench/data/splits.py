@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -24,6 +21,7 @@ from mibench.data.decode import (
 )
 from mibench.data.scan import scan
 from mibench.errors import RequestError
+from mibench.store import save_json
 from mibench.streams import stream
 from mibench.types import Frozen, digest
 
@@ -213,17 +211,7 @@ def make_split(
 
 def write_split(split: FolderSplit, path: str | Path) -> None:
     """Write a split as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(split.model_dump(mode="json"), indent=1)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    save_json(Path(path), split.model_dump(mode="json"))
 
 
 def read_split(path: str | Path, root: str | Path | None = None) -> FolderSplit:

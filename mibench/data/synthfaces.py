@@ -3,8 +3,8 @@
 An identity is a vector of attributes in [0, 1] (:data:`ATTRIBUTES`). An image adds nuisances that
 have nothing to do with who is shown (:data:`NUISANCES`): pose, expression, lighting, background and
 sensor noise. The renderer paints soft signed-distance shapes back to front, supersampled twice, and
-is a pure function of its inputs: equal seeds give equal images on one machine, and images that differ
-by at most rounding on another.
+is a pure function of its inputs: equal seeds give equal images on one machine, and images that
+differ by at most rounding on another.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NUISANCES: tuple[str, ...] = (
     "back_gradient",
 )
 
-# Share of identities that are a close relative of an earlier one, and how close (in attribute units).
+# Share of identities that are a close relative of an earlier one, and how close (in attributes).
 LOOKALIKE_SHARE = 0.25
 LOOKALIKE_SPREAD = 0.14
 
@@ -164,7 +164,7 @@ def render(identities: Tensor, nuisances: Tensor, resolution: int, noise: Tensor
     axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size * 2 - 1
     grid_y, grid_x = axis[None, :, None], axis[None, None, :]
 
-    # Head coordinates: shift, roll and scale undone; x to the right, y down, face about 0.55 × 0.72.
+    # Head coordinates: shift, roll and scale undone; x to the right, y down, face about .5 × .7.
     angle, zoom = v["roll"] * 0.14, 1.22 + v["scale"] * 0.09
     x0 = (grid_x - v["shift_x"] * 0.08) / zoom
     y0 = (grid_y - v["shift_y"] * 0.07 - 0.02) / zoom

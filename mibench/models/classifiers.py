@@ -62,18 +62,22 @@ class Classifier(nn.Module):
         self.stochastic = False
         self.output_filter: Callable[[Tensor], Tensor] | None = None
         try:
+            self.backbone: Any
             self.backbone, features = _backbone(architecture, classes, resolution)
         except RequestError:
             raise
         except Exception as error:
             raise RequestError(
-                f"target {architecture!r} cannot take images of {resolution}×{resolution}: {error}. "
-                "Choose another architecture (`mibench list targets`) or a larger resolution"
+                f"target {architecture!r} cannot take images of {resolution}×{resolution}: "
+                f"{error}. Choose another architecture (`mibench list targets`) or a larger "
+                "resolution"
             ) from error
-        self.head: nn.Module = Head(features, classes)
+        self.head: Any = Head(features, classes)  # a defense may put its own head here
         self.feature_size = features
         mean = torch.tensor(self.backbone.default_cfg.get("mean", (0.5, 0.5, 0.5)))
         std = torch.tensor(self.backbone.default_cfg.get("std", (0.5, 0.5, 0.5)))
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean.view(1, 3, 1, 1))
         self.register_buffer("std", std.view(1, 3, 1, 1))
 
@@ -118,7 +122,7 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = timm.create_model(architecture, num_classes=classes, img_size=resolution)
+            model: Any = timm.create_model(architecture, num_classes=classes, img_size=resolution)
         except TypeError:  # convolutional models have no img_size: they take any that they can
             model = timm.create_model(architecture, num_classes=classes)
     model.reset_classifier(0)
@@ -126,6 +130,12 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
     with torch.no_grad():
         sample = torch.zeros(2, 3, resolution, resolution)
         features = model.forward_head(model.forward_features(sample), pre_logits=True)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch and resolution % max(patch):
+        raise RequestError(
+            f"target {architecture!r} cuts images into patches of {max(patch)} pixels and would "
+            f"drop what is left of {resolution}: choose a resolution that {max(patch)} divides"
+        )
     if features.ndim != 2:
         raise RequestError(
             f"target {architecture!r} gives features of shape {tuple(features.shape)}, "

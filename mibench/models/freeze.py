@@ -59,10 +59,14 @@ def _pairs(network: nn.Module, sample: Tensor) -> list[_Pair]:
 
 
 def _fold(network: nn.Module, conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    merged: nn.Module
     if isinstance(conv, nn.Linear):
-        merged: nn.Module = fuse_linear_bn_eval(conv, norm)
+        merged = fuse_linear_bn_eval(conv, norm)
+    elif isinstance(conv, nn.Conv2d):
+        merged = fuse_conv_bn_eval(conv, norm)
     else:
-        merged = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
+        assert isinstance(conv, nn.ConvTranspose2d)
+        merged = fuse_conv_bn_eval(conv, norm, transpose=True)
     # timm's BatchNormAct2d applies its activation itself.
     rest = getattr(norm, "act", None)
     for parent in list(network.modules()):

@@ -66,7 +66,7 @@ class Generator(nn.Module):
 
 
 class MinibatchDiscrimination(nn.Module):
-    """Closeness of a sample to the others of its batch (Salimans et al., NeurIPS 2016, section 3.2).
+    """Closeness of a sample to the others of its batch (Salimans et al., NeurIPS 2016).
 
     Args:
         features: input dimensions.

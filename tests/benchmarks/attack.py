@@ -51,7 +51,8 @@ def compare(
     print(
         f"{name:34s} plain {statistics.median(p[0] for p in pairs):8.3f} s   mibench "
         f"{statistics.median(p[1] for p in pairs):8.3f} s   ratio {middle:5.2f} "
-        f"({min(ratios):.2f}–{max(ratios):.2f})   goal {goal:g}  {'met' if middle >= goal else 'NOT MET'}",
+        f"({min(ratios):.2f}–{max(ratios):.2f})   goal {goal:g}  "
+        f"{'met' if middle >= goal else 'NOT MET'}",
         flush=True,
     )
 
