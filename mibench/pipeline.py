@@ -21,7 +21,7 @@ from mibench.progress import Progress
 from mibench.resolve import Cell, resolve
 from mibench.stages import Stages
 from mibench.store import Artifact, Store, default_root, save_json, stage_key, write_atomic
-from mibench.types import Part, Record, RunSpec, StageCost
+from mibench.types import Part, Record, RunSpec, StageCost, digest
 
 RUNS = Path("mibench-runs")
 _NEEDED_BYTES = 2**30  # what a cell may write at most before space is refused
@@ -76,7 +76,7 @@ def select_device(name: str) -> torch.device:
 def run_folder(cell: Cell) -> Path:
     """Where a cell's results go unless told otherwise."""
     defense = cell.spec.defense.rpartition(":")[2]
-    changed = "-custom" if cell.spec.overrides else ""
+    changed = f"-set-{digest(cell.spec.overrides)[:8]}" if cell.spec.overrides else ""
     name = f"{cell.attack.full}_{defense}_{cell.architecture}_seed{cell.spec.seed}{changed}"
     return RUNS / cell.protocol.name / name
 

@@ -80,8 +80,8 @@ def _path_digest(path: Path) -> str:
         raise MibenchError(f"cannot digest the source {path}: {error}") from error
 
 
-def method_sources(cls: type) -> tuple[Path, ...]:
-    """The files that define a method: its own, and the parts of the core that it alone brings in.
+def method_sources(cls: type) -> tuple[ModuleType | str, ...]:
+    """The modules that define a method: its own, and the parts of the core that it alone brings in.
 
     These are the mibench modules that its file imports by name, without the contracts that every
     method imports (a change there that matters is in the stages' own lists).
@@ -94,7 +94,7 @@ def method_sources(cls: type) -> tuple[Path, ...]:
         if isinstance(node, ast.ImportFrom) and node.module and not node.level
     }
     own = sorted(name for name in names - common if name.startswith("mibench."))
-    return (path, *(_module_path(name) for name in own))
+    return (sys.modules[cls.__module__], *own)
 
 
 @functools.cache

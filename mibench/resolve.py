@@ -92,8 +92,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise RequestError(f"--set {text!r}: write a path and a value, as attack.iterations=600")
-    try:
-        return path.strip(), json.loads(value)
+    try:  # Infinity and NaN are no JSON, and no setting
+        return path.strip(), json.loads(value, parse_constant=str)
     except json.JSONDecodeError:
         return path.strip(), value
 
