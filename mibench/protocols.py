@@ -143,10 +143,6 @@ PROTOCOLS: dict[str, Protocol] = {
                     file="evaluator-synthfaces-32-dev.safetensors",
                     sha256="30f88405a27439ca2dccb496fc44fbc67d0d14f1f54340da3728a843c74adb91",
                 ),
-                "second": Asset(
-                    file="second-synthfaces-32-dev.safetensors",
-                    sha256="821a46089d17a971ca4410d6fbaca77e14b39c6cc992682b73ab0cb0b831c5a9",
-                ),
             },
             **_SMALL,
         ),

@@ -205,6 +205,11 @@ def peak_memory_bytes(device: torch.device | str = "cpu") -> int | None:
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return None
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike ru_maxrss, this does not start at the parent process's peak
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) * 1024
     import resource  # does not exist on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

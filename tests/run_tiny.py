@@ -21,12 +21,17 @@ class Killer(Progress):
     """Kills the process in the middle of a stage: at its second step, if it has steps."""
 
     def __init__(self, stage: str | None) -> None:
-        self.victim, self.current, self.steps_seen = stage, "", 0
+        self.victim, self.steps_seen = stage, 0
+        self.open: list[str] = [""]  # stages at work, the innermost last
 
     def stage(self, name: str, state: StageState, seconds: float = 0.0) -> None:
         print(name, state, flush=True)
         if state == "computing":
-            self.current, self.steps_seen = name, 0
+            self.open.append(name)
+            self.steps_seen = 0
+        elif state == "done":
+            self.open.remove(name)
+            self.steps_seen = 0
         # Two stages have no steps: data, and metrics (at work once both evaluators are there).
         if (self.victim, name, state) == ("data", "data", "computing") or (
             (self.victim, name) == ("metrics", "evaluator second") and state != "computing"
@@ -35,7 +40,7 @@ class Killer(Progress):
 
     def advance(self, steps: int) -> None:
         self.steps_seen += steps
-        if self.current == self.victim and self.steps_seen == 2:
+        if self.open[-1] == self.victim and self.steps_seen == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

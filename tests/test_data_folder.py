@@ -8,7 +8,6 @@ import os
 import shutil
 import struct
 import tarfile
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -523,10 +522,8 @@ def unpack(name: str, folder: Path) -> Path:
 
 def test_lfw(tmp_path: Path) -> None:
     root = unpack("lfw-64", tmp_path)
-    start = time.perf_counter()
     split: FolderSplit = make_split(root, min_images=20)
     data = load_folder(root, split, 64)
-    seconds = time.perf_counter() - start
     # The set's published counts: 13,233 images of 5,749 people, 62 of them with 20 or more.
     assert len(split.files) == 13_233
     assert len(split.private) == 62
@@ -538,9 +535,6 @@ def test_lfw(tmp_path: Path) -> None:
     assert len(data.public) == 13_233 - 3_023
     mean = data.public.images[:2000].float().mean(dim=(0, 2, 3))
     assert mean[0] > mean[1] > mean[2]  # skin: the channels are red, green, blue
-    # About 9 s on two shared cores: a wide bound that only a blunder (full-size copies, a quadratic
-    # look-up) exceeds.
-    assert seconds < 60
 
 
 def test_orl(tmp_path: Path) -> None:

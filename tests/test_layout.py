@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"errors", "types", "streams", "progress"},
     {"store", "registry", "provenance"},
-    {"data", "models", "metrics", "assets", "training", "gan_training", "identity", "students"},
+    {
+        "dependence",
+        "data",
+        "models",
+        "metrics",
+        "assets",
+        "training",
+        "gan_training",
+        "identity",
+        "students",
+    },
     {"methods"},
     {"attacks", "defenses"},
     {"protocols"},
@@ -23,7 +33,17 @@ LAYERS = (
     {"evaluate", "pictures"},
     {"pipeline"},
     {"run"},
-    {"display", "doctor", "cli", "cli_info", "cli_record", "cli_tables", "__main__"},
+    {
+        "display",
+        "doctor",
+        "cli",
+        "cli_info",
+        "cli_options",
+        "cli_store",
+        "cli_record",
+        "cli_tables",
+        "__main__",
+    },
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

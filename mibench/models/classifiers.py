@@ -130,11 +130,11 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
     with torch.no_grad():
         sample = torch.zeros(2, 3, resolution, resolution)
         features = model.forward_head(model.forward_features(sample), pre_logits=True)
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch and resolution % max(patch):
+    cut = getattr(getattr(model, "patch_embed", None), "proj", None)
+    if isinstance(cut, nn.Conv2d) and cut.kernel_size == cut.stride and resolution % cut.stride[0]:
         raise RequestError(
-            f"target {architecture!r} cuts images into patches of {max(patch)} pixels and would "
-            f"drop what is left of {resolution}: choose a resolution that {max(patch)} divides"
+            f"target {architecture!r} cuts images into patches of {cut.stride[0]} pixels and would "
+            f"drop what is left of {resolution}: choose a resolution that {cut.stride[0]} divides"
         )
     if features.ndim != 2:
         raise RequestError(
