@@ -323,7 +323,12 @@ class Stages:
             generator = stream(self.seed, "prior", self.cell.attack.base)
             job = PriorJob(self.data.public, self.general_prior, generator, self.progress)
             extra = {"target": self.frozen_target} if attack.target_specific_prior() else {}
-            _save_prior(folder, attack.train_prior(job, **extra))
+            devices = [self.device] if self.device.type == "cuda" else []
+            # A stochastic target draws its noise from torch's own generator: seed that too.
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(stream(self.seed, "prior", "noise").initial_seed() % 2**63)
+                prior = attack.train_prior(job, **extra)
+            _save_prior(folder, prior)
             return {}
 
         return _load_prior(self.stage("prior", self.prior_key, self.prior_inputs, compute)).to(
