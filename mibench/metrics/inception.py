@@ -43,8 +43,10 @@ def find_inception(path: Path | None = None) -> Path | str:
     named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     place = named or Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
     if not place.is_file():
+        # The reason goes into records, which are published: no name of anybody's home folder.
+        shown = str(place).replace(str(Path.home()), "~", 1)
         return (
-            f"no Inception weights at {place}: get {URL} and put it there, "
+            f"no Inception weights at {shown}: get {URL} and put it there, "
             f"or name the file in {VARIABLE}"
         )
     if _sha256(place) != SHA256:
