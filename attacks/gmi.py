@@ -91,7 +91,7 @@ class Gmi(Attack):
             with torch.no_grad():
                 latents, velocity = nesterov(latents, velocity, gradient, rate, config.momentum)
                 latents = latents.clamp(-config.clip, config.clip)
-            problem.progress.report(loss=loss.detach().mean().item())
+            problem.progress.report(loss=loss.detach().mean())
         with torch.no_grad():
             images = prior.generator(latents)
         return images.unflatten(0, (len(labels), problem.samples))

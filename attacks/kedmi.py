@@ -126,7 +126,7 @@ def train_specific_gan(
             makers.step()
             judge.requires_grad_(True)
             average.update(maker)
-        job.progress.report(critic=loss.item())
+        job.progress.report(critic=loss.detach())
     judge.eval()
     return average.average.eval()
 
@@ -231,7 +231,7 @@ class Kedmi(Attack):
             solver.zero_grad(set_to_none=True)
             loss.sum().backward()
             solver.step()
-            problem.progress.report(loss=loss.detach().mean().item())
+            problem.progress.report(loss=loss.detach().mean())
         copies = problem.samples
         final = problem.streams(labels, "reconstructions", copies).normal(size)
         with torch.no_grad():

@@ -14,7 +14,6 @@ from mibench.streams import RowStreams, stream
 from mibench.types import AttackCard
 
 FIT_DRAWS = 100  # standard normal draws that start the actnorms (released code)
-REPORT_EVERY = 20  # steps; reading the loss waits for the device
 
 
 class GaussianPosterior(nn.Module):
@@ -168,7 +167,7 @@ class Vmi(Attack):
         noise = problem.streams(labels, "vmi/draws")
         rows, row_noise = _rows(problem, labels, count)
         optimizer = self._optimizer(posterior)
-        for step in range(self.config.iterations):
+        for _ in range(self.config.iterations):
             latents, kl = posterior(noise.normal(count, generator.latent))
             losses = identity_loss(generator(latents.flatten(0, 1)), rows, row_noise)
             expected = losses.view(len(labels), count).mean(1)
@@ -176,9 +175,8 @@ class Vmi(Attack):
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
+            problem.progress.report(loss=loss.detach().mean(), kl=kl.detach().mean())
             problem.progress.advance(1)
-            if step % REPORT_EVERY == 0:
-                problem.progress.report(loss=loss.mean().item(), kl=kl.mean().item())
 
     def _optimizer(self, posterior: nn.Module) -> torch.optim.Optimizer:
         rate, momentum = self.config.learning_rate, self.config.momentum

@@ -32,7 +32,7 @@ def show_record(record: Record, console: Console, folder: Path, store: Path) -> 
     """
     console.print(Text(_headline(record), style="bold"))
     if record.status == "diverged":
-        console.print("The target diverged, so nothing could be attacked.", style="red")
+        console.print("Training or attack diverged: there is no number.", style="red")
     console.print(_metrics(record))
     for line in missing_reasons(record):
         console.print(Text(line, style="dim"))

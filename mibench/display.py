@@ -12,6 +12,7 @@ from mibench.progress import Progress, StageState
 
 if TYPE_CHECKING:
     import rich.progress
+    from torch import Tensor
 
 _LINE_SECONDS = 10.0  # without a terminal: a line at least so often …
 _LINE_SHARE = 0.1  # … or whenever so much more is done,
@@ -50,7 +51,7 @@ class _Loop:
     shown: float
     done: int = 0
     shown_done: int = 0
-    values: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float | Tensor] = field(default_factory=dict)
 
     def detail(self, now: float) -> str:
         """Steps, rate, values and the time that is left."""
@@ -58,7 +59,7 @@ class _Loop:
         rate = self.done / (now - self.began) if now > self.began else 0.0
         if rate:
             parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s/step")
-        parts += [f"{name} {value:.4g}" for name, value in self.values.items()]
+        parts += [f"{name} {float(value):.4g}" for name, value in self.values.items()]
         if rate and self.done < self.total:
             parts.append(f"ETA {duration((self.total - self.done) / rate)}")
         return " · ".join(parts)
@@ -110,7 +111,7 @@ class Display(Progress):
         if now - loop.shown >= self.interval:
             self._show(loop, now)
 
-    def report(self, **values: float) -> None:
+    def report(self, **values: float | Tensor) -> None:
         """Remember the values of the current step; they are shown with the step."""
         if self.loops:
             self.loops[-1].values = values

@@ -15,5 +15,9 @@ class RequestError(MibenchError):
     exit_code = 2
 
 
+class DivergedError(MibenchError):
+    """A student's training or an attack left the numbers: a status of the cell, not a crash."""
+
+
 class ArtifactError(MibenchError):
     """A stored artifact is missing, incomplete or does not match its checksum."""

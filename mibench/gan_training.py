@@ -166,7 +166,7 @@ def train_general_gan(
         average.update(maker)
         for schedule in schedules:
             schedule.step()
-        progress.report(critic=loss.item(), generator=maker_loss.item())
+        progress.report(critic=loss.detach(), generator=maker_loss.detach())
         if checkpoint is not None and (step + 1) % 1000 == 0:
             checkpoint(step + 1, average.average, judge)
     return average.average.eval(), judge.bake().eval()

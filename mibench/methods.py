@@ -13,13 +13,14 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.data.images import ImageSet
+from mibench.errors import DivergedError
 from mibench.gan_training import GanConfig
 from mibench.identity import IdentityConfig, IdentityLoss
 from mibench.models.classifiers import Classifier, Outputs
 from mibench.models.gan import Prior
 from mibench.progress import Progress
 from mibench.registry import Registry
-from mibench.streams import RowStreams, stream
+from mibench.streams import RowStreams, noise_from, stream
 from mibench.training import TrainingConfig, TrainingHooks
 from mibench.types import Access, AttackCard, DefenseCard, Frozen
 
@@ -85,9 +86,14 @@ class TargetAccess:
 
         self._predict = predict
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Predicted labels ``(n,)`` of images in [0, 1]."""
-        return self._predict(images)
+    def predict(self, images: Tensor, streams: RowStreams | None = None) -> Tensor:
+        """Predicted labels ``(n,)`` of images in [0, 1].
+
+        Args:
+            streams: where a stochastic target's noise comes from, a row an image.
+        """
+        with noise_from(streams):
+            return self._predict(images)
 
 
 class BlackBoxTarget(TargetAccess):
@@ -103,9 +109,10 @@ class BlackBoxTarget(TargetAccess):
 
         self._scores = scores
 
-    def scores(self, images: Tensor) -> Tensor:
-        """Softmax scores ``(n, classes)``, without gradients."""
-        return self._scores(images)
+    def scores(self, images: Tensor, streams: RowStreams | None = None) -> Tensor:
+        """Softmax scores ``(n, classes)``, without gradients; arguments as in :meth:`predict`."""
+        with noise_from(streams):
+            return self._scores(images)
 
 
 class WhiteBoxTarget(BlackBoxTarget):
@@ -235,13 +242,19 @@ class Attack(ABC):
         """Run :meth:`invert` and check what it returns.
 
         Raises:
-            ValueError: the shape is wrong, or a value is outside [0, 1] or not finite.
+            ValueError: the shape is wrong, or a value is outside [0, 1].
+            DivergedError: a value is not finite.
         """
         images = self.invert(problem)
         expected = (len(problem.labels), problem.samples, *problem.public.images.shape[1:])
         if tuple(images.shape) != expected:
             raise ValueError(f"invert() returned shape {tuple(images.shape)}, wanted {expected}")
-        if not torch.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+        if not torch.isfinite(images).all():
+            lost = (~torch.isfinite(images)).flatten(1).any(1).sum()
+            raise DivergedError(
+                f"reconstructions of {lost} of {len(images)} identities are not finite"
+            )
+        if images.min() < 0 or images.max() > 1:
             raise ValueError("invert() returned values outside [0, 1]")
         return images
 

@@ -14,7 +14,7 @@ import torch
 from mibench import provenance
 from mibench.data.folder import make_split, write_split
 from mibench.data.splits import FolderOptions, FolderSplit
-from mibench.errors import RequestError
+from mibench.errors import DivergedError, RequestError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.pictures import reconstructions_picture
 from mibench.progress import Progress
@@ -112,7 +112,8 @@ def _references(stages: Stages, evaluation: Evaluation) -> Artifact:
 def _judging(stages: Stages) -> tuple[dict[str, Any], list[str], str]:
     """Inputs, parents and source of every stage that judges images."""
     protocol = stages.cell.protocol
-    inputs = protocol.model_dump(mode="json", include={"name", "version", "samples", "attacked"})
+    fields = {"name", "version", "samples", "attacked", "chance_kappa"}
+    inputs = protocol.model_dump(mode="json", include=fields)
     pinned = {role: asset.sha256 for role, asset in protocol.assets.items()}
     parents = [
         stages.target_key,
@@ -134,15 +135,17 @@ def _result(stages: Stages) -> Artifact:
 
     def compute(folder: Path) -> dict[str, Any]:
         outcome = stages.target_result
-        save_json(folder / "target.json", outcome)
         if outcome["diverged"]:
-            values = dump(absent(f"the target diverged: {outcome['diverged']}"))
-            save_json(folder / "metrics.json", {"metrics": values, "references": {}, "utility": {}})
-            save_json(folder / "costs.json", [cost.model_dump() for cost in _costs(stages)])
-            return {}
-        images = stages.reconstructions
+            reason = f"the target diverged: {outcome['diverged']}"
+            return _no_metrics(stages, folder, reason, {"references": {}, "utility": {}})
         evaluation = Evaluation(stages)
+        try:
+            images = stages.reconstructions
+        except DivergedError as error:
+            references = _references(stages, evaluation).load_json("references.json")
+            return _no_metrics(stages, folder, f"the attack diverged: {error}", references)
         references = _references(stages, evaluation).load_json("references.json")
+        save_json(folder / "target.json", {**outcome, "status": "complete"})
         save_json(folder / "metrics.json", {"metrics": dump(evaluation(images)), **references})
         train = evaluation.real
         first = [train.images[train.labels == label][0] for label in stages.labels]
@@ -161,6 +164,16 @@ def _result(stages: Stages) -> Artifact:
         return {}
 
     return stages.stage("metrics", key, inputs, compute)
+
+
+def _no_metrics(
+    stages: Stages, folder: Path, reason: str, references: dict[str, Any]
+) -> dict[str, Any]:
+    """Store that the cell diverged: a status and a reason, no number."""
+    save_json(folder / "target.json", {**stages.target_result, "status": "diverged"})
+    save_json(folder / "metrics.json", {"metrics": dump(absent(reason)), **references})
+    save_json(folder / "costs.json", [cost.model_dump() for cost in _costs(stages)])
+    return {}
 
 
 def _costs(stages: Stages) -> list[StageCost]:
@@ -184,7 +197,7 @@ def _costs(stages: Stages) -> list[StageCost]:
 def _record(stages: Stages, result: Artifact, command: str) -> Record:
     cell, values = stages.cell, result.load_json("metrics.json")
     outcome = result.load_json("target.json")
-    diverged = outcome["diverged"]
+    complete = outcome["status"] == "complete"
     costs = [StageCost.model_validate(cost) for cost in result.load_json("costs.json")]
     if result.cached:
         costs = [cost.model_copy(update={"cached": True}) for cost in costs]
@@ -205,12 +218,12 @@ def _record(stages: Stages, result: Artifact, command: str) -> Record:
         "metrics": result.manifest.key,
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
     }
-    if not diverged:
+    if complete:
         entry = result.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256
     attack_config = cell.attack_config.model_dump(mode="json")
     return Record(
-        status="diverged" if diverged else "complete",
+        status="complete" if complete else "diverged",
         protocol=Part(
             name=protocol.name,
             version=protocol.version,

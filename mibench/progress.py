@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 StageState = Literal["computing", "done", "cached"]
 
@@ -30,8 +33,12 @@ class Progress:
     def advance(self, steps: int) -> None:
         """``steps`` more steps are done."""
 
-    def report(self, **values: float) -> None:
-        """Losses and other values of the current step."""
+    def report(self, **values: float | Tensor) -> None:
+        """Losses and other values of the current step.
+
+        A tensor of one detached value is read only when it is shown, which is far from every step:
+        on a GPU, reading waits for all the work before it.
+        """
 
     def end(self) -> None:
         """The loop ended, or was left."""

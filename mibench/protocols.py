@@ -32,6 +32,12 @@ class Protocol(Frozen):
     samples: int = Field(5, ge=1, description="reconstructions per identity")
     target: str = Field(description="default target architecture")
     training: TrainingConfig = Field(description="training of every target")
+    chance_kappa: float = Field(
+        0.01,
+        lt=1,
+        description="a target whose validation accuracy, corrected for chance (Cohen's κ), is at "
+        "most this counts as diverged",
+    )
     evaluator: JudgeConfig
     second: JudgeConfig = Field(description="second evaluator, of another family")
     assets: dict[str, Asset] = Field(

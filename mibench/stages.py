@@ -20,7 +20,7 @@ from mibench.data.folder import load_folder
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import SynthFacesData, render_dataset
 from mibench.data.splits import FolderSplit
-from mibench.errors import MibenchError
+from mibench.errors import DivergedError
 from mibench.gan_training import train_general_gan
 from mibench.identity import FeatureStatistics, IdentityLoss
 from mibench.methods import ACCESS, PriorJob, Problem, WhiteBoxTarget
@@ -240,6 +240,11 @@ class Stages:
     def target_result(self) -> dict[str, Any]:
         """How training the target ended, with its guarantee; ``diverged`` is null or says why."""
         result: dict[str, Any] = self._target_artifact.load_json("result.json")
+        if result["diverged"] is None:
+            accuracy, chance = result["validation_accuracy"], 1 / result["identities"]
+            if (accuracy - chance) / (1 - chance) <= self.cell.protocol.chance_kappa:
+                at = f"validation accuracy {accuracy:.1%} is at chance ({chance:.1%})"
+                return {**result, "diverged": at}
         return result
 
     @functools.cached_property
@@ -261,6 +266,7 @@ class Stages:
             "loss": result.loss if result.diverged is None else None,
             "diverged": result.diverged,
             "guarantee": defense.guarantee(),
+            "identities": data.identities,
         }
         if result.diverged is None:
             logits, _ = predict(defense.deploy(model), data.val.images)
@@ -354,7 +360,7 @@ class Stages:
                 self.progress,
             )
             if result.diverged is not None:
-                raise MibenchError(f"student {architecture}: {result.diverged}")
+                raise DivergedError(f"student {architecture}: {result.diverged}")
             save_tensors(folder / "model.safetensors", dict(model.state_dict()))
             save_json(folder / "result.json", {"agreement": agreement, "loss": result.loss})
             return {"iterations": result.steps}
@@ -377,11 +383,26 @@ class Stages:
 
     @functools.cached_property
     def reconstructions(self) -> Tensor:
-        """The attack's output ``(identities, samples, 3, h, w)`` in [0, 1]."""
+        """The attack's output ``(identities, samples, 3, h, w)`` in [0, 1].
+
+        Raises:
+            DivergedError: a student or the attack left the numbers.
+        """
         artifact = self.stage(
-            "reconstructions", self.reconstructions_key, self.attack_inputs, self._invert
+            "reconstructions", self.reconstructions_key, self.attack_inputs, self._attack
         )
+        diverged = artifact.load_json("result.json")["diverged"]
+        if diverged is not None:
+            raise DivergedError(diverged)
         return artifact.load_tensors("reconstructions.safetensors")["images"].to(self.device)
+
+    def _attack(self, folder: Path) -> dict[str, Any]:
+        try:
+            cost, diverged = self._invert(folder), None
+        except DivergedError as error:
+            cost, diverged = {}, str(error)
+        save_json(folder / "result.json", {"diverged": diverged})
+        return cost
 
     def _invert(self, folder: Path) -> dict[str, Any]:
         attack = self.cell.attack_class(self.cell.attack_config)

@@ -53,8 +53,11 @@ _SOURCE: contextvars.ContextVar[NoiseSource | None] = contextvars.ContextVar("no
 
 
 @contextlib.contextmanager
-def noise_from(source: NoiseSource) -> Iterator[None]:
-    """Make stochastic modules draw their noise from ``source`` inside the block."""
+def noise_from(source: NoiseSource | None) -> Iterator[None]:
+    """Make stochastic modules draw their noise from ``source`` inside the block.
+
+    None leaves it to torch's global generator.
+    """
     token = _SOURCE.set(source)
     try:
         yield

@@ -49,8 +49,8 @@ class Recorder(Progress):
     def advance(self, steps: int) -> None:
         self.done += steps
 
-    def report(self, **values: float) -> None:
-        self.reports.append(values)
+    def report(self, **values: float | torch.Tensor) -> None:
+        self.reports.append({name: float(value) for name, value in values.items()})
 
     def end(self) -> None:
         self.ended += 1

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.defenses.mid import BottleneckHead, Mid, MidConfig, kl_to_standard_normal
 from mibench.defenses.none import NoDefense
-from mibench.methods import DEFENSES, DefenseConfig
+from mibench.methods import DEFENSES, BlackBoxTarget, DefenseConfig
 from mibench.models.classifiers import Classifier
 from mibench.progress import SILENT
 from mibench.streams import RowStreams, noise_from, stream
@@ -107,6 +107,20 @@ def test_noise_is_each_rows_own() -> None:
         other = model(images)
     torch.testing.assert_close(other[0], together[0])
     assert (other[1:] - together[1:]).abs().amax(1).min() > 1e-6
+
+
+def test_black_box_answers_repeat_with_their_streams() -> None:
+    defense = Mid(MidConfig(beta=1e-2))
+    target = BlackBoxTarget(defense.deploy(classifier(defense)).eval())
+    images = batch(3)[0]
+    scores = target.scores(images, streams("a", "b", "c"))
+    assert torch.equal(scores, target.scores(images, streams("a", "b", "c")))
+    assert not torch.allclose(scores, target.scores(images, streams("d", "e", "f")))
+    torch.testing.assert_close(scores[1:2], target.scores(images[1:2], streams("b")))
+    labels = target.predict(images, streams("a", "b", "c"))
+    assert torch.equal(labels, scores.argmax(1))
+    assert not torch.equal(target.scores(images), target.scores(images))  # nobody asked
+    assert target.queries == 6 * 3 + 1
 
 
 def test_loss_adds_beta_times_the_mean_kl() -> None:

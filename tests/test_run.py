@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from mibench.protocols import Protocol
 from mibench.types import Record
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY_RUN = {"protocol": "tiny", "attack": "gmi", "defense": "none"}
 SAME = {"protocol": "tiny", "attack": "improved-kedmi", "defense": "mid"}
 
 
@@ -181,6 +183,64 @@ def test_a_diverged_target_is_a_status(tiny: Protocol, tmp_path: Path) -> None:
         assert value.value is None
         assert "diverged" in (value.reason or "")
     json.dumps(record.model_dump(mode="json"), allow_nan=False)
+
+
+def test_a_target_at_chance_has_diverged(tiny: Protocol, tiny_store: Path, tmp_path: Path) -> None:
+    chance = {**TINY_RUN, "out": tmp_path / "out", "store": tiny_store}
+    record = mibench.run(**chance, overrides={"protocol.chance_kappa": 0.99})
+    assert record.status == "diverged"
+    reason = record.metrics["attack_accuracy_top1"].reason
+    assert re.fullmatch(r"the target diverged: validation accuracy .* at chance \(20.0%\)", reason)
+    assert not (tmp_path / "out" / "reconstructions.safetensors").exists()
+
+
+LOST = """
+import torch
+
+from mibench.methods import Attack
+from mibench.types import AttackCard
+
+
+class Lost(Attack):
+    \"\"\"Loses itself in the third identity.\"\"\"
+
+    card = AttackCard(
+        title="Lost",
+        authors="Nobody",
+        year=2026,
+        venue="test",
+        url="https://example.org",
+        prior_recipe="none",
+    )
+
+    def invert(self, problem):
+        images = torch.zeros(5, 4, 3, 32, 32)
+        images[2, 1, 0, 5, 5] = float("nan")
+        return images
+"""
+
+
+def test_a_diverged_attack_is_a_status(tiny: Protocol, tiny_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "lost.py").write_text(LOST)
+    run = {**TINY_RUN, "attack": f"{tmp_path / 'lost.py'}:Lost", "store": tiny_store}
+    for _ in range(2):  # computed, then cached
+        record = mibench.run(**run, out=tmp_path / "out")
+        assert record.status == "diverged"
+        assert record.metrics["attack_accuracy_top1"].reason == (
+            "the attack diverged: reconstructions of 1 of 5 identities are not finite"
+        )
+        assert record.references  # the target is fine: its floors and its utility are known
+        assert record.utility["natural_accuracy"] is not None
+
+
+def test_a_diverged_student_is_a_status(tiny: Protocol, tiny_store: Path, tmp_path: Path) -> None:
+    wild = {"learning_rate": 1e30, "warmup": 0.0, "epochs": 4}
+    overrides = {f"attack.students.training.{name}": value for name, value in wild.items()}
+    run = {**TINY_RUN, "attack": "gmi+ma", "store": tiny_store, "overrides": overrides}
+    record = mibench.run(**run, out=tmp_path / "out")
+    assert record.status == "diverged"
+    reason = record.metrics["attack_accuracy_top1"].reason
+    assert reason.startswith("the attack diverged: student test_byobnet: the loss is ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -13,6 +15,8 @@ from mibench.models.classifiers import Classifier, predict
 from mibench.progress import Progress
 from mibench.training import TrainingConfig, TrainingHooks, TrainState, train_classifier
 from mibench.types import Frozen
+
+JUDGED_AT_ONCE = 128  # on CPUs, resized images of larger batches leave the cache: half as fast
 
 
 class JudgeConfig(Frozen):
@@ -68,17 +72,26 @@ def train_judge(
     return train_classifier(model, data, config.training, generator, progress, hooks, label)[0]
 
 
-def judge(model: Classifier, images: Tensor, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+def resized_batches(images: Tensor, resolution: int) -> Iterator[Tensor]:
+    """Batches of images as a judge sees them: in [0, 1], resized in floating point, antialiased.
+
+    Args:
+        images: ``(n, 3, h, w)``, uint8 or in [0, 1].
+        resolution: side of a judge's input, in pixels.
+    """
+    for batch in images.split(JUDGED_AT_ONCE):
+        yield resize(batch.float() / 255 if batch.dtype == torch.uint8 else batch, resolution)
+
+
+def judge(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     """A judge's logits and penultimate features of images at the protocol's resolution.
 
     Args:
-        images: ``(n, 3, h, w)``, uint8 or in [0, 1]; resized in floating point, antialiased.
+        images: ``(n, 3, h, w)``, uint8 or in [0, 1].
     """
     logits, features = [], []
-    for batch in images.split(batch_size):
-        if batch.dtype == torch.uint8:
-            batch = batch.float() / 255
-        result = predict(model, resize(batch, model.resolution), batch_size)
+    for batch in resized_batches(images, model.resolution):
+        result = predict(model, batch, JUDGED_AT_ONCE)
         logits.append(result[0])
         features.append(result[1])
     return torch.cat(logits), torch.cat(features)

@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,8 +24,8 @@ from torch import Tensor
 from mibench.data.images import ImageSet
 from mibench.identity import IdentityLoss
 from mibench.methods import ATTACKS, Attack, Problem, StudentsConfig, WhiteBoxTarget
-from mibench.metrics import resize
 from mibench.models.classifiers import Classifier
+from mibench.models.evaluators import resized_batches
 from mibench.models.freeze import freeze
 from mibench.models.gan import Critic, Generator, Prior
 from mibench.progress import SILENT
@@ -125,7 +127,7 @@ def main() -> None:
     gmi_problem = problem(networks, gmi, few, networks.prior)
     compare(
         f"GMI, {RESTARTS} restarts of {options.gmi_identities}",
-        lambda: resize(gmi(gmi_problem).flatten(0, 1), 112),
+        lambda: deque(resized_batches(gmi(gmi_problem).flatten(0, 1), 112), maxlen=0),
         lambda: plain.pil_resize(
             plain.gmi_attack(
                 networks.maker, networks.judge, networks.models, few, options.gmi_steps, RESTARTS
@@ -145,22 +147,16 @@ def main() -> None:
                 pixels = (image.permute(1, 2, 0).numpy() * 255).astype("uint8")
                 Image.fromarray(pixels).save(Path(folder) / f"{index}.png")
             loaded = [Image.open(Path(folder) / f"{i}.png") for i in range(len(images))]
-            arrays = [torch.from_numpy(_array(picture)) for picture in loaded]
+            arrays = [torch.from_numpy(np.asarray(picture).copy()) for picture in loaded]
             return plain.pil_resize(torch.stack(arrays).permute(0, 3, 1, 2).float() / 255, 112)
 
         compare(
             "evaluation's resizing and I/O, 1500",
-            lambda: resize(images, 112),
+            lambda: deque(resized_batches(images, 112), maxlen=0),
             through_files,
             options.rounds,
             10,
         )
-
-
-def _array(picture: Image.Image):  # type: ignore[no-untyped-def]
-    import numpy as np
-
-    return np.asarray(picture).copy()
 
 
 if __name__ == "__main__":
