@@ -75,7 +75,8 @@ class DpSgdConfig(DefenseConfig):
     def _one_source_of_noise(self) -> DpSgdConfig:
         if self.noise_multiplier is not None and self.target_epsilon is not None:
             raise ValueError(
-                "give `noise_multiplier` or `target_epsilon`, not both: the other follows from it"
+                "give `noise_multiplier` or `target_epsilon`, not both: the other follows from it; "
+                "one that the protocol sets is unset by null"
             )
         return self
 

@@ -1,6 +1,6 @@
-"""The stages of one cell: each has a key, made of all that affects it, and is computed once.
+"""The stages of one cell, computed: from images to reconstructions.
 
-A stage's key is known without computing it, so a finished cell touches no image and no network.
+Each stage is read from the store, or computed and stored; what it stands on is fetched likewise.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError
 from mibench.gan_training import train_general_gan
 from mibench.identity import FeatureStatistics, IdentityLoss
+from mibench.keys import Keys, evaluator_stage
 from mibench.methods import ACCESS, PriorJob, Problem, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.evaluators import JudgeConfig, train_judge
@@ -30,21 +31,17 @@ from mibench.models.freeze import freeze
 from mibench.models.gan import Prior
 from mibench.progress import Progress
 from mibench.resolve import Cell
-from mibench.store import Artifact, Store, save_json, save_tensors, stage_key
+from mibench.store import Artifact, Store, save_json, save_tensors
 from mibench.streams import stream
 from mibench.students import distill
 from mibench.training import train_classifier
 
 _STATISTICS_IMAGES = 5000  # public images behind LOM's feature statistics (seed paper)
-_CORE = ("mibench.training", "mibench.models.classifiers", "mibench.streams", "mibench.data.images")
-_RENDERER = ("mibench.data.synthfaces", "mibench.data.rendered", "mibench.streams")
-_GAN = ("mibench.gan_training", "mibench.models.gan")
-_ATTACK_CORE = ("mibench.identity", "mibench.methods", "mibench.models.freeze")
 
 Compute = Callable[[Path], dict[str, Any]]
 
 
-class Stages:
+class Stages(Keys):
     """The stages of a cell against a store.
 
     Args:
@@ -63,116 +60,11 @@ class Stages:
         progress: Progress,
         split: FolderSplit | None = None,
     ) -> None:
-        self.cell, self.store, self.device, self.progress = cell, store, device, progress
-        self.split = split
-        self.seed = cell.spec.seed
-        self.artifacts: dict[str, Artifact] = {}
+        super().__init__(cell, split)
+        self.store, self.device, self.progress = store, device, progress
+        self.computed: set[str] = set()  # names of the stages that were not cached
+        self._told: set[str] = set()  # names of the stages that progress was told of
         self._within: list[float] = [0.0]  # seconds of the stages computed inside each open one
-
-    # --- keys -------------------------------------------------------------------------------
-
-    @functools.cached_property
-    def data_inputs(self) -> dict[str, Any]:
-        """What identifies the images."""
-        protocol = self.cell.protocol
-        if self.split is not None:
-            return {"split": self.split.digest, "resolution": protocol.resolution}
-        return {"data": protocol.data.model_dump(mode="json"), "resolution": protocol.resolution}
-
-    @functools.cached_property
-    def data_key(self) -> str:
-        """Key of the images."""
-        sources = (
-            _RENDERER if self.split is None else ("mibench.data.folder", "mibench.data.decode")
-        )
-        return stage_key("data", self.data_inputs, None, [], provenance.source_digest(*sources))
-
-    @functools.cached_property
-    def target_inputs(self) -> dict[str, Any]:
-        """What identifies the target, beside images and seed."""
-        cell = self.cell
-        return {
-            "architecture": cell.architecture,
-            "training": cell.training.model_dump(mode="json"),
-            "defense": cell.spec.defense,
-            "config": cell.defense_config.model_dump(mode="json"),
-        }
-
-    @functools.cached_property
-    def target_key(self) -> str:
-        """Key of the target."""
-        source = provenance.source_digest(
-            *_CORE, *provenance.method_sources(self.cell.defense_class)
-        )
-        return stage_key("target", self.target_inputs, self.seed, [self.data_key], source)
-
-    @functools.cached_property
-    def general_prior_key(self) -> str:
-        """Key of the general prior; a pinned one is identified by its checksum."""
-        protocol, config = self.cell.protocol, self.cell.attack_config.prior
-        if config.source == "protocol" and "prior" in protocol.assets:
-            return protocol.assets["prior"].sha256
-        inputs = config.gan.model_dump(mode="json")
-        return stage_key(
-            "general-prior", inputs, self.seed, [self.data_key], provenance.source_digest(*_GAN)
-        )
-
-    @functools.cached_property
-    def prior_inputs(self) -> dict[str, Any]:
-        """What identifies the attack's own prior: the attack and its fields on priors."""
-        config = self.cell.attack_config.model_dump(mode="json")
-        own = {k: v for k, v in config.items() if k.startswith("prior_training")}
-        return {"attack": self.cell.attack.base, **own}
-
-    @functools.cached_property
-    def prior_key(self) -> str:
-        """Key of the attack's prior, which holds the target when the prior depends on it."""
-        attack = self.cell.attack_class
-        if not attack.own_prior():
-            return self.general_prior_key
-        parents = [self.general_prior_key, self.data_key]
-        if attack.target_specific_prior():
-            parents.append(self.target_key)
-        source = provenance.source_digest(*_GAN, *provenance.method_sources(attack))
-        return stage_key("prior", self.prior_inputs, self.seed, parents, source)
-
-    def student_key(self, architecture: str) -> str:
-        """Key of one student."""
-        inputs = self._student_inputs(architecture)
-        source = provenance.source_digest(*_CORE, "mibench.students")
-        return stage_key("student", inputs, self.seed, [self.target_key, self.data_key], source)
-
-    def _student_inputs(self, architecture: str) -> dict[str, Any]:
-        training = self.cell.attack_config.students.training.model_dump(mode="json")
-        return {"architecture": architecture, "training": training}
-
-    @functools.cached_property
-    def attack_inputs(self) -> dict[str, Any]:
-        """What identifies the attack, beside its parents: `max_rows` bounds memory, not results."""
-        config = self.cell.attack_config.model_dump(mode="json", exclude={"max_rows", "students"})
-        protocol = self.cell.protocol
-        return {
-            "attack": self.cell.attack.full,
-            "config": config,
-            "attacked": protocol.attacked,
-            "samples": protocol.samples,
-        }
-
-    @functools.cached_property
-    def reconstructions_key(self) -> str:
-        """Key of the reconstructions."""
-        students = [self.student_key(each) for each in self._student_architectures()]
-        parents = [self.target_key, self.prior_key, *students]
-        source = provenance.source_digest(
-            *_ATTACK_CORE, *provenance.method_sources(self.cell.attack_class)
-        )
-        return stage_key("reconstructions", self.attack_inputs, self.seed, parents, source)
-
-    def _student_architectures(self) -> tuple[str, ...]:
-        config = self.cell.attack_config
-        return config.students.architectures if config.augment else ()
-
-    # --- computing --------------------------------------------------------------------------
 
     def stage(self, name: str, key: str, inputs: dict[str, Any], compute: Compute) -> Artifact:
         """The artifact of a stage, computed if need be; its cost is kept with it."""
@@ -194,9 +86,12 @@ class Stages:
             }
 
         artifact = self.store.get_or_compute(name.split(" ")[0], key, inputs, timed)
-        self.artifacts[name] = artifact
-        seconds = float(artifact.manifest.cost.get("seconds", 0))
-        self.progress.stage(name, "cached" if artifact.cached else "done", seconds)
+        if not artifact.cached:
+            self.computed.add(name)
+        if not artifact.cached or name not in self._told:
+            seconds = float(artifact.manifest.cost.get("seconds", 0))
+            self.progress.stage(name, "cached" if artifact.cached else "done", seconds)
+        self._told.add(name)
         return artifact
 
     @functools.cached_property
@@ -301,9 +196,9 @@ class Stages:
 
     def general_prior(self) -> Prior:
         """A fresh copy of the general prior: pinned, or trained once."""
-        protocol, config = self.cell.protocol, self.cell.attack_config.prior
-        if config.source == "protocol" and "prior" in protocol.assets:
-            tensors, description = load_asset(protocol.assets["prior"])
+        config = self.cell.attack_config.prior
+        if not self.general_prior_is_trained:
+            tensors, description = load_asset(self.cell.protocol.assets["prior"])
             return Prior.rebuild(description, tensors).to(self.device)
 
         def compute(folder: Path) -> dict[str, Any]:
@@ -314,8 +209,9 @@ class Stages:
             _save_prior(folder, Prior(maker, critic, recipe))
             return {"iterations": config.gan.steps}
 
-        inputs = config.gan.model_dump(mode="json")
-        artifact = self.stage("general-prior", self.general_prior_key, inputs, compute)
+        artifact = self.stage(
+            "general-prior", self.general_prior_key, self.general_prior_inputs, compute
+        )
         return _load_prior(artifact).to(self.device)
 
     @functools.cached_property
@@ -342,7 +238,11 @@ class Stages:
         )
 
     def student(self, architecture: str) -> Classifier:
-        """A student distilled from the target on public images, frozen."""
+        """A student distilled from the target on public images, frozen.
+
+        Raises:
+            DivergedError: its loss left the numbers.
+        """
 
         def build(generator: torch.Generator) -> Classifier:
             with torch.random.fork_rng(devices=[]):
@@ -359,18 +259,22 @@ class Stages:
                 generator,
                 self.progress,
             )
+            summary = {"agreement": agreement, "loss": result.loss, "diverged": result.diverged}
             if result.diverged is not None:
-                raise DivergedError(f"student {architecture}: {result.diverged}")
+                summary |= {"agreement": None, "loss": None}
             save_tensors(folder / "model.safetensors", dict(model.state_dict()))
-            save_json(folder / "result.json", {"agreement": agreement, "loss": result.loss})
+            save_json(folder / "result.json", summary)
             return {"iterations": result.steps}
 
         artifact = self.stage(
             f"student {architecture}",
             self.student_key(architecture),
-            self._student_inputs(architecture),
+            self.student_inputs(architecture),
             compute,
         )
+        diverged = artifact.load_json("result.json")["diverged"]
+        if diverged is not None:
+            raise DivergedError(f"student {architecture}: {diverged}")
         model = build(stream(0, "weights are loaded"))
         model.load_state_dict(artifact.load_tensors("model.safetensors"))
         return freeze(model.to(self.device).eval(), self._sample())
@@ -442,7 +346,7 @@ class Stages:
             images = self.data.public.images[chosen[:_STATISTICS_IMAGES].to(self.device)]
             statistics = FeatureStatistics.of(predict(self.frozen_target, images)[1])
             target.queries += len(images)
-        students = [self.student(each) for each in self._student_architectures()]
+        students = [self.student(each) for each in self.student_architectures()]
         return IdentityLoss(
             target.outputs, students, config, statistics, self.frozen_target.stochastic
         )
@@ -465,22 +369,10 @@ class Stages:
             return {}
 
         artifact = self.stage(
-            f"evaluator {role}" if role != "evaluator" else role,
-            self.evaluator_key(role),
-            config.model_dump(mode="json"),
-            compute,
+            evaluator_stage(role), self.evaluator_key(role), self.evaluator_inputs(role), compute
         )
         description = {"judge": config.model_dump(mode="json"), "outputs": self.data.identities}
         return pinned_judge(artifact.load_tensors("model.safetensors"), description).to(self.device)
-
-    def evaluator_key(self, role: str) -> str:
-        """Key of an evaluator; a pinned one is identified by its checksum."""
-        protocol = self.cell.protocol
-        if role in protocol.assets:
-            return protocol.assets[role].sha256
-        inputs = {"role": role, **getattr(protocol, role).model_dump(mode="json")}
-        source = provenance.source_digest(*_CORE, "mibench.models.evaluators")
-        return stage_key("evaluator", inputs, None, [self.data_key], source)
 
 
 def pinned_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Classifier:

@@ -277,6 +277,12 @@ class Store:
             return None
         return Artifact(self._folder(stage, key), manifest, cached=True)
 
+    def manifest(self, stage: str, key: str) -> Manifest | None:
+        """The manifest of an artifact without checking its files; None when there is none."""
+        with contextlib.suppress(ArtifactError, OSError):
+            return _parse_manifest(self._folder(stage, key), stage, key)
+        return None
+
     def ls(self) -> list[ArtifactInfo]:
         """All artifacts, by stage and key, without checking their files."""
         listing = []

@@ -72,6 +72,7 @@ class MetricValue(Frozen):
         interval: 95 % interval.
         interval_over: what the interval resamples (``"identities"``, ``"identity subsamples"``).
         per_identity: one value per attacked identity where the metric has them.
+        hits: for accuracies, a text of 0s and 1s per identity, a character a sample.
     """
 
     value: float | None
@@ -79,6 +80,7 @@ class MetricValue(Frozen):
     interval: Interval | None = None
     interval_over: str | None = None
     per_identity: tuple[float, ...] | None = None
+    hits: tuple[str, ...] | None = None
     reason: str | None = None
 
     @model_validator(mode="after")

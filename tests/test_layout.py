@@ -29,8 +29,10 @@ LAYERS = (
     {"attacks", "defenses"},
     {"protocols"},
     {"resolve"},
+    {"keys"},
     {"stages"},
     {"evaluate", "pictures"},
+    {"results"},
     {"pipeline"},
     {"run"},
     {

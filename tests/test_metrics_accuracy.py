@@ -37,6 +37,7 @@ def test_attack_accuracy_by_hand() -> None:
     assert result.interval_over == "identities"
     assert result.interval is not None
     assert result.interval == pytest.approx((1 / 3, 2 / 3))
+    assert result.hits == ("110", "100")
     assert successes(FIRST, LABELS).tolist() == [[True, True, False], [True, False, False]]
 
 
@@ -57,6 +58,7 @@ def test_a_constant_classifier_names_nobody() -> None:
 def test_two_evaluators_by_hand() -> None:
     both = accuracy_both(FIRST, SECOND, LABELS)
     assert both.per_identity == pytest.approx((1 / 3, 1 / 3))
+    assert both.hits == ("100", "100")
     assert both.n == 6
     agreement = evaluator_agreement(FIRST, SECOND, LABELS)
     assert agreement.per_identity == pytest.approx((2 / 3, 2 / 3))

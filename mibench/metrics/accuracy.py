@@ -139,7 +139,9 @@ def natural_accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def _share(hits: Tensor, seed: int) -> MetricValue:
-    return per_identity_metric(hits.cpu().to(torch.float64).mean(dim=1), hits.numel(), seed)
+    metric = per_identity_metric(hits.cpu().to(torch.float64).mean(dim=1), hits.numel(), seed)
+    rows = tuple("".join("01"[hit] for hit in row) for row in hits.tolist())
+    return metric.model_copy(update={"hits": rows})
 
 
 def _check_pair(logits: Tensor, other_logits: Tensor) -> None:
