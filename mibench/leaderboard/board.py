@@ -1,0 +1,106 @@
+"""What a board is made of: plain data that every format writes in its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["text", "percent", "number", "count"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        key: short name, stable, for ``--columns`` and CSV headers.
+        title: what a reader sees.
+        kind: ``percent`` holds fractions in [0, 1] that are shown as per cent.
+        better: which direction is better for the defender; None where neither is.
+        help: one sentence on what the column holds.
+    """
+
+    key: str
+    title: str
+    kind: Kind = "text"
+    better: Literal["lower", "higher"] | None = None
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Value:
+    """An entry of a table.
+
+    Attributes:
+        number: None where there is none; then ``text`` says why or is a dash.
+        spread: standard deviation over seeds, in the unit of ``number``; None with one seed.
+        interval: 95 % interval, for differences.
+        text: shown instead of the number (names, reasons).
+    """
+
+    number: float | None = None
+    spread: float | None = None
+    interval: tuple[float, float] | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: rows map column keys to values; a row without a key has nothing to show there.
+
+    Attributes:
+        key: short name, stable: ``"defenses"``, ``"cells"``, ``"improvement"``, ``"published"``.
+        notes: sentences below the table: what ± means, what is conditional on what.
+        files: for each row, the record files behind it, relative to the records folder.
+        commands: for each row, the command that makes its first record.
+    """
+
+    key: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[dict[str, Value], ...]
+    notes: tuple[str, ...] = ()
+    files: tuple[tuple[str, ...], ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A point of a privacy–utility curve: fractions in [0, 1].
+
+    Attributes:
+        strength: value of the defense's main knob (for ``none``: epochs); 0 is the control.
+        default: whether it is the protocol's default strength.
+    """
+
+    strength: float
+    natural: float
+    attack: float
+    natural_spread: float | None
+    attack_spread: float | None
+    seeds: tuple[int, ...]
+    default: bool
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The privacy–utility curve of one defense under one attack on one architecture."""
+
+    defense: str
+    attack: str
+    target: str
+    knob: str
+    points: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that is shown of one protocol."""
+
+    protocol: str
+    version: int
+    title: str
+    tables: tuple[Table, ...]
+    curves: tuple[Curve, ...] = field(default=())
+    references: tuple[tuple[str, Value], ...] = field(default=())
