@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
     {"errors", "types", "streams", "progress"},
-    {"store", "registry", "provenance"},
+    {"store", "registry", "provenance", "leaderboard"},
     {
         "dependence",
         "data",
@@ -35,11 +35,14 @@ LAYERS = (
     {"results"},
     {"pipeline"},
     {"run"},
+    {"grid"},
     {
         "display",
         "doctor",
         "cli",
+        "cli_grid",
         "cli_info",
+        "cli_leaderboard",
         "cli_options",
         "cli_store",
         "cli_record",
