@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mibench import __version__
+from mibench.cli_grid import grid
 from mibench.cli_options import json_option, print_json, store_option
 from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
@@ -254,6 +255,7 @@ def info(name: str, as_json: bool) -> None:
         show_description(entry, console())
 
 
+cli.add_command(grid)
 cli.add_command(store_commands)
 
 

@@ -66,6 +66,11 @@ class Stages(Keys):
         self._told: set[str] = set()  # names of the stages that progress was told of
         self._within: list[float] = [0.0]  # seconds of the stages computed inside each open one
 
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in computing stages so far."""
+        return self._within[0]
+
     def stage(self, name: str, key: str, inputs: dict[str, Any], compute: Compute) -> Artifact:
         """The artifact of a stage, computed if need be; its cost is kept with it."""
 

@@ -38,6 +38,7 @@ LAYERS = (
     {"grid"},
     {
         "display",
+        "grid_display",
         "doctor",
         "cli",
         "cli_grid",

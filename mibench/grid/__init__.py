@@ -1,0 +1,1 @@
+"""Grids: from a description to cells, from cells to shared stages, and who computes them."""

@@ -1,0 +1,153 @@
+"""Executor on a Ray cluster: the same jobs as Ray tasks; the store is a folder that all nodes see.
+
+Source: Ray Core's documentation on tasks, resources and fault tolerance; Ray runs a task again when
+its worker or node is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mibench.errors import RequestError
+from mibench.grid.schedule import Executor
+from mibench.grid.work import Job, Outcome, work, worker_name
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stage asks of its node.
+
+    Attributes:
+        cpus: CPU cores, also its torch threads. gpus: GPUs; a fraction lets stages share one.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+def parse_resources(
+    cpus: tuple[str, ...], gpus: tuple[str, ...], default_gpus: float
+) -> dict[str, Resources]:
+    """Resources by stage, ``""`` for all others, from ``["2", "target=4"]``.
+
+    Raises:
+        RequestError: not a number, or below zero.
+    """
+    read = {"cpus": _amounts("--num-cpus", cpus), "gpus": _amounts("--num-gpus", gpus)}
+    base = Resources(read["cpus"].pop("", 1), read["gpus"].pop("", default_gpus))
+    found = {"": base}
+    for stage in {*read["cpus"], *read["gpus"]}:
+        found[stage] = Resources(
+            read["cpus"].get(stage, base.cpus), read["gpus"].get(stage, base.gpus)
+        )
+    return found
+
+
+def _amounts(option: str, texts: tuple[str, ...]) -> dict[str, float]:
+    amounts = {}
+    for text in texts:
+        stage, _, amount = text.rpartition("=")
+        try:
+            amounts[stage] = float(amount)
+        except ValueError as error:
+            raise RequestError(
+                f"{option} {text!r}: write a number, or STAGE=NUMBER as target=0.5"
+            ) from error
+        if not amounts[stage] >= 0:
+            raise RequestError(f"{option} {text!r}: at least 0")
+    return amounts
+
+
+class RayCluster(Executor):
+    """Runs jobs on an existing Ray cluster, or on a Ray of this machine.
+
+    Args:
+        address: of a cluster, as ``"auto"`` or ``"10.0.0.1:6379"``; None starts a local Ray.
+        resources: by stage; ``""`` for all others.
+        retries: how often Ray may run a job again whose worker or node was lost.
+
+    Raises:
+        RequestError: Ray is not installed, or no cluster answers at the address.
+    """
+
+    def __init__(
+        self, address: str | None, resources: Mapping[str, Resources], retries: int = 5
+    ) -> None:
+        self._ray = _import_ray()
+        self.resources, self.retries = resources, retries
+        self._own = not self._ray.is_initialized()
+        if self._own:
+            try:
+                self._ray.init(address=address, log_to_driver=False, logging_level="error")
+            except ConnectionError as error:
+                raise RequestError(
+                    f"no Ray cluster answers at {address!r} ({error}): start one with "
+                    "`ray start --head`, or leave --address out"
+                ) from error
+        self._task = self._ray.remote(_work)
+        self._jobs: dict[Any, Job] = {}
+
+    @property
+    def capacity(self) -> int:
+        """A few more than the cluster can run at once, so that no node waits for this process."""
+        total = self._ray.cluster_resources().get("CPU", 1)
+        return max(1, int(1.5 * total / max(0.1, self._of("").cpus)))
+
+    def submit(self, job: Job) -> None:
+        """Hand the job to Ray."""
+        wanted = self._of(job.task.stage)
+        task = self._task.options(
+            num_cpus=wanted.cpus,
+            num_gpus=wanted.gpus,
+            max_retries=self.retries,
+            name=f"{job.folder.name}: {job.task.name}",
+        )
+        # Ray shows a task its GPUs only, so the first one that it sees is its own.
+        device = "cuda" if wanted.gpus else "cpu"
+        self._jobs[task.remote(job, max(1, int(wanted.cpus)), device)] = job
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Jobs that ended; one whose worker was lost too often has failed."""
+        ready, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
+        outcomes = []
+        for reference in ready:
+            job = self._jobs.pop(reference)
+            try:
+                outcomes.append(self._ray.get(reference))
+            except self._ray.exceptions.RayError as error:
+                text = f"Ray gave up on this stage: {error}"
+                outcomes.append(Outcome(job.task.key, "failed", 0.0, 0.0, worker_name(), text))
+        return outcomes
+
+    def close(self) -> None:
+        """Cancel what is under way, and leave the cluster (a local Ray ends)."""
+        for reference in self._jobs:
+            self._ray.cancel(reference, force=True)
+        if self._own:
+            self._ray.shutdown()
+
+    def _of(self, stage: str) -> Resources:
+        return self.resources.get(stage, self.resources[""])
+
+
+def _work(job: Job, threads: int, device: str) -> Outcome:
+    """Run on a node. Threads are set here, for they affect the last digits of results on CPUs."""
+    torch.set_num_threads(threads)
+    os.chdir(job.cwd)
+    return work(replace(job, device=device))
+
+
+def _import_ray() -> Any:
+    # Ray would report usage to its makers, and wrap tracebacks in colours.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise RequestError("the executor `ray` needs Ray: pip install 'mibench[ray]'") from error
+    return ray

@@ -1,0 +1,137 @@
+"""Running a plan: which stage may start, what failed, and which cells that concerns."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mibench.errors import MibenchError
+from mibench.grid.plan import GridCell, Node, Plan
+from mibench.grid.work import Job, Outcome
+from mibench.store import write_atomic
+
+MakeJob = Callable[[GridCell, Node], Job]
+
+
+class Executor(ABC):
+    """Computes jobs, some at a time."""
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """How many jobs may be under way."""
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Start a job, or have it start soon."""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Jobs that ended since the last call; waits for the first at most so long."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop what is under way and let go of the workers."""
+
+
+class Listener:
+    """Told how a grid goes on. This base class shows nothing."""
+
+    def started(self, node: Node) -> None:
+        """A stage was handed to the executor."""
+
+    def ended(self, node: Node, outcome: Outcome) -> None:
+        """A stage ended."""
+
+    def tick(self) -> None:
+        """Some time passed."""
+
+
+@dataclass
+class Result:
+    """How a grid ended.
+
+    Attributes:
+        outcomes: of the stages that were tried, by key.
+        failed: for each failed cell (its index), the stage that failed and its traceback.
+        wall: seconds from start to end.
+    """
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    failed: dict[int, tuple[str, str]] = field(default_factory=dict)
+    wall: float = 0.0
+
+    @property
+    def computed(self) -> float:
+        """Seconds that workers spent in computing stages, over all workers."""
+        return sum(outcome.computed for outcome in self.outcomes.values())
+
+
+def run_plan(plan: Plan, executor: Executor, make_job: MakeJob, listener: Listener) -> Result:
+    """Compute a plan's stages, each as soon as what it stands on is there.
+
+    A stage that fails takes the cells with it that need it; the others go on. Each of those cells
+    finds the traceback in ``error.txt`` in its run folder.
+    """
+    result, start = Result(), time.monotonic()
+    waiting, running = dict(plan.nodes), dict[str, Node]()
+    lost: set[str] = set()  # keys that will not be computed
+    try:
+        while waiting or running:
+            for node in _ready(waiting, running, executor.capacity - len(running)):
+                running[node.task.key] = waiting.pop(node.task.key)
+                executor.submit(make_job(plan.cells[node.cell], node))
+                listener.started(node)
+            for outcome in executor.wait(0.25):
+                node = running.pop(outcome.key)
+                result.outcomes[outcome.key] = outcome
+                if outcome.error is not None:
+                    lost.add(outcome.key)
+                    _fail(plan, node, outcome.error, waiting, lost, result)
+                listener.ended(node, outcome)
+                for other in waiting:
+                    waiting[other] = _without(waiting[other], outcome.key)
+            listener.tick()
+    finally:
+        executor.close()
+        result.wall = time.monotonic() - start
+    return result
+
+
+def _ready(waiting: dict[str, Node], running: dict[str, Node], room: int) -> list[Node]:
+    """Nodes that stand on nothing missing, in the plan's order, at most ``room``."""
+    free = [node for node in waiting.values() if not node.parents]
+    if not free and not running and waiting:
+        raise MibenchError(f"no stage of {len(waiting)} can start: the plan is broken")
+    return free[: max(0, room)]
+
+
+def _without(node: Node, key: str) -> Node:
+    if key not in node.parents:
+        return node
+    return Node(node.task, node.cell, node.parents - {key}, node.cells)
+
+
+def _fail(
+    plan: Plan, node: Node, error: str, waiting: dict[str, Node], lost: set[str], result: Result
+) -> None:
+    """Take a failed node's descendants out, and tell the cells that need them."""
+    cells = set(node.cells)
+    for key, other in list(waiting.items()):  # parents come first, so one pass is enough
+        if other.parents & lost:
+            lost.add(key)
+            cells |= set(other.cells)
+            del waiting[key]
+    # A stage that only failed cells wanted is not worth computing any more.
+    dead = cells | result.failed.keys()
+    for key, other in list(waiting.items()):
+        if set(other.cells) <= dead:
+            del waiting[key]
+    for index in cells:
+        result.failed.setdefault(index, (node.task.name, error))
+        folder: Path = plan.cells[index].folder
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "error.txt", f"stage {node.task.name}\n\n{error}".encode())
