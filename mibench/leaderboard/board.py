@@ -71,6 +71,9 @@ class CurvePoint:
     Attributes:
         strength: value of the defense's main knob (for ``none``: epochs); 0 is the control.
         default: whether it is the protocol's default strength.
+        control: whether it is the defense's control, its code without its protection.
+        ranked: whether it may be ranked; not where the evaluator is right on less than 90 % of the
+            private test images, or a seed diverged.
     """
 
     strength: float
@@ -81,11 +84,18 @@ class CurvePoint:
     seeds: tuple[int, ...]
     default: bool
     files: tuple[str, ...]
+    control: bool = False
+    ranked: bool = True
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The privacy–utility curve of one defense under one attack on one architecture."""
+    """The privacy–utility curve of one defense under one attack on one architecture.
+
+    Attributes:
+        knob: name of the main knob, as ``"scale"``; ``""`` where ``boards.toml`` names none (then
+            there is one point, of strength 1).
+    """
 
     defense: str
     attack: str
@@ -96,7 +106,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Board:
-    """All that is shown of one protocol."""
+    """All that is shown of one protocol.
+
+    Attributes:
+        references: floors and ceiling, their top-1 accuracies (fractions in [0, 1]).
+        reference_target: the architecture whose undefended targets the references are of.
+        headline: the attack of curves and ranks.
+    """
 
     protocol: str
     version: int
@@ -104,3 +120,5 @@ class Board:
     tables: tuple[Table, ...]
     curves: tuple[Curve, ...] = field(default=())
     references: tuple[tuple[str, Value], ...] = field(default=())
+    reference_target: str = ""
+    headline: str = ""
