@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -151,8 +152,7 @@ def resolve(spec: RunSpec) -> Cell:
             )
     students = attack_config.students.architectures if attack_config.augment else ()
     for each in {architecture, *students}:
-        # Building it is the check that the architecture can take the resolution.
-        Classifier(each, 2, protocol.resolution)
+        _check_architecture(each, protocol.resolution)
     return Cell(
         spec,
         protocol,
@@ -164,6 +164,12 @@ def resolve(spec: RunSpec) -> Cell:
         attack_class,
         attack_config,
     )
+
+
+@functools.lru_cache
+def _check_architecture(name: str, resolution: int) -> None:
+    """Build it, which is the check that it exists and can take the resolution."""
+    Classifier(name, 2, resolution)
 
 
 def _protocol(spec: RunSpec) -> Protocol:
