@@ -92,9 +92,9 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.grid.schedule import Listener
     from mibench.grid.spec import expand
     from mibench.grid_display import GridDisplay, show_plan, show_result
-    from mibench.pipeline import NEEDED_BYTES
     from mibench.progress import SILENT
     from mibench.store import Store, default_root
+    from mibench.types import NEEDED_BYTES
 
     grids = _grids(options)
     root = Path(options["store"]).expanduser() if options["store"] else default_root()

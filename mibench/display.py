@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -65,7 +66,7 @@ class _Loop:
         return " · ".join(parts)
 
 
-class Display(Progress):
+class Display(Progress, ABC):
     """Shows stages and their loops; a context manager, for whatever has to be put away.
 
     Steps are reported far more often than anyone can read: a report costs a clock reading and a
@@ -128,14 +129,16 @@ class Display(Progress):
             return stage or loop.label
         return f"{stage} ({loop.label})"
 
+    @abstractmethod
     def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
-        raise NotImplementedError
+        """Show what became of a stage."""
 
     def _show_loop(self) -> None:
         """The innermost loop is another one now."""
 
+    @abstractmethod
     def _show(self, loop: _Loop, now: float) -> None:
-        raise NotImplementedError
+        """Show how far a loop is."""
 
 
 class Lines(Display):

@@ -14,7 +14,7 @@ from typing import Literal
 
 import mibench
 from mibench.display import size
-from mibench.types import Frozen
+from mibench.types import NEEDED_BYTES, Frozen
 
 Status = Literal["ok", "absent", "broken"]
 
@@ -31,13 +31,15 @@ PACKAGES = {
     "pydantic": "pydantic",
     "safetensors": "safetensors",
     "filelock": "filelock",
+    "jinja2": "jinja2",
+    "plotly": "plotly",
+    "itables": "itables",
     "torch-fidelity": "torch_fidelity",
     "matplotlib": "matplotlib",
     "pillow": "PIL",
     "numpy": "numpy",
 }
 OPTIONAL = {"ray": ("grids on several machines", "pip install 'mibench[ray]'")}
-_LEAST_SPACE = 2**30
 
 
 class Check(Frozen):
@@ -152,7 +154,7 @@ def _store(root: Path) -> Check:
         return Check(name="store", status="broken", found=found, remedy=remedy)
     free = shutil.disk_usage(place).free
     found = f"{root}, {size(free)} free" + ("" if root.exists() else " (made by the first run)")
-    if free < _LEAST_SPACE:
+    if free < NEEDED_BYTES:
         remedy = "free some space (`mibench store gc --older-than 30`) or choose another folder"
         return Check(name="store", status="broken", found=found, remedy=remedy)
     return Check(name="store", status="ok", found=found)

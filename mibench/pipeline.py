@@ -17,10 +17,9 @@ from mibench.resolve import Cell, resolve
 from mibench.results import record, references, result, write
 from mibench.stages import Stages
 from mibench.store import Store, default_root
-from mibench.types import Record, RunSpec, digest
+from mibench.types import NEEDED_BYTES, Record, RunSpec, digest
 
 RUNS = Path("mibench-runs")
-NEEDED_BYTES = 2**30  # what a cell may write at most before space is refused
 
 
 def run_cell(

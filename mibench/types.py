@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
+NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 
 Access = Literal["white-box", "black-box", "label-only"]
 Interval = tuple[float, float]
