@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from mibench import provenance
+from mibench.artifacts import Artifact, save_json, save_tensors, write_atomic
 from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.pictures import reconstructions_picture
 from mibench.stages import Stages
-from mibench.store import Artifact, save_json, save_tensors, write_atomic
 from mibench.types import Part, Record, RunSpec, StageCost
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mibench import provenance
+from mibench.artifacts import Artifact, save_json, save_tensors
 from mibench.assets import load_asset
 from mibench.data.folder import load_folder
 from mibench.data.images import Dataset, ImageSet
@@ -31,7 +32,7 @@ from mibench.models.freeze import freeze
 from mibench.models.gan import Prior
 from mibench.progress import Progress
 from mibench.resolve import Cell
-from mibench.store import Artifact, Store, save_json, save_tensors
+from mibench.store import Store
 from mibench.streams import stream
 from mibench.students import distill
 from mibench.training import train_classifier

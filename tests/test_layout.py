@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
     {"errors", "types", "streams", "progress"},
-    {"store", "registry", "provenance", "leaderboard"},
+    {"artifacts", "store", "registry", "provenance", "leaderboard"},
     {
         "dependence",
         "data",

@@ -19,16 +19,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from mibench.artifacts import Artifact, save_json, save_tensors, write_atomic
 from mibench.errors import ArtifactError, MibenchError, RequestError
-from mibench.store import (
-    Artifact,
-    Store,
-    default_root,
-    save_json,
-    save_tensors,
-    stage_key,
-    write_atomic,
-)
+from mibench.store import Store, default_root, stage_key
 
 KEY = stage_key("target", {"epochs": 3}, 0, [], "source")
 OTHER = stage_key("target", {"epochs": 4}, 0, [], "source")

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from pydantic import Field, ValidationError, model_validator
 
+from mibench.artifacts import save_json
 from mibench.data.decode import (
     Progress,
     UnusableImage,
@@ -21,7 +22,6 @@ from mibench.data.decode import (
 )
 from mibench.data.scan import scan
 from mibench.errors import RequestError
-from mibench.store import save_json
 from mibench.streams import stream
 from mibench.types import Frozen, digest
 

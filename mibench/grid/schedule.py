@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mibench.artifacts import write_atomic
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell, Node, Plan
 from mibench.grid.work import Job, Outcome
-from mibench.store import write_atomic
 
 MakeJob = Callable[[GridCell, Node], Job]
 
