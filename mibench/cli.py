@@ -15,6 +15,7 @@ import click
 
 from mibench import __version__
 from mibench.cli_grid import grid
+from mibench.cli_leaderboard import leaderboard_commands
 from mibench.cli_options import json_option, print_json, store_option
 from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
@@ -256,6 +257,7 @@ def info(name: str, as_json: bool) -> None:
 
 
 cli.add_command(grid)
+cli.add_command(leaderboard_commands)
 cli.add_command(store_commands)
 
 

@@ -1,0 +1,259 @@
+"""``mibench leaderboard``: records, boards, and checking claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mibench.cli_options import store_option
+from mibench.errors import MibenchError, RequestError
+
+if TYPE_CHECKING:
+    from mibench.leaderboard.board import Table
+    from mibench.leaderboard.verify import Comparison
+    from mibench.types import Record
+
+FORMATS = ("latex", "csv", "markdown", "html")  # as in leaderboard.formats, unimported
+TABLES = ("defenses", "cells", "improvement", "published")
+
+folder_option = click.option(
+    "--folder",
+    metavar="DIR",
+    default="leaderboards",
+    show_default=True,
+    help="Folder of the leaderboards, with records/ and boards.toml.",
+)
+
+
+@click.group("leaderboard")
+def leaderboard_commands() -> None:
+    """File records, build the boards, and check claims."""
+
+
+@leaderboard_commands.command()
+@folder_option
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Write nothing; exit with 1 and the names of files that are not what the records say.",
+)
+def build(folder: str, check: bool) -> None:
+    """Make README, tables, figures and the page from the records.
+
+    The result depends on the records alone: building twice gives the same files.
+    """
+    from mibench.leaderboard import build as building
+
+    place = _existing(folder)
+    if check:
+        stale = building.stale(place)
+        for name in stale:
+            click.echo(name)
+        if stale:
+            raise MibenchError(
+                f"{len(stale)} files in {place} are not what its records say; "
+                "`mibench leaderboard build` makes them"
+            )
+        click.echo(f"all generated files in {place} are what its records say")
+        return
+    written = building.build(place)
+    click.echo(f"wrote {len(written)} files in {place}; start with {place / building.PAGE}")
+
+
+@leaderboard_commands.command()
+@click.argument("records", metavar="RECORD...", nargs=-1, required=True)
+@folder_option
+def add(records: tuple[str, ...], folder: str) -> None:
+    """Check records and file them.
+
+    RECORD is a record.json or a run folder. Each is filed on its own; what is refused is named
+    with the reason, and the exit code is 1. Of rendered faces a small picture is filed, too.
+    """
+    from mibench.leaderboard.records import add as add_records
+
+    outcomes = add_records([Path(each) for each in records], Path(folder))
+    for outcome in outcomes:
+        where = f" as {outcome.place}" if outcome.place else ""
+        click.echo(f"{outcome.status}: {outcome.source}{where}")
+        for reason in outcome.reasons:
+            click.echo(f"  {reason}")
+        for warning in outcome.warnings:
+            click.echo(f"  note: {warning}")
+    refused = sum(outcome.status == "refused" for outcome in outcomes)
+    if refused:
+        raise MibenchError(
+            f"{refused} of {len(outcomes)} records were refused, for the reasons above"
+        )
+    click.echo("`mibench leaderboard build` makes the boards anew")
+
+
+@leaderboard_commands.command()
+@click.argument("record")
+@click.option(
+    "--retrain",
+    "again",
+    is_flag=True,
+    help="Run the whole cell anew in an empty store, and accept the claim if top-1 and natural "
+    "accuracy lie within the variance of the cell's filed seeds.",
+)
+@click.option(
+    "--by",
+    metavar="NAME",
+    help="Write into RECORD that NAME has reproduced it; only with --retrain, and on success.",
+)
+@click.option(
+    "--defense",
+    metavar="FILE.py:CLASS",
+    help="Where the record's defense is, if it is not a registered one; only with --retrain.",
+)
+@click.option(
+    "--attack",
+    metavar="FILE.py:CLASS",
+    help="Where the record's attack is, if it is not a registered one; only with --retrain.",
+)
+@folder_option
+@store_option
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.",
+)
+def verify(
+    record: str,
+    again: bool,
+    by: str | None,
+    defense: str | None,
+    attack: str | None,
+    folder: str,
+    store: str | None,
+    device: str,
+) -> None:
+    """Check a claim: compute its metrics anew from its reconstructions.
+
+    RECORD is a run folder or a record.json. The reconstructions are taken from its run folder, else
+    from the store. Exit code 1 if a number does not agree.
+    """
+    from mibench.display import display
+    from mibench.leaderboard import verify as verifying
+    from mibench.leaderboard.checks import faults
+    from mibench.leaderboard.records import parse
+    from mibench.store import default_root
+
+    if (by or defense or attack) and not again:
+        raise click.UsageError("--by, --defense and --attack need --retrain")
+    path = Path(record) / "record.json" if Path(record).is_dir() else Path(record)
+    if not path.is_file():
+        raise RequestError(f"there is no record {path}")
+    claim = parse(path.read_bytes())
+    problems = faults(claim)
+    root = Path(store).expanduser() if store else default_root()
+    images = verifying.find_images(claim, path, root)
+    if images is None and not again:
+        raise RequestError(
+            f"the reconstructions of {path} are neither beside it nor in the store {root}: name "
+            "its run folder, or run the cell anew with --retrain"
+        )
+    for problem in problems:
+        click.echo(f"damaged: {problem}")
+    with display() as progress:
+        found: list[Comparison] = []
+        if images is not None:
+            found += verifying.recompute(
+                claim, images, store=root, device=device, progress=progress
+            )
+        if again:
+            filed = verifying.filed_seeds(claim, Path(folder))
+            found += verifying.retrain(
+                claim, filed, defense=defense, attack=attack, device=device, progress=progress
+            )
+    _show(claim, found)
+    differing = sum(each.verdict == "differs" for each in found)
+    if differing or problems:
+        raise MibenchError(
+            f"{path} does not hold: {differing} of {len(found)} numbers differ"
+            + (f", and {len(problems)} do not fit together" if problems else "")
+        )
+    if by:
+        verifying.sign(claim, path, by)
+        click.echo(f"{path} now says that {by} has reproduced it")
+
+
+@leaderboard_commands.command()
+@click.option(
+    "--format",
+    "shape",
+    type=click.Choice(FORMATS),
+    default="markdown",
+    show_default=True,
+    help="How to write the table; latex needs the package booktabs.",
+)
+@click.option(
+    "--table",
+    type=click.Choice(TABLES),
+    default="defenses",
+    show_default=True,
+    help="Which table to write.",
+)
+@click.option(
+    "--protocol", default="synthfaces-32", show_default=True, help="The board to take it from."
+)
+@click.option(
+    "--columns",
+    metavar="A,B,C",
+    help="Only these columns, in this order, by the names that CSV has. Without it, all.",
+)
+@folder_option
+def export(shape: str, table: str, protocol: str, columns: str | None, folder: str) -> None:
+    """Write a table on standard output."""
+    from mibench.leaderboard.build import boards
+    from mibench.leaderboard.formats import FORMATS as WRITERS
+    from mibench.leaderboard.formats import columns_of
+    from mibench.registry import closest
+
+    found = {board.protocol: board for board in boards(_existing(folder))}
+    if protocol not in found:
+        hint = closest(protocol, found) or f"boards: {', '.join(found)}"
+        raise RequestError(f"there is no board of {protocol!r} in {folder}; {hint}")
+    chosen: Table = next(each for each in found[protocol].tables if each.key == table)
+    if columns:
+        chosen = columns_of(chosen, [key.strip() for key in columns.split(",")])
+    click.echo(WRITERS[shape](chosen), nl=False)
+
+
+@leaderboard_commands.command("schema")
+def schema_() -> None:
+    """Print the JSON Schema of a record."""
+    from mibench.leaderboard.records import schema
+
+    click.echo(schema(), nl=False)
+
+
+def _existing(folder: str) -> Path:
+    place = Path(folder)
+    if not place.is_dir():
+        raise RequestError(
+            f"there is no folder {place.absolute()}; --folder names a leaderboards folder"
+        )
+    return place
+
+
+def _show(record: Record, found: Sequence[Comparison]) -> None:
+    from rich.table import Table as Shown
+    from rich.text import Text
+
+    from mibench.cli_tables import console
+    from mibench.leaderboard.records import cell_name
+
+    table = Shown(title=cell_name(record), title_justify="left")
+    for column in ("metric", "claimed", "found", "verdict", "note"):
+        table.add_column(column, justify="right" if column in ("claimed", "found") else "left")
+    styles = {"agrees": "green", "differs": "red", "cannot be checked here": "yellow"}
+    for each in found:
+        numbers = ["—" if n is None else f"{n:.6g}" for n in (each.claimed, each.found)]
+        verdict = Text(each.verdict, style=styles[each.verdict])
+        table.add_row(Text(each.name), *numbers, verdict, Text(each.note, overflow="fold"))
+    console().print(table)

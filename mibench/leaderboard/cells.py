@@ -1,0 +1,164 @@
+"""The table of all cells, and what the tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mibench.leaderboard.board import Column, Table, Value
+from mibench.leaderboard.checks import HEADLINE
+from mibench.leaderboard.groups import DASH, Group, seeds_text
+
+SPREAD_NOTE = (
+    "± is the standard deviation over seeds (independent targets, students and attacks); one seed "
+    "has none."
+)
+
+
+def cells_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
+    """Every cell with all its metrics."""
+    metrics = {
+        "top1": (HEADLINE, "top-1", "percent"),
+        "top5": ("attack_accuracy_top5", "top-5", "percent"),
+        "both": ("attack_accuracy_both", "both evaluators", "percent"),
+        "knn": ("knn_distance", "KNN distance", "number"),
+        "fid": ("fid", "FID", "number"),
+        "fd_evaluator": ("fd_evaluator", "FD (evaluator)", "number"),
+        "attribute_error": ("attribute_error", "attribute error", "number"),
+    }
+    rows = []
+    order = sorted(
+        groups, key=lambda g: (targets.index(g.target), g.defense, not g.default, g.attack)
+    )
+    for each in order:
+        counts = {r.record.metrics[HEADLINE].n for r in each.complete}
+        row = {
+            "attack": Value(text=each.attack),
+            "access": Value(text=each.first.access),
+            "target": Value(text=each.target),
+            "defense": Value(text=each.defense),
+            "settings": Value(text=settings_text(each)),
+            **{key: each.metric(metric) for key, (metric, _, _) in metrics.items()},
+            "natural": each.utility("natural_accuracy"),
+            "evaluator": each.utility("evaluator_accuracy"),
+            "n": Value(number=counts.pop()) if len(counts) == 1 else DASH,
+            "seeds": Value(text=seeds_text(each.seeds)),
+            "prior": Value(text=each.first.prior),
+            "verified": Value(text=_verified(each)),
+            "commit": Value(text=_commits(each)),
+        }
+        rows.append((row, (each,)))
+    better = {"top1", "top5", "both"}
+    columns = (
+        Column("attack", "attack"),
+        Column("access", "access", help="what the attack may see of the target"),
+        Column("target", "target", help="architecture of the attacked classifier"),
+        Column("defense", "defense"),
+        Column("settings", "settings", help="what differs from the protocol's defaults"),
+        *(
+            Column(
+                key,
+                title,
+                "percent" if kind == "percent" else "number",
+                "lower" if key in better else "higher",
+                f"metric {metric}",
+            )
+            for key, (metric, title, kind) in metrics.items()
+        ),
+        Column("natural", "natural accuracy", "percent", "higher", "on private test images"),
+        Column(
+            "evaluator", "evaluator accuracy", "percent", help="below 90 %: shown, never ranked"
+        ),
+        Column("n", "n", "count", help="reconstructions of each seed"),
+        Column("seeds", "seeds"),
+        Column("prior", "prior", help="the attacker's generative model"),
+        Column("verified", "verified by", help="who has run the cell anew and found the same"),
+        Column("commit", "commit", help="of mibench; + marks uncommitted changes"),
+    )
+    notes = (
+        f"{SPREAD_NOTE} FD (evaluator) and FID are biased upwards the more, the fewer the images: "
+        "compare them at equal n.",
+        "self-reported: nobody else has reproduced the cell yet.",
+        *_missing_notes(groups, [(metric, title) for metric, title, _ in metrics.values()]),
+        *diverged_notes(groups),
+    )
+    return table_of("cells", "All cells", columns, rows, notes)
+
+
+def settings_text(each: Group) -> str:
+    """What was set, ``"defense.scale=0"``; ``"defaults"`` for nothing."""
+    text = ", ".join(f"{path}={value}" for path, value in sorted(each.passed.items()))
+    return f"{text} (control)" if each.control else text or "defaults"
+
+
+def table_of(
+    key: str,
+    title: str,
+    columns: tuple[Column, ...],
+    rows: Sequence[tuple[dict[str, Value], Sequence[Group]]],
+    notes: tuple[str, ...],
+) -> Table:
+    """A table whose rows know the cells behind them."""
+    return Table(
+        key=key,
+        title=title,
+        columns=columns,
+        rows=tuple(row for row, _ in rows),
+        notes=notes,
+        files=tuple(tuple(f for member in members for f in member.files) for _, members in rows),
+        commands=tuple(members[0].first.command for _, members in rows),
+    )
+
+
+def _verified(each: Group) -> str:
+    names = sorted({f.record.verified_by for f in each.filed if f.record.verified_by})
+    count = sum(f.record.verified_by is not None for f in each.filed)
+    if not names:
+        return "self-reported"
+    return ", ".join(names) + (
+        f" ({count} of {len(each.filed)} seeds)" if count < len(each.filed) else ""
+    )
+
+
+def _commits(each: Group) -> str:
+    places = [filed.record.environment for filed in each.filed]
+    found = [
+        f"mibench {place.mibench}"
+        if place.commit is None
+        else place.commit[:8] + ("+" if place.dirty else "")
+        for place in places
+    ]
+    return ", ".join(dict.fromkeys(found))
+
+
+def diverged_notes(groups: Iterable[Group]) -> list[str]:
+    """A sentence that names the seeds which diverged, if any did."""
+    lines = [
+        f"{g.attack} against {g.defense} on {g.target} ({settings_text(g)}): seed "
+        f"{seeds_text(g.diverged)}"
+        for g in groups
+        if g.diverged
+    ]
+    if not lines:
+        return []
+    return [f"Diverged, and in no mean: {'; '.join(dict.fromkeys(lines))}."]
+
+
+def prior_note(groups: Iterable[Group]) -> list[str]:
+    """A sentence for numbers that rest on one pinned prior."""
+    pinned = any("pinned by the protocol" in g.first.prior for g in groups)
+    return ["All numbers are conditional on the general prior that the protocol pins."] * pinned
+
+
+def _missing_notes(groups: Sequence[Group], metrics: Sequence[tuple[str, str]]) -> list[str]:
+    """One line for each metric that some cell lacks, with the first reason."""
+    found = []
+    for metric, title in metrics:
+        reasons = [
+            f.record.metrics[metric].reason
+            for g in groups
+            for f in g.complete
+            if metric in f.record.metrics and f.record.metrics[metric].value is None
+        ]
+        if reasons:
+            found.append(f"{title} is missing in {len(reasons)} records: {reasons[0]}")
+    return found

@@ -1,0 +1,331 @@
+"""The commands of ``mibench leaderboard``, and checking claims on a real run of a tiny cell."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import mibench
+from mibench import protocols
+from mibench.cli import Main
+from mibench.cli_leaderboard import FORMATS, TABLES, leaderboard_commands
+from mibench.leaderboard import formats, page, verify
+from mibench.leaderboard.checks import faults
+from mibench.leaderboard.records import load, parse
+from mibench.types import MetricValue, Record
+from tests.board_records import accuracy, diverged, file_all, make, metric, record_data
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("tiny")
+IK = "improved-kedmi"
+
+
+def invoke(*args: str | Path) -> Result:
+    group = Main("mibench", commands={"leaderboard": leaderboard_commands})
+    result = CliRunner().invoke(group, ["leaderboard", *map(str, args)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of a cell: its run folder and its store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(protocols.PROTOCOLS, "tiny", TINY)
+        store, out = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("out")
+        mibench.run(protocol="tiny", attack="gmi", store=store, out=out, device="cpu")
+    return out, store
+
+
+@pytest.fixture
+def run_folder(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the run folder, to be tampered with."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def tamper(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Change parts of a record in its run folder: ``metrics`` and ``utility`` are merged."""
+    path = folder / "record.json"
+    data = json.loads(path.read_text())
+    for key, value in changes.items():
+        data[key] = {**data[key], **value} if key in ("metrics", "utility") else value
+    path.write_text(json.dumps(data))
+    return data
+
+
+# -- verify -------------------------------------------------------------------------------------
+
+
+def test_a_true_claim_holds(run_folder: Path, finished: tuple[Path, Path]) -> None:
+    assert faults(parse((run_folder / "record.json").read_bytes())) == []
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 0, result.output
+    assert "attack_accuracy_top1" in result.stdout
+    assert "differs" not in result.stdout
+
+
+def test_a_forged_top1_is_found(run_folder: Path, finished: tuple[Path, Path]) -> None:
+    """All of the claim fits together: value, values per identity, hits and interval."""
+    forged = accuracy(["1111"] * 5)
+    tamper(run_folder, metrics={"attack_accuracy_top1": forged})
+    record = parse((run_folder / "record.json").read_bytes())
+    assert faults(record) == []
+    result = invoke("verify", run_folder / "record.json", "--store", finished[1])
+    assert result.exit_code == 1
+    (line,) = [each for each in result.stdout.splitlines() if "attack_accuracy_top1" in each]
+    assert "differs" in line
+    assert "of 20 samples are judged otherwise" in line
+    assert result.stdout.count("differs") == 1
+    assert "1 of 14 numbers differ" in result.stderr
+
+
+def test_a_claim_that_does_not_fit_together_is_damaged(
+    run_folder: Path, finished: tuple[Path, Path]
+) -> None:
+    data = json.loads((run_folder / "record.json").read_text())
+    top1 = {**data["metrics"]["attack_accuracy_top1"], "value": 1.0}
+    tamper(run_folder, metrics={"attack_accuracy_top1": top1})
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    assert "damaged: attack_accuracy_top1: the value is 1" in result.stdout
+    assert "do not fit together" in result.stderr
+
+
+def test_a_forged_evaluator_accuracy_is_found(
+    run_folder: Path, finished: tuple[Path, Path]
+) -> None:
+    tamper(run_folder, utility={"evaluator_accuracy": 0.99})
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    (line,) = [each for each in result.stdout.splitlines() if "evaluator_accuracy" in each]
+    assert "differs" in line
+
+
+def test_other_reconstructions_are_noticed(run_folder: Path, finished: tuple[Path, Path]) -> None:
+    images = run_folder / verify.IMAGES
+    images.write_bytes(images.read_bytes()[:-4] + b"\0\0\0\1")
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    assert "is not what the record was made from" in result.stderr
+
+
+def test_a_filed_record_is_verified_from_the_store(
+    run_folder: Path, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    added = invoke("add", run_folder, "--folder", tmp_path / "board")
+    assert added.exit_code == 0, added.output
+    (filed,) = (tmp_path / "board/records/tiny").glob("*.json")
+    assert filed.name == "gmi_none_test_resnet_seed0.json"
+    assert (tmp_path / "board/galleries/tiny/gmi_none_test_resnet_seed0.png").exists()
+    result = invoke("verify", filed, "--store", finished[1])
+    assert result.exit_code == 0, result.output
+    result = invoke("verify", filed, "--store", tmp_path / "no store")
+    assert result.exit_code == 2
+    assert "neither beside it nor in the store" in result.stderr
+
+
+def test_another_version_of_the_protocol_is_not_verified(
+    run_folder: Path, finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = TINY.model_copy(update={"chance_kappa": -0.5})
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", newer)
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    assert "made under another version of tiny" in result.stderr
+
+
+def test_a_cell_is_run_anew(run_folder: Path, finished: tuple[Path, Path]) -> None:
+    """Without the reconstructions; natural accuracy is claimed as no target has it."""
+    (run_folder / verify.IMAGES).unlink()
+    elsewhere = run_folder / "no store"
+    common = ("verify", run_folder, "--retrain", "--store", elsewhere, "--by", "Ada")
+    result = invoke(*common)
+    assert result.exit_code == 0, result.output
+    assert "fewer than 3 seeds are filed" in result.stdout.replace("\n", " ")
+    signed = parse((run_folder / "record.json").read_bytes())
+    original = parse((finished[0] / "record.json").read_bytes())
+    assert signed.verified_by == "Ada"
+    assert signed.results() == original.results()
+    assert not elsewhere.exists()
+
+    tamper(run_folder, utility={"natural_accuracy": 1.0}, verified_by=None)
+    result = invoke(*common)
+    assert result.exit_code == 1
+    (line,) = [each for each in result.stdout.splitlines() if "natural_accuracy" in each]
+    assert "differs" in line
+    assert parse((run_folder / "record.json").read_bytes()).verified_by is None
+
+
+def test_seed_variance_is_the_measure_of_a_second_run() -> None:
+    filed = [make(hits, seed=seed, natural=natural) for hits, seed, natural in (
+        (1, 0, 0.5), (10, 1, 0.90), (12, 2, 0.92), (14, 3, 0.94)
+    )]  # fmt: skip
+    # Of the other seeds: 10 points for top-1, 2 points for natural accuracy; × 2√2.
+    near = make(10, natural=0.9)
+    top1, natural = verify.compare_runs(near, make(15, natural=0.956), filed)
+    assert (top1.verdict, natural.verdict) == ("agrees", "agrees")
+    top1, natural = verify.compare_runs(near, make(16, natural=0.957), filed)
+    assert (top1.verdict, natural.verdict) == ("differs", "differs")
+    assert "10.00 points of 3 other seeds" in top1.note
+
+
+def test_few_seeds_leave_the_records_own_interval() -> None:
+    claim = make(["1111", "1110", "1100", "1000", "0000"], natural=0.9)
+    low, high = claim.metrics["attack_accuracy_top1"].interval or (0, 0)
+    assert (low, high) == (pytest.approx(0.2), pytest.approx(0.8))
+    two = [make(10), make(10, seed=1)]
+    for hits, verdict in ((16, "agrees"), (17, "differs")):
+        top1, natural = verify.compare_runs(claim, make(hits, natural=0.7), two)
+        assert top1.verdict == verdict
+        # 20 test images: 0.9 is (18 + 2) / 24, half the interval 1.96 √(2 · 5/6 · 1/6 / 24).
+        assert natural.verdict == "agrees"
+        assert "within 21.1 points" in natural.note
+    assert verify.compare_runs(claim, make(10, natural=0.68), two)[1].verdict == "differs"
+
+
+def test_a_diverged_claim_holds_when_it_diverges_again() -> None:
+    assert [c.verdict for c in verify.compare_runs(diverged(), diverged(), [])] == ["agrees"]
+    assert [c.verdict for c in verify.compare_runs(make(), diverged(), [])] == ["differs"]
+    assert [c.verdict for c in verify.compare_runs(diverged(), make(), [])] == ["differs"]
+
+
+def value_of(data: dict[str, Any]) -> MetricValue:
+    return MetricValue.model_validate(data)
+
+
+def test_tolerances_of_a_metric() -> None:
+    claim = value_of(accuracy(["1111", "1100", "0000", "0000", "0000"]))
+    two = value_of(accuracy(["1111", "1100", "1100", "0000", "0000"]))
+    three = value_of(accuracy(["1111", "1100", "1110", "0000", "0000"]))
+    moved = value_of(accuracy(["1100", "1111", "0000", "0000", "0000"]))
+    for found, here, elsewhere in (
+        (claim, "agrees", "agrees"),
+        (two, "differs", "agrees"),
+        (three, "differs", "differs"),
+        (moved, "differs", "differs"),  # the same mean of other samples
+    ):
+        assert verify.compare("a", claim, found, 0).verdict == here
+        assert verify.compare("a", claim, found, 2).verdict == elsewhere
+
+    near = value_of(metric([100.0, 200.0], 8))
+    for factor, verdict in ((1.0005, "agrees"), (1.002, "differs")):
+        found = value_of(metric([100.0 * factor, 200.0 * factor], 8))
+        assert verify.compare("knn_distance", near, found, 0).verdict == verdict
+    swapped = value_of(metric([200.0, 100.0], 8))
+    assert verify.compare("knn_distance", near, swapped, 0).note == "values per identity"
+
+    absent = MetricValue(value=None, reason="no weights")
+    assert verify.compare("fid", near, absent, 0).verdict == "cannot be checked here"
+    assert verify.compare("fid", absent, near, 0).note == "not claimed"
+    assert verify.compare("fid", absent, absent, 0).note == "missing in both"
+    narrower = near.model_copy(update={"interval": (140.0, 160.0)})
+    assert verify.compare("knn_distance", narrower, near, 0).note == "the interval"
+
+
+@pytest.mark.parametrize("option", ["--by=Ada", "--defense=a.py:B", "--attack=a.py:B"])
+def test_options_of_a_second_run_need_retrain(option: str, tmp_path: Path) -> None:
+    result = invoke("verify", tmp_path, option)
+    assert result.exit_code == 2
+    assert "need --retrain" in result.stderr
+
+
+def test_no_record_is_a_wrong_request(tmp_path: Path) -> None:
+    result = invoke("verify", tmp_path / "nothing.json")
+    assert result.exit_code == 2
+    assert "there is no record" in result.stderr
+
+
+# -- add, build, export -------------------------------------------------------------------------
+
+
+def test_add_says_what_became_of_each(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(json.dumps(record_data(evaluator=0.8)))
+    forged = record_data(seed=1)
+    forged["metrics"]["knn_distance"]["value"] = 1.0
+    bad.write_text(json.dumps(forged))
+    result = invoke("add", good, bad, "--folder", tmp_path / "board")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"filed: {good} as ")
+    assert "80.0 %" in lines[1]
+    assert lines[2] == f"refused: {bad}"
+    assert "its values per identity average to 12" in lines[3]
+    assert "1 of 2 records were refused" in result.stderr
+    assert [each.record.seed for each in load(tmp_path / "board")["tiny"]] == [0]
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    folder = tmp_path / "board"
+    folder.mkdir()
+    file_all(folder, make(16, attack=IK), make(18, attack=IK, seed=1), make(10))
+    return folder
+
+
+def test_build_and_check(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "render_page", lambda *args: args[-1].write_text("a page"))
+    result = invoke("build", "--check", "--folder", board)
+    assert result.exit_code == 1
+    assert "README.md" in result.stdout.splitlines()
+    assert not (board / "README.md").exists()
+    assert invoke("build", "--folder", board).exit_code == 0
+    result = invoke("build", "--check", "--folder", board)
+    assert (result.exit_code, result.stderr) == (0, "")
+    (board / "tables/tiny/defenses.tex").write_text("edited")
+    result = invoke("build", "--check", "--folder", board)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == ["tables/tiny/defenses.tex"]
+    assert "mibench leaderboard build" in result.stderr
+
+
+def test_export_writes_one_table(board: Path) -> None:
+    result = invoke(
+        "export", "--folder", board, "--protocol", "tiny", "--format", "csv",
+        "--columns", "defense, improved-kedmi",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "defense,improved-kedmi,improved-kedmi_std"
+    assert lines[1].startswith("none,0.85,0.0707106781187")
+    for shape in FORMATS:
+        for table in TABLES:
+            result = invoke(
+                "export", "--folder", board, "--protocol", "tiny", "--format", shape,
+                "--table", table,
+            )  # fmt: skip
+            assert result.exit_code == 0, result.output
+            assert len(result.stdout.splitlines()) > 1
+    assert set(FORMATS) == set(formats.FORMATS)
+
+
+def test_wrong_names_get_close_ones(board: Path, tmp_path: Path) -> None:
+    result = invoke("export", "--folder", board, "--protocol", "tinny")
+    assert result.exit_code == 2
+    assert "did you mean 'tiny'?" in result.stderr
+    result = invoke("export", "--folder", board, "--protocol", "tiny", "--columns", "defens")
+    assert result.exit_code == 2
+    assert "did you mean 'defense'?" in result.stderr
+    result = invoke("build", "--folder", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert "there is no folder" in result.stderr
+
+
+def test_schema_is_json() -> None:
+    result = invoke("schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["title"] == "Record"
+    assert Record.model_validate(record_data()).schema_version == 1
+
+
+@pytest.mark.parametrize("command", ["build", "add", "verify", "export", "schema"])
+def test_each_command_explains_itself(command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) > 4

@@ -1,0 +1,684 @@
+"""Tables, curves, ranks, formats and the build, against values worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mibench.errors import MibenchError, RequestError
+from mibench.leaderboard import page
+from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
+from mibench.leaderboard.build import boards, build, stale
+from mibench.leaderboard.curves import curves
+from mibench.leaderboard.formats import (
+    columns_of,
+    csv_text,
+    html_fragment,
+    latex,
+    latex_text,
+    markdown,
+)
+from mibench.leaderboard.groups import group, over_seeds, seeds_text
+from mibench.leaderboard.published import published_table
+from mibench.leaderboard.ranking import anchor, matches
+from mibench.leaderboard.settings import Settings, read_settings
+from mibench.leaderboard.tables import build_board
+from mibench.leaderboard.worst import worst_of_target
+from mibench.metrics import paired_interval
+from mibench.types import Record
+from tests.board_records import BOARDS, diverged, file_all, filed, make
+
+ROOT = Path(__file__).resolve().parent.parent
+IK = "improved-kedmi"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "boards.toml").write_text(BOARDS)
+    return read_settings(tmp_path)
+
+
+def board_of(settings: Settings, *records: Record) -> Board:
+    return build_board("tiny", filed(*records), settings)
+
+
+def table_of(settings: Settings, key: str, *records: Record) -> Table:
+    return next(t for t in board_of(settings, *records).tables if t.key == key)
+
+
+def row_of(table: Table, **texts: str) -> dict[str, Value]:
+    (row,) = [r for r in table.rows if all(r[k].text == v for k, v in texts.items())]
+    return row
+
+
+# -- worst case ---------------------------------------------------------------------------------
+
+
+def test_the_worst_case_by_hand() -> None:
+    # Even samples are 1st and 3rd. Chosen on one half, an attack that was lucky there scores what
+    # it has on the other half: the best on the same samples would be 2 of 4 here.
+    assert worst_of_target([["1010"], ["0101"]]) == 0
+    # Both attacks tie on both halves, and share the mean of their scores.
+    assert worst_of_target([["1100"], ["0011"]]) == 0.5
+    # On even samples both have "11", and "10" and "00" on odd ones: 1/4. On odd ones the first is
+    # better, and has all even ones.
+    assert worst_of_target([["1110"], ["1010"]]) == (0.25 + 1) / 2
+    assert worst_of_target([["1111"], ["0000"]]) == 1
+    # Chosen on even samples "10" and "00": the first, which has "11" on odd ones. Chosen on odd
+    # ones "11" and "10": the first, which has "10" on even ones.
+    assert worst_of_target([["1101"], ["0100"]]) == (1 + 0.5) / 2
+    assert worst_of_target([["1010", "1111"], ["0101", "0000"]]) == 0.5
+
+
+def test_the_worst_case_takes_another_attack_for_each_identity() -> None:
+    """Each attack gets one of the two identities: the worst case is both."""
+    assert worst_of_target([["1111", "0000"], ["0000", "1111"]]) == 1
+
+
+def test_the_worst_case_of_five_samples() -> None:
+    # Even positions hold three samples, odd ones two.
+    assert worst_of_target([["11011"], ["00000"]]) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("hits", [[["11"], ["111"]], [["1"], ["1"]], [["11", "11"], ["11"]]])
+def test_a_worst_case_needs_equal_shapes(hits: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="same identities and samples"):
+        worst_of_target(hits)
+
+
+def test_the_worst_case_in_the_table(settings: Settings) -> None:
+    full, empty = ["1111"] * 5, ["0000"] * 5
+    both = [make(full, attack="gmi", seed=s) for s in (0, 1)]
+    both += [make(empty, attack=IK, seed=0), make(empty, attack=IK, seed=1)]
+    worst = row_of(table_of(settings, "defenses", *both), defense="none")["worst"]
+    assert (worst.number, worst.spread) == (1, 0)
+
+
+def test_there_is_no_worst_case_without_all_attacks(settings: Settings) -> None:
+    lacking = row_of(table_of(settings, "defenses", make(attack=IK)), defense="none")["worst"]
+    assert (lacking.number, lacking.text) == (None, "lacks gmi")
+    apart = [make(attack=IK, seed=0), make(attack="gmi", seed=1)]
+    assert row_of(table_of(settings, "defenses", *apart), defense="none")["worst"].number is None
+    others = [make(attack=IK), make(attack="gmi", artifacts={"target": "another"})]
+    worst = row_of(table_of(settings, "defenses", *others), defense="none")["worst"]
+    assert worst.number is None
+    assert "different targets" in worst.text
+
+
+# -- groups -------------------------------------------------------------------------------------
+
+
+def test_spreads_are_over_seeds() -> None:
+    value = over_seeds([0.2, 0.4, 0.9])
+    assert value.number == pytest.approx(0.5)
+    assert value.spread == pytest.approx((((0.3**2) + (0.1**2) + (0.4**2)) / 2) ** 0.5)
+    assert over_seeds([0.2]) == Value(number=0.2)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"), [((0, 1, 2), "0–2"), ((0, 1), "0, 1"), ((0, 2, 3), "0, 2, 3"), ((), "—")]
+)
+def test_seeds_as_text(seeds: tuple[int, ...], text: str) -> None:
+    assert seeds_text(seeds) == text
+
+
+def test_diverged_seeds_are_no_numbers(settings: Settings) -> None:
+    records = [make(10, attack=IK), make(12, attack=IK, seed=1), diverged(attack=IK, seed=2)]
+    table = table_of(settings, "cells", *records)
+    (row,) = table.rows
+    assert row["top1"].number == pytest.approx(0.55)
+    assert row["seeds"].text == "0, 1"
+    assert any("Diverged, and in no mean" in n and "seed 2" in n for n in table.notes)
+    (row,) = table_of(settings, "cells", diverged()).rows
+    assert (row["top1"].number, row["top1"].text) == (None, "diverged")
+
+
+def test_a_missing_metric_has_its_reason_below_the_table(settings: Settings) -> None:
+    table = table_of(settings, "cells", make())
+    assert table.rows[0]["fid"].number is None
+    assert any(note.startswith("FID is missing in 1 records: no Inception") for note in table.notes)
+
+
+# -- curves and ranks ---------------------------------------------------------------------------
+
+
+def bido(hits: int, natural: float, scale: float, seed: int = 0, **options: Any) -> Record:
+    passed = {} if scale == 3 else {"defense.scale": scale}
+    return make(
+        hits,
+        attack=IK,
+        defense="bido",
+        natural=natural,
+        scale=scale,
+        seed=seed,
+        **{"passed": passed, **options},
+    )
+
+
+def test_a_curve_has_a_point_for_each_strength(settings: Settings) -> None:
+    again = bido(14, 0.8, 3, seed=0, passed={"defense.scale": 3})
+    records = [
+        bido(14, 0.9, 3),
+        bido(12, 0.8, 3, seed=1),
+        again,  # the default strength asked for by name: seed 0 counts once, the default's record
+        bido(16, 0.92, 0),
+        bido(6, 0.7, 5.0),
+        make(10, attack="gmi", defense="bido", natural=0.5),
+        bido(8, 0.6, 5, passed={"defense.scale": 5, "target.epochs": 20}),
+        make(17, attack=IK, natural=0.95, target="other"),
+        make(17, attack=IK, natural=0.4, epochs=2, passed={"target.epochs": 2}),
+        make(18, attack=IK, natural=0.95),
+    ]
+    found = {(c.target, c.defense): c for c in curves(group(filed(*records), settings), IK)}
+    assert set(found) == {("test_resnet", "bido"), ("test_resnet", "none"), ("other", "none")}
+    curve = found["test_resnet", "bido"]
+    assert curve.knob == "scale"
+    assert [(p.strength, p.default, p.control) for p in curve.points] == [
+        (0, False, True),
+        (3, True, False),
+        (5, False, False),
+    ]
+    assert curve.points[2].attack == pytest.approx(0.3)
+    default = curve.points[1]
+    assert (default.natural, default.attack) == (pytest.approx(0.85), pytest.approx(0.65))
+    assert default.attack_spread == pytest.approx(0.1 / 2**0.5)
+    assert default.seeds == (0, 1)
+    assert default.files == (
+        "tiny/improved-kedmi_bido_test_resnet_seed0.json",
+        "tiny/improved-kedmi_bido_test_resnet_seed1.json",
+    )
+    early = found["test_resnet", "none"].points
+    assert [(p.strength, p.default) for p in early] == [(2, False), (20, True)]
+
+
+def test_a_knob_without_a_number_is_named(settings: Settings) -> None:
+    record = make(attack=IK, defense="bido", scale="much")
+    with pytest.raises(MibenchError, match=r"main knob of bido is defense\.scale, and tiny/"):
+        curves(group(filed(record), settings), IK)
+    # DP-SGD finds its noise for a given ε in training, and reports it beside ε.
+    utility = {**record.utility, "scale": 7.0}
+    found = make(attack=IK, defense="bido", scale=None, utility=utility)
+    (line,) = curves(group(filed(found), settings), IK)
+    assert line.points[0].strength == 7
+
+
+def test_a_defense_without_a_known_knob_is_one_point(settings: Settings) -> None:
+    (line,) = curves(group(filed(make(attack=IK, defense="new")), settings), IK)
+    assert (line.knob, [p.strength for p in line.points]) == ("", [1])
+    assert line.points[0].default
+    assert not line.points[0].control
+
+
+def point(strength: float, natural: float, attack: float, **options: Any) -> CurvePoint:
+    return CurvePoint(
+        strength, natural, attack, None, None, (0,), **{"default": False, "files": (), **options}
+    )
+
+
+def curve(defense: str, *points: CurvePoint) -> Curve:
+    return Curve(defense, IK, "test_resnet", "scale", points)
+
+
+NONE = curve("none", point(4, 0.952, 0.50), point(20, 0.99, 0.63, default=True))
+MILD = curve("mild", point(0, 0.96, 0.1, control=True), point(1, 0.955, 0.40, default=True))
+STRONG = curve(
+    "strong",
+    point(0, 0.955, 0.70, control=True),
+    point(1, 0.949, 0.35),
+    point(2, 0.80, 0.05, default=True),
+)
+
+
+def test_ranks_by_hand() -> None:
+    # none − 5 points is 94: the default of mild (95.5) is the costliest above it. At 95.5: none
+    # stopped early (95.2, .50), mild (.40), and strong at strength 1 (94.9, .35): its default costs
+    # too much, and its control, which is nearer, does not stand for it.
+    assert anchor([NONE, MILD, STRONG]) == 0.955
+    found = matches([NONE, MILD, STRONG])
+    assert {name: match.rank for name, match in found.items()} == {
+        "strong": 1,
+        "mild": 2,
+        "none": 3,
+    }
+    assert [found[n].point.attack for n in ("strong", "mild", "none")] == [0.35, 0.40, 0.50]  # type: ignore[union-attr]
+
+
+def test_equal_attack_accuracies_share_a_rank() -> None:
+    twin = curve("twin", point(1, 0.956, 0.40, default=True))
+    ranks = {name: match.rank for name, match in matches([NONE, MILD, twin]).items()}
+    assert ranks == {"mild": 1, "twin": 1, "none": 3}
+
+
+def test_a_defense_without_a_near_point_is_not_ranked() -> None:
+    late = curve("none", point(20, 0.99, 0.63, default=True))
+    far = curve("far", point(1, 0.9449, 0.2, default=True))
+    found = matches([late, MILD, STRONG, far])
+    # The anchor is now far's 94.5, and mild's 95.5 is a hair more than one point away.
+    assert found["mild"].rank is None
+    assert found["mild"].reason == "no point within 1 point of 94.5 %"
+    assert found["none"].rank is None
+    assert {n: m.rank for n, m in found.items() if m.rank} == {"far": 1, "strong": 2}
+
+
+def test_a_point_exactly_one_point_away_counts() -> None:
+    edge = curve("edge", point(1, 0.945, 0.2, default=True))
+    assert matches([NONE, MILD, edge])["mild"].rank == 2
+
+
+def test_without_an_undefended_target_nothing_is_ranked() -> None:
+    assert {m.reason for m in matches([MILD, STRONG]).values()} == {"no undefended target to match"}
+    alone = matches([curve("none", point(20, 0.99, 0.63, default=True))])
+    assert alone["none"].reason == "nothing else near 99.0 %"
+
+
+def test_an_unsure_point_is_shown_not_ranked() -> None:
+    weak = curve("weak", point(1, 0.955, 0.01, default=True, ranked=False))
+    found = matches([NONE, MILD, weak])
+    assert found["weak"].rank is None
+    assert "shown, not ranked" in found["weak"].reason
+    assert found["mild"].rank == 1
+
+
+def test_the_table_of_defenses(settings: Settings) -> None:
+    records = [
+        make(18, attack=IK, natural=0.95),
+        make(16, attack=IK, natural=0.97, seed=1),
+        make(13, attack=IK, natural=0.92, epochs=4, passed={"target.epochs": 4}),
+        make(10, attack="gmi", natural=0.96),
+        bido(12, 0.91, 3),
+        bido(19, 0.94, 0),
+        make(
+            5,
+            attack=IK,
+            defense="other",
+            natural=0.93,
+            evaluator=0.89,
+            utility={
+                "natural_accuracy": 0.93,
+                "evaluator_accuracy": 0.89,
+                "epsilon": 8.0,
+                "privacy_unit": "example",
+            },
+        ),
+    ]
+    table = table_of(settings, "defenses", *records)
+    assert [row["defense"].text for row in table.rows] == ["bido", "none", "other"]
+    assert [column.key for column in table.columns][:6] == [
+        "rank",
+        "target",
+        "defense",
+        "natural",
+        "gmi",
+        IK,
+    ]
+    best, none, other = table.rows
+    assert [row["rank"].number for row in table.rows] == [1, 2, None]
+    assert best["matched"].number == pytest.approx(0.6)
+    assert best["matched_strength"].text == "scale 3"
+    assert best["control_natural"].number == 0.94
+    assert best["control_attack"].number == pytest.approx(0.95)
+    assert best["epsilon"].text == "—"
+    assert none["matched_natural"].number == 0.92
+    assert none["matched_strength"].text == "epochs 4"
+    assert none["natural"].number == pytest.approx(0.96)
+    assert none[IK].number == pytest.approx(0.85)
+    assert none[IK].spread == pytest.approx(0.1 / 2**0.5)
+    assert other["matched"].text.startswith("shown, not ranked")
+    assert (other["epsilon"].number, other["privacy_unit"].text) == (8.0, "example")
+    assert other[IK].number == 0.25  # shown all the same
+    assert table.files[0] == (
+        "tiny/improved-kedmi_bido_test_resnet_seed0.json",
+        "tiny/improved-kedmi_bido-scale=0_test_resnet_seed0.json",
+    )
+    assert any("Here: 91.0 % on test_resnet." in note for note in table.notes)
+
+
+def test_a_control_under_another_attack_is_not_taken(settings: Settings) -> None:
+    other = make(2, attack="gmi", defense="bido", scale=0, passed={"defense.scale": 0})
+    row = row_of(table_of(settings, "defenses", bido(12, 0.9, 3), other), defense="bido")
+    assert row["control_attack"].text == "—"
+
+
+# -- improvement and references -----------------------------------------------------------------
+
+
+def test_the_improvement_is_paired(settings: Settings) -> None:
+    fewer = ["11110", "11110", "00000", "00000", "00000"]
+    more = ["11110", "11110", "11100", "00010", "00000"]
+    base = [make(fewer, attack="kedmi", seed=s) for s in (0, 1)]
+    better = [make(more, attack=IK, seed=s) for s in (0, 1, 2)]
+    plus = [make(9, attack="kedmi+lom"), make(7, attack="kedmi+ma")]
+    defended = bido(1, 0.9, 3)
+    table = table_of(settings, "improvement", *base, *better, *plus, defended)
+    (row,) = table.rows
+    assert row["attack"].text == "kedmi"
+    assert row["base"].number == pytest.approx(8 / 25)
+    assert (row["lom"].number, row["ma"].number) == (pytest.approx(0.45), pytest.approx(0.35))
+    assert row["improved"].number == pytest.approx(12 / 25)
+    # Seeds 0 and 1 have both; by identity the differences are 0, 0, 3/5, 1/5, 0.
+    difference = torch.tensor([[0, 0, 0.6, 0.2, 0]] * 2, dtype=torch.float64)
+    mean, low, high = paired_interval(difference)
+    assert mean == pytest.approx(0.16, abs=1e-15)
+    assert row["delta"].number == pytest.approx(mean, abs=1e-15)
+    assert row["delta"].interval == pytest.approx((low, high), abs=1e-15)
+    assert row["seeds"].text == "differ: see all cells"
+
+
+def test_no_improvement_without_both_ends(settings: Settings) -> None:
+    (row,) = table_of(settings, "improvement", make(attack="vmi"), make(attack="vmi+ma")).rows
+    assert row["delta"].text == "—"
+    assert "improved" not in row
+    apart = [make(attack="vmi"), make(attack="improved-vmi", seed=1)]
+    assert table_of(settings, "improvement", *apart).rows[0]["delta"].text == "—"
+
+
+def test_references_are_of_undefended_default_targets(settings: Settings) -> None:
+    floor = {
+        "floor": {"attack_accuracy_top1": make(4).metrics["attack_accuracy_top1"].model_dump()}
+    }
+    records = [
+        make(attack="gmi"),
+        make(attack=IK),  # the same target: counted once
+        make(attack=IK, seed=1, references=floor),
+        make(attack=IK, seed=5, target="other", references=floor),
+        bido(3, 0.9, 3, references=floor),
+    ]
+    board = board_of(settings, *records)
+    assert board.reference_target == "test_resnet"
+    assert dict(board.references) == {
+        "floor: random prior samples": Value(number=0.05),
+        "floor": Value(number=0.2),
+        "ceiling: private test images": Value(number=1.0),
+    }
+
+
+def test_cells_say_who_verified_them(settings: Settings) -> None:
+    environment = {**make().environment.model_dump(), "dirty": True}
+    records = [make(verified_by="Ada"), make(seed=1), make(attack=IK, environment=environment)]
+    records += [make(attack="vmi", verified_by="Eve")]
+    table = table_of(settings, "cells", *records)
+    said = {row["attack"].text: row["verified"].text for row in table.rows}
+    assert said == {"gmi": "Ada (1 of 2 seeds)", IK: "self-reported", "vmi": "Eve"}
+    assert row_of(table, attack=IK)["commit"].text == "01234567+"
+    assert row_of(table, attack="gmi")["commit"].text == "01234567"
+    assert row_of(table, attack="gmi")["n"].number == 20
+
+
+def test_published_numbers_are_apart_and_have_sources() -> None:
+    table = published_table()
+    assert all(row["source"].text for row in table.rows)
+    seed = row_of(table, source="Nguyen et al., CVPR 2023", attack="KEDMI + LOM", target="IR152")
+    assert (seed["top1"].text, seed["knn"].text) == ("92.47 ± 1.41", "1168.55")
+    ssd = row_of(table, defense="BiDO", attack="LOKT")
+    assert (ssd["natural"].text, ssd["top1"].text) == ("86.6", "30.8")
+    rerun = [r for r in table.rows if r["source"].text.startswith("independent")]
+    assert [(r["top1"].text, r["fid"].text) for r in rerun][-1] == ("88.07", "34.76")
+
+
+# -- formats ------------------------------------------------------------------------------------
+
+EXAMPLE = Table(
+    "example",
+    "Example",
+    (
+        Column("name", "name_of|it"),
+        Column("share", "top-1", "percent"),
+        Column("delta", "Δ", "percent"),
+        Column("far", "distance", "number"),
+        Column("n", "n", "count"),
+    ),
+    (
+        {
+            "name": Value(text="a_b & 50% | <i>"),
+            "share": Value(number=0.63149, spread=0.0123),
+            "delta": Value(number=0.218, interval=(0.183, 0.255)),
+            "far": Value(number=63.25, spread=1.5),
+            "n": Value(number=500),
+        },
+        {
+            "name": Value(text="—"),
+            "share": Value(text="lacks gmi"),
+            "delta": Value(number=-0.05, interval=(-0.1, 0.001)),
+            "far": Value(number=2.5e7),
+        },
+    ),
+    ("± & so on.",),
+)
+
+
+def test_markdown() -> None:
+    assert markdown(EXAMPLE).splitlines() == [
+        "| name_of\\|it | top-1 % | Δ % | distance | n |",
+        "|---|---:|---:|---:|---:|",
+        "| a_b & 50% \\| &lt;i> | 63.1 ± 1.2 | +21.8 [18.3, 25.5] | 63.25 ± 1.50 | 500 |",
+        "| — | lacks gmi | -5.0 [-10.0, 0.1] | 2.50e+07 | — |",
+        "",
+        "± & so on.",
+    ]
+
+
+def test_latex_is_escaped() -> None:
+    lines = latex(EXAMPLE).splitlines()
+    assert lines[:3] == [
+        r"% needs \usepackage{booktabs}",
+        "% ± & so on.",
+        r"\begin{tabular}{lrrrr}",
+    ]
+    assert lines[4] == r"name\_of\textbar{}it & top-1 \% & $\Delta$ \% & distance & n \\"
+    assert lines[6] == (
+        r"a\_b \& 50\% \textbar{} \textless{}i\textgreater{} & 63.1 $\pm$ 1.2 & "
+        r"+21.8 [18.3, 25.5] & 63.25 $\pm$ 1.50 & 500 \\"
+    )
+    assert lines[7] == r"--- & lacks gmi & $-$5.0 [$-$10.0, 0.1] & 2.50e+07 & --- \\"
+    assert lines[-2:] == [r"\bottomrule", r"\end{tabular}"]
+    assert latex_text("\\ # $ ~ ^ {x}") == (
+        r"\textbackslash{} \# \$ \textasciitilde{} \textasciicircum{} \{x\}"
+    )
+    assert latex_text("improved-kedmi, dp-sgd, resnet-18") == "improved-kedmi, dp-sgd, resnet-18"
+
+
+def test_a_latex_row_does_not_start_with_a_bracket() -> None:
+    table = Table("t", "t", (Column("a", "a"),), ({"a": Value(text="[1]")},))
+    assert "{}[1]" in latex(table)
+
+
+def test_csv_holds_raw_numbers() -> None:
+    rows = list(csv.reader(io.StringIO(csv_text(EXAMPLE))))
+    assert rows[0] == [
+        "name", "share", "share_std", "delta", "delta_low", "delta_high", "far", "far_std", "n",
+    ]  # fmt: skip
+    assert rows[1] == [
+        "a_b & 50% | <i>", "0.63149", "0.0123", "0.218", "0.183", "0.255", "63.25", "1.5", "500",
+    ]  # fmt: skip
+    assert rows[2] == ["", "lacks gmi", "", "-0.05", "-0.1", "0.001", "25000000", "", ""]
+    third = Table("t", "t", (Column("a", "a", "percent"),), ({"a": Value(number=1 / 3)},))
+    assert csv_text(third) == "a\n0.333333333333\n"
+
+
+def test_html_is_escaped() -> None:
+    text = html_fragment(EXAMPLE)
+    assert "<td>a_b &amp; 50% | &lt;i&gt;</td>" in text
+    assert '<td style="text-align: right">63.1 ± 1.2</td>' in text
+    assert text.count("<tr>") == 3
+
+
+def test_columns_are_chosen_by_name() -> None:
+    chosen = columns_of(EXAMPLE, ["n", "name"])
+    assert markdown(chosen).splitlines()[0] == "| n | name_of\\|it |"
+    with pytest.raises(RequestError, match=r"no column 'shre'; did you mean 'share'\?"):
+        columns_of(EXAMPLE, ["shre"])
+    with pytest.raises(RequestError, match="columns: name, share"):
+        columns_of(EXAMPLE, ["zzz"])
+
+
+# -- settings -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[strengths", "no TOML"),
+        ('[strengths]\nbido = "scale"\n[protocols]', "write defense.FIELD or target.FIELD"),
+        ('[strengths]\nbido = "attack.scale"\n[protocols]', "write defense.FIELD or target.FIELD"),
+        ("[strengths]", "protocols: Field required"),
+        (BOARDS + "\nheadlin = 'x'", "protocols.tiny.headlin: Extra inputs"),
+    ],
+)
+def test_a_wrong_boards_file_is_named(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "boards.toml").write_text(text)
+    with pytest.raises(MibenchError, match=reason):
+        read_settings(tmp_path)
+
+
+def test_a_missing_board_is_named(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(MibenchError, match=r"add a section \[protocols\.new\]"):
+        settings.of("new")
+    with pytest.raises(MibenchError, match=r"there is no .*boards\.toml"):
+        read_settings(tmp_path / "nowhere")
+
+
+def test_the_shipped_boards_fit_the_methods() -> None:
+    """Each strength is the main knob that its defense names, and each attack is there."""
+    from mibench.methods import DEFENSES
+    from mibench.protocols import PROTOCOLS
+    from mibench.resolve import attack_names
+
+    shipped = read_settings(ROOT / "leaderboards")
+    for name in DEFENSES.names():
+        knob = DEFENSES.get(name).strength
+        assert shipped.strengths[name] == ("target.epochs" if knob is None else f"defense.{knob}")
+    for protocol, own in shipped.protocols.items():
+        assert own.title == PROTOCOLS[protocol].title
+        assert {own.headline, *own.worst_case} <= set(attack_names())
+
+
+# -- build --------------------------------------------------------------------------------------
+
+RECORDS = (
+    make(18, attack=IK, natural=0.95),
+    make(16, attack=IK, natural=0.97, seed=1),
+    make(10, attack="gmi", natural=0.96),
+    make(9, attack="kedmi", natural=0.96),
+    bido(12, 0.93, 3),
+    bido(19, 0.94, 0),
+)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    inputs = ("records/", "assets/")
+    there = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    names = {p.relative_to(folder).as_posix(): p.read_bytes() for p in there}
+    return {name: data for name, data in names.items() if not name.startswith(inputs)}
+
+
+def quick_page(boards: Sequence[Board], records: Path, galleries: Path, out: Path) -> None:
+    """Stands for the page, which has tests of its own."""
+    out.write_text(f"{len(boards)} {[board.tables for board in boards]}")
+
+
+@pytest.fixture
+def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(page, "render_page", quick_page)
+    folder = tmp_path / "leaderboards"
+    folder.mkdir()
+    file_all(folder, *RECORDS)
+    build(folder)
+    return folder
+
+
+def test_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "leaderboards"
+    folder.mkdir()
+    file_all(folder, *RECORDS)
+    build(folder)
+    first = files_in(folder)
+    assert set(first) == {
+        "README.md",
+        "boards.toml",
+        "index.html",
+        "privacy-utility-tiny.svg",
+        "record.schema.json",
+        *(
+            f"tables/tiny/{table}.{ending}"
+            for table in ("defenses", "improvement", "cells", "published")
+            for ending in ("csv", "tex")
+        ),
+    }
+    # In another process, with other hash seeds, and in another folder.
+    copy = tmp_path / "elsewhere" / "boards"
+    copy.mkdir(parents=True)
+    file_all(copy, *RECORDS)
+    code = "import sys, pathlib; from mibench.leaderboard.build import build; "
+    code += "build(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(copy)], check=True, cwd=ROOT)
+    assert files_in(copy) == first
+    assert str(tmp_path).encode() not in b"".join(first.values())
+
+
+def test_the_readme_shows_the_main_tables(built: Path) -> None:
+    text = (built / "README.md").read_text()
+    assert "## tiny, version 1" in text
+    assert "![Attack over natural accuracy](privacy-utility-tiny.svg)" in text
+    assert "| 85.0 ± 7.1 |" in text
+    assert text.count("## Published numbers") == 1
+
+
+def test_check_names_what_is_stale(built: Path) -> None:
+    assert stale(built) == []
+    (built / "README.md").write_text("edited")
+    (built / "tables/tiny/cells.csv").unlink()
+    (built / "tables/gone").mkdir()
+    (built / "tables/gone/cells.csv").write_text("")
+    assert stale(built) == ["README.md", "tables/gone/cells.csv", "tables/tiny/cells.csv"]
+    build(built)
+    assert not (built / "tables/gone/cells.csv").exists()
+    assert stale(built) == []
+
+
+def test_check_notices_a_new_record(built: Path) -> None:
+    file_all(built, make(3, attack="gmi", seed=4))
+    found = stale(built)
+    assert {"README.md", "index.html", "tables/tiny/cells.csv", "tables/tiny/cells.tex"} <= set(
+        found
+    )
+    assert "record.schema.json" not in found
+
+
+def test_a_figure_of_another_matplotlib_is_compared_by_its_data(built: Path) -> None:
+    figure = built / "privacy-utility-tiny.svg"
+    drawn = figure.read_text()
+    figure.write_text(drawn.replace("stroke-linecap: butt", "stroke-linecap: round"))
+    assert stale(built) == ["privacy-utility-tiny.svg"]
+    older = re.sub(r"Matplotlib v[\d.]+", "Matplotlib v3.0.0", figure.read_text())
+    figure.write_text(older)
+    assert stale(built) == []
+    figure.write_text(re.sub(r"data [0-9a-f]{64}", "data " + "0" * 64, older))
+    assert stale(built) == ["privacy-utility-tiny.svg"]
+
+
+def test_a_build_without_records_is_a_wrong_request(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="there is no record in"):
+        boards(tmp_path)
+
+
+def test_a_damaged_record_leaves_the_boards_as_they_are(built: Path) -> None:
+    before = files_in(built)
+    (built / "records/tiny/gmi_none_test_resnet_seed0.json").write_text("{")
+    with pytest.raises(MibenchError, match="gmi_none_test_resnet_seed0"):
+        build(built)
+    assert files_in(built) == before
+
+
+def test_tables_need_no_torch() -> None:
+    code = "import sys, mibench.leaderboard.tables, mibench.leaderboard.build, "
+    code += "mibench.cli_leaderboard; assert not {'torch', 'matplotlib'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
