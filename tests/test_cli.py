@@ -334,7 +334,7 @@ def test_a_diverged_cell_shows_dashes(tmp_path: Path) -> None:
     text = shown(record, tmp_path)
     assert row(text, "natural accuracy")[1] == "—"
     assert "— Attack accuracy (top-1): the target diverged: loss is NaN" in text
-    assert "nothing could be attacked" in text
+    assert "Training or attack diverged: there is no number." in text
 
 
 def test_numbers() -> None:
