@@ -2,9 +2,9 @@
 
     python tools/readme_tables.py [--check]
 
-A table of the README follows a comment that holds the options of `mibench leaderboard export`, such
-as `<!-- table: --table improvement -->`, and ends at `<!-- end -->`; between them is what that command
-writes, without the notes below its table.
+A table of the README follows a comment that holds the options of `mibench leaderboard export`:
+`<!-- table: --table improvement -->`, say. It ends at `<!-- end -->`, and between them is what that
+command writes, without the notes below its table.
 """
 
 from __future__ import annotations
