@@ -1,0 +1,86 @@
+"""``mibench doctor``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mibench.assets
+from mibench import __version__
+from mibench.doctor import PACKAGES
+from mibench.errors import ArtifactError
+from tests.command_line import ROOT, invoke
+
+
+def examined(*args: str) -> tuple[int, dict[str, Any]]:
+    result = invoke("doctor", "--json", *args)
+    checks = json.loads(result.stdout)
+    return result.exit_code, {check["name"]: check for check in checks["checks"]}
+
+
+def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mibench.assets, "load_asset", lambda asset: ({}, {}))
+    monkeypatch.setenv("MIBENCH_INCEPTION", str(tmp_path / "absent.pth"))
+    place = tmp_path / "new" / "store"
+    code, checks = examined("--store", str(place))
+    assert code == 0
+    assert checks["mibench"]["found"] == __version__
+    assert checks["torch"]["found"] == torch.__version__.split("+")[0]
+    assert str(place) in checks["store"]["found"]
+    assert "GiB" in checks["store"]["found"] or "TiB" in checks["store"]["found"]
+    assert not place.exists()
+    assert checks["inception weights"]["status"] == "absent"
+    assert "https://" in checks["inception weights"]["remedy"]
+    assert "4 pinned networks verified" in checks["protocol synthfaces-32"]["found"]
+    assert {"device", "memory", "threads"} <= checks.keys()
+    text = invoke("doctor", "--store", str(place)).stdout
+    assert "absent.pth" in text
+    assert "pinned networks verified" in text
+
+
+def test_doctor_exits_1_when_something_essential_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(asset: object) -> None:
+        raise ArtifactError("not the pinned one; reinstall mibench")
+
+    monkeypatch.setattr(mibench.assets, "load_asset", load)
+    code, checks = examined("--store", str(tmp_path))
+    assert code == 1
+    assert checks["protocol synthfaces-32"]["status"] == "broken"
+    assert "reinstall" in checks["protocol synthfaces-32"]["remedy"]
+    assert checks["protocol synthfaces-64"]["status"] == "ok"
+
+
+def test_doctor_names_a_package_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mibench.assets, "load_asset", lambda asset: ({}, {}))
+    monkeypatch.setitem(sys.modules, "tabulate", None)
+    code, checks = examined("--store", str(tmp_path))
+    assert code == 1
+    assert checks["tabulate"]["status"] == "broken"
+    assert "pip install" in checks["tabulate"]["remedy"]
+
+
+def test_doctor_refuses_a_store_that_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mibench.assets, "load_asset", lambda asset: ({}, {}))
+    (tmp_path / "file").write_text("")
+    code, checks = examined("--store", str(tmp_path / "file" / "store"))
+    assert (code, checks["store"]["status"]) == (1, "broken")
+
+
+def test_doctor_looks_at_every_dependency() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    everywhere = re.findall(r'^ *"([A-Za-z0-9-]+)[^;"]*"', block[1], re.MULTILINE)
+    assert set(PACKAGES) == set(everywhere)
