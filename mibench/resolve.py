@@ -219,11 +219,9 @@ def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Mo
     known = list(_paths(values))
     for path, value in settings.items():
         if path not in known:
-            hint = closest(path, known)
-            raise RequestError(
-                f"--set {where}.{path}: there is no such field; "
-                f"{hint or 'fields: ' + ', '.join(known)}"
-            )
+            fields = [f"{where}.{each}" for each in known]
+            hint = closest(f"{where}.{path}", fields) or "fields: " + ", ".join(fields)
+            raise RequestError(f"--set {where}.{path}: there is no such field; {hint}")
         *parents, last = path.split(".")
         place = values
         for parent in parents:

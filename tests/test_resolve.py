@@ -163,7 +163,7 @@ def test_the_target_is_the_protocols_unless_one_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("attack.iteration", 3, "no such field; did you mean 'iterations'"),
+        ("attack.iteration", 3, "no such field; did you mean 'attack.iterations'"),
         ("attack.identity.eots", 3, "did you mean 'identity.eot'"),
         ("target.epoch", 3, "did you mean 'epochs'"),
         ("defense.zzzz", 3, "--set defense.zzzz: there is no such field"),
