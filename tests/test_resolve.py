@@ -164,10 +164,10 @@ def test_the_target_is_the_protocols_unless_one_is_asked_for() -> None:
     ("path", "value", "message"),
     [
         ("attack.iteration", 3, "no such field; did you mean 'attack.iterations'"),
-        ("attack.identity.eots", 3, "did you mean 'identity.eot'"),
-        ("target.epoch", 3, "did you mean 'epochs'"),
+        ("attack.identity.eots", 3, "did you mean 'attack.identity.eot'"),
+        ("target.epoch", 3, "did you mean 'target.epochs'"),
         ("defense.zzzz", 3, "--set defense.zzzz: there is no such field"),
-        ("protocol.sample", 3, "did you mean 'samples'"),
+        ("protocol.sample", 3, "did you mean 'protocol.samples'"),
         ("attacks.iterations", 3, "paths start with one of protocol., target., defense., attack."),
         ("attack", 3, "paths start with one of"),
         ("iterations", 3, "paths start with one of"),
