@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.methods import Attack, AttackConfig, Problem, register_attack
-from mibench.types import AttackCard
+from mibench.types import BUDGETED, AttackCard
 
 
 def nesterov(
@@ -53,7 +53,9 @@ class Gmi(Attack):
     class Config(AttackConfig):
         """Options of GMI; defaults are the released code's."""
 
-        iterations: int = Field(2400, ge=1, description="steps of gradient descent")
+        iterations: int = Field(
+            2400, ge=1, description="steps of gradient descent", json_schema_extra=BUDGETED
+        )
         learning_rate: float = Field(0.02, gt=0, description="step size at the published batch")
         reference_batch: float = Field(
             60, gt=0, description="batch over which the published loss was averaged"

@@ -14,7 +14,7 @@ from mibench.gan_training import MovingAverage, random_flip, shuffled_batches
 from mibench.methods import Attack, AttackConfig, PriorJob, Problem, register_attack
 from mibench.models.classifiers import Classifier
 from mibench.models.gan import Critic, Generator, Prior
-from mibench.types import AttackCard, Frozen
+from mibench.types import BUDGETED, AttackCard, Frozen
 
 PUBLISHED_BATCH = 60  # identities that the released code attacks at once
 
@@ -25,7 +25,7 @@ class FineTuning(Frozen):
     start: bool = Field(
         True, description="start from the general prior; false: from scratch, as published"
     )
-    steps: int = Field(2000, ge=1, description="critic steps")
+    steps: int = Field(2000, ge=1, description="critic steps", json_schema_extra=BUDGETED)
     generator_every: int = Field(5, ge=1, description="critic steps per generator step (n_critic)")
     batch_size: int = Field(64, ge=2, description="images a step")
     learning_rate: float = Field(2e-4, gt=0, description="Adam's step, betas (0.5, 0.999)")
@@ -162,7 +162,9 @@ class Kedmi(Attack):
     class Config(AttackConfig):
         """Options of KEDMI; defaults are the released code's."""
 
-        iterations: int = Field(2400, ge=1, description="steps of Adam on (μ, log σ²)")
+        iterations: int = Field(
+            2400, ge=1, description="steps of Adam on (μ, log σ²)", json_schema_extra=BUDGETED
+        )
         learning_rate: float = Field(0.02, gt=0, description="Adam's step")
         identity_weight: float = Field(100, ge=0, description="weight of the identity loss")
         prior_weight: float = Field(1, ge=0, description="weight of the realism loss")

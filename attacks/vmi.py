@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mibench.methods import Attack, AttackConfig, Problem, register_attack
 from mibench.models.flow import Flow
 from mibench.streams import RowStreams, stream
-from mibench.types import AttackCard
+from mibench.types import BUDGETED, AttackCard
 
 FIT_DRAWS = 100  # standard normal draws that start the actnorms (released code)
 
@@ -69,7 +69,10 @@ class VmiConfig(AttackConfig):
         "flow", description="q(z): a full-covariance `gaussian`, or a Glow-style `flow`"
     )
     iterations: int = Field(
-        4867, ge=1, description="steps (released run: 31 epochs of 10,000 draws, 64 a step)"
+        4867,
+        ge=1,
+        description="steps (released run: 31 epochs of 10,000 draws, 64 a step)",
+        json_schema_extra=BUDGETED,
     )
     samples_per_step: int = Field(
         64, ge=1, description="draws of z per identity and step, over which its loss is averaged"

@@ -165,7 +165,7 @@ class DpSgd(Defense):
         if self.config.noise_multiplier == 0:
             return model, optimizer
         delta = self.config.delta or len(labels) ** -1.1
-        steps = config.epochs * self.steps_per_epoch(labels, config.batch_size)
+        steps = config.steps(self.steps_per_epoch(labels, config.batch_size))
         device = next(model.parameters()).device
         private = DPOptimizer(
             optimizer,

@@ -16,7 +16,7 @@ import click
 from mibench import __version__
 from mibench.cli_grid import grid
 from mibench.cli_leaderboard import leaderboard_commands
-from mibench.cli_options import json_option, print_json, store_option
+from mibench.cli_options import budget_option, json_option, print_json, store_option
 from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
 
@@ -112,6 +112,7 @@ def main() -> None:
     help="Override one field, as attack.iterations=600; can be given several times. "
     "`mibench info NAME` shows the fields.",
 )
+@budget_option
 @store_option
 @click.option(
     "--out",
@@ -142,6 +143,7 @@ def run(
     seed: int,
     root: str | None,
     settings: tuple[str, ...],
+    budget: float | None,
     store: str | None,
     out: str | None,
     device: str,
@@ -169,6 +171,7 @@ def run(
         seed=seed,
         root=root,
         overrides=dict(map(parse_setting, settings)),
+        budget=1 if budget is None else budget,
     )
     folder = Path(out).expanduser() if out else run_folder(resolve(spec))
     shown = contextlib.nullcontext(SILENT) if quiet else display()

@@ -16,6 +16,12 @@ store_option = click.option(
     help="Folder of cached stages. Without it, the environment variable MIBENCH_STORE names the "
     "folder, else it is `mibench` in your cache folder.",
 )
+budget_option = click.option(
+    "--budget",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of all epochs and steps, as 0.01 for trying out; without it, all of them. Boards "
+    "refuse records of less.",
+)
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mibench.data.images import to_float
 from mibench.models.gan import Critic, Generator
 from mibench.progress import Progress
-from mibench.types import Frozen
+from mibench.types import BUDGETED, Frozen
 
 Recipe = Literal["hinge", "wgan-gp"]
 
@@ -26,7 +26,7 @@ class GanConfig(Frozen):
         "hinge",
         description="`hinge`: hinge loss with spectral norm; `wgan-gp`: GMI's, gradient penalty 10",
     )
-    steps: int = Field(9900, ge=1, description="generator steps")
+    steps: int = Field(9900, ge=1, description="generator steps", json_schema_extra=BUDGETED)
     batch_size: int = Field(64, ge=2, description="images a step")
     critic_steps: int = Field(1, ge=1, description="critic steps per generator step (GMI: 5)")
     learning_rate: float = Field(2e-4, gt=0, description="Adam's step, for both networks")

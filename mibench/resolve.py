@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from mibench.budget import scaled
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.methods import ATTACKS, DEFENSES, Attack, AttackConfig, Defense, DefenseConfig
@@ -80,8 +81,11 @@ class Cell:
     attack_config: AttackConfig
 
     def passed(self, part: str) -> dict[str, Any]:
-        """The overrides that were passed for one of the four parts."""
-        return {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
+        """The overrides that were passed for one of the four parts; a budget is the protocol's."""
+        given = {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
+        if part == "protocol" and self.spec.budget != 1:
+            given["budget"] = self.spec.budget
+        return given
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -155,14 +159,14 @@ def resolve(spec: RunSpec) -> Cell:
         _check_architecture(each, protocol.resolution)
     return Cell(
         spec,
-        protocol,
+        scaled(protocol, spec.budget),
         architecture,
-        training,
+        scaled(training, spec.budget),
         defense_class,
         defense_config,
         name,
         attack_class,
-        attack_config,
+        scaled(attack_config, spec.budget),
     )
 
 

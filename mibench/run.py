@@ -24,6 +24,7 @@ def run(
     seed: int = 0,
     root: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    budget: float = 1.0,
     store: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
@@ -40,6 +41,8 @@ def run(
         seed: seed of target, prior, students and attack.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
         overrides: dotted paths and values, as ``{"attack.iterations": 600}``.
+        budget: share of all epochs and steps, in (0, 1]; less than 1 is for trying out, and boards
+            refuse such records.
         store: folder of cached stages; None: ``MIBENCH_STORE`` or the user's cache folder.
         out: run folder for record, reconstructions and picture; None: below ``mibench-runs/``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -65,5 +68,6 @@ def run(
         seed=seed,
         root=None if root is None else str(root),
         overrides=dict(overrides or {}),
+        budget=budget,
     )
     return run_cell(spec, store=store, out=out, device=device, progress=progress, command=command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -15,13 +16,18 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet, to_float
 from mibench.models.classifiers import Classifier
 from mibench.progress import Progress
-from mibench.types import Frozen
+from mibench.types import BUDGETED, Frozen
 
 
 class TrainingConfig(Frozen):
     """How a classifier is trained."""
 
-    epochs: int = Field(50, ge=1, description="passes over the training images")
+    epochs: int | float = Field(
+        50,
+        gt=0,
+        description="passes over the training images; a fraction ends within one",
+        json_schema_extra=BUDGETED,
+    )
     batch_size: int = Field(64, ge=2, description="images a step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer")
     learning_rate: float = Field(0.01, gt=0, description="step size at the start")
@@ -35,6 +41,11 @@ class TrainingConfig(Frozen):
     )
     augment: bool = Field(True, description="random mirroring and shifts by up to 1/16 of a side")
 
+    def steps(self, per_epoch: int) -> int:
+        """Steps of the whole training, at least 1."""
+        # Rounded first: 0.07 · 100 is a little more than 7 in floating point.
+        return max(1, math.ceil(round(self.epochs * per_epoch, 6)))
+
 
 @dataclass
 class TrainState:
@@ -42,7 +53,7 @@ class TrainState:
 
     epoch: int
     step: int
-    epochs: int
+    epochs: int | float
     steps: int
 
     @property
@@ -183,7 +194,7 @@ def train_classifier(
     device = data.images.device
     labels = data.labels.cpu()
     per_epoch = hooks.steps_per_epoch(labels, config.batch_size)
-    state = TrainState(0, 0, config.epochs, config.epochs * per_epoch)
+    state = TrainState(0, 0, config.epochs, config.steps(per_epoch))
     model = model.to(device).to(memory_format=torch.channels_last).train()
     loss_value, diverged = math.nan, None
     devices = [device] if device.type == "cuda" else []
@@ -193,8 +204,9 @@ def train_classifier(
         trained, optimizer = hooks.engage(model, optimizer, labels, config, generator)
         base = [group["lr"] for group in optimizer.param_groups]
         progress.begin(state.steps, label)
-        for state.epoch in range(config.epochs):
-            for index in hooks.sampler(labels, config.batch_size, generator):
+        for state.epoch in range(math.ceil(config.epochs)):
+            left = state.steps - state.step
+            for index in islice(hooks.sampler(labels, config.batch_size, generator), left):
                 factor = _schedule(config, state.steps, state.step)
                 for group, rate in zip(optimizer.param_groups, base, strict=True):
                     group["lr"] = rate * factor

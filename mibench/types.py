@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SCHEMA_VERSION = 1
 NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 
+# Marks a config's field as part of its budget, which a share (`--budget`) scales.
+BUDGETED: dict[str, Any] = {"budgeted": True}
+
 Access = Literal["white-box", "black-box", "label-only"]
 Interval = tuple[float, float]
 
@@ -62,6 +65,9 @@ class RunSpec(Frozen):
     seed: int = Field(0, ge=0)
     root: str | None = Field(None, description="image folder, for the protocol `folder`")
     overrides: dict[str, Any] = Field(default_factory=dict)
+    budget: float = Field(
+        1.0, gt=0, le=1, description="share of all epochs and steps, for trying out; boards want 1"
+    )
 
 
 class MetricValue(Frozen):

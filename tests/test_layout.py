@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "types", "streams", "progress"},
+    {"errors", "types", "budget", "streams", "progress"},
     {"artifacts", "store", "registry", "provenance", "leaderboard"},
     {
         "dependence",
@@ -41,6 +41,7 @@ LAYERS = (
         "grid_display",
         "doctor",
         "cli",
+        "cli_data",
         "cli_grid",
         "cli_info",
         "cli_leaderboard",

@@ -73,6 +73,11 @@ def foreign(record: Record) -> list[str]:
     card = PROTOCOLS.get(name)
     if card is None:
         return [f"the protocol {name!r} is none of the boards': {', '.join(PROTOCOLS)}"]
+    if "budget" in record.protocol.passed:
+        return [
+            f"made with {record.protocol.passed['budget']:.3g} of the protocol's budget, which is "
+            "for trying out: run it without --budget"
+        ]
     if record.protocol.resolved.get("digest") != card.digest:
         return [
             f"made under another version of {name}, or with its settings changed: the protocol's "

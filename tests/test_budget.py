@@ -1,0 +1,150 @@
+"""A share of a budget: what it scales, what it leaves, and where it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import Field, ValidationError
+
+from mibench.budget import scaled
+from mibench.grid.spec import make_grid
+from mibench.leaderboard.checks import foreign
+from mibench.methods import DEFENSES
+from mibench.models.classifiers import Classifier
+from mibench.pipeline import run_folder
+from mibench.progress import SILENT
+from mibench.protocols import PROTOCOLS
+from mibench.resolve import resolve
+from mibench.results import command_of
+from mibench.streams import stream
+from mibench.training import TrainingConfig, train_classifier
+from mibench.types import BUDGETED, Frozen, Record, RunSpec
+from tests.command_line import invoke
+from tests.test_training import Recorder, faces
+
+
+class Inner(Frozen):
+    steps: int = Field(200, json_schema_extra=BUDGETED)
+
+
+class Outer(Frozen):
+    rate: float = 0.5
+    epochs: int | float = Field(20, json_schema_extra=BUDGETED)
+    inner: Inner = Inner()
+
+
+def test_budgeted_fields_are_scaled_wherever_they_are() -> None:
+    assert scaled(Outer(), 0.1) == Outer(epochs=2.0, inner=Inner(steps=20))
+    assert scaled(Outer(), 0.001) == Outer(epochs=0.02, inner=Inner(steps=1))
+    assert scaled(Outer(), 1) == Outer()
+
+
+@pytest.mark.parametrize("attack", ["improved-gmi", "improved-kedmi", "improved-vmi"])
+def test_every_stage_of_a_cell_gets_its_share(attack: str) -> None:
+    whole = resolve(RunSpec(attack=attack, defense="mid"))
+    part = resolve(RunSpec(attack=attack, defense="mid", budget=0.1))
+    assert (whole.training.epochs, part.training.epochs) == (20, 2)
+    students = [cell.attack_config.students.training.epochs for cell in (whole, part)]
+    assert students == [2, pytest.approx(0.2)]
+    iterations = [cell.attack_config.iterations for cell in (whole, part)]
+    assert iterations[1] == round(iterations[0] / 10)
+    assert part.attack_config.prior.gan.steps == 990
+    assert part.protocol.evaluator.training.epochs == 2.5
+    if attack == "improved-kedmi":
+        assert part.attack_config.prior_training.steps == 20
+    assert part.defense_config == whole.defense_config
+    assert part.protocol.data == whole.protocol.data
+
+
+def test_what_was_set_is_scaled_too() -> None:
+    overrides = {"target.epochs": 4, "attack.iterations": 10}
+    cell = resolve(RunSpec(attack="gmi", overrides=overrides, budget=0.5))
+    assert (cell.training.epochs, cell.attack_config.iterations) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "per_epoch", "steps"),
+    [(3, 4, 12), (0.25, 4, 1), (1.5, 4, 6), (0.07, 100, 7), (0.001, 10, 1), (1e-12, 10, 1)],
+)
+def test_steps_of_a_fraction_of_an_epoch(epochs: float, per_epoch: int, steps: int) -> None:
+    assert TrainingConfig(epochs=epochs).steps(per_epoch) == steps
+
+
+@pytest.mark.parametrize(("epochs", "seen"), [(1, [0, 0, 0]), (1.5, [0, 0, 0, 1, 1])])
+def test_training_ends_within_an_epoch(epochs: float, seen: list[int]) -> None:
+    hooks = Recorder()
+    config = TrainingConfig(epochs=epochs, batch_size=8)
+    data = faces()
+    model = Classifier("test_resnet", 3, 32)
+    _, result = train_classifier(model, data, config, stream(0, "x"), SILENT, hooks)
+    assert [state.epoch for state in hooks.states] == seen  # 24 images are 3 batches
+    assert result.steps == len(seen)
+    assert {(s.epochs, s.steps) for s in hooks.states} == {(epochs, result.steps)}
+
+
+def test_noise_is_for_the_steps_that_are_taken() -> None:
+    """The same ε over fewer steps needs less noise; ε of what was taken is at most the target."""
+    cls = DEFENSES.get("dp-sgd")
+    noise, data = [], faces()
+    for epochs in (2, 0.5):
+        config = TrainingConfig(epochs=epochs, batch_size=8)
+        defense = cls(cls.Config(noise_multiplier=None, target_epsilon=3.0))
+        model = defense.prepare(Classifier("test_resnet", 3, 32))
+        train_classifier(model, data, config, stream(0, "x"), SILENT, defense)
+        guarantee = defense.guarantee()
+        assert guarantee["epsilon"] <= 3.0 + 1e-2
+        noise.append(guarantee["noise_multiplier"])
+    assert noise[1] < noise[0]
+
+
+def test_folder_command_and_grid_name_the_share() -> None:
+    spec = RunSpec(attack="gmi", budget=0.05)
+    assert run_folder(resolve(spec)).name.endswith("_seed0-budget-0.05")
+    assert command_of(spec).endswith("--budget 0.05")
+    assert "--budget" not in command_of(RunSpec())
+    (cell,) = make_grid({"budget": 0.05}, "test").cells()
+    assert cell.budget == 0.05
+
+
+def test_boards_refuse_it(tiny_record: dict[str, Any]) -> None:
+    record = Record.model_validate(tiny_record)
+    (reason,) = foreign(record)
+    assert "0.01 of the protocol's budget" in reason
+    assert "without --budget" in reason
+
+
+@pytest.fixture
+def tiny_record() -> dict[str, Any]:
+    """A record of synthfaces-32 that was made with a hundredth of its budget."""
+    from tests.command_line import make_record
+
+    card = PROTOCOLS["synthfaces-32"]
+    part = {"name": card.name, "version": 1, "passed": {"budget": 0.01}}
+    part["resolved"] = {"digest": card.digest}
+    found: dict[str, Any] = json.loads(make_record().model_dump_json())
+    return {**found, "protocol": part}
+
+
+def test_the_record_says_it(tiny: object, tmp_path: Path) -> None:
+    import mibench
+
+    record = mibench.run(protocol="tiny", attack="gmi", budget=0.5, store=tmp_path, out=tmp_path)
+    assert record.protocol.passed == {"budget": 0.5}
+    assert record.target.resolved["epochs"] == 0.5
+    assert "--budget 0.5" in record.command
+    assert torch.isfinite(torch.tensor(record.metrics["attack_accuracy_top1"].value))
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "all"])
+def test_shares_outside_of_0_to_1_are_refused(share: str) -> None:
+    for command in ("run", "grid"):
+        result = invoke(command, "--budget", share)
+        assert result.exit_code == 2
+        assert "budget" in result.output
+    if share != "all":
+        with pytest.raises(ValidationError):
+            RunSpec(budget=float(share))
