@@ -23,6 +23,7 @@ PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
     "timm": "timm",
+    "huggingface-hub": "huggingface_hub",
     "opacus": "opacus",
     "rich": "rich",
     "click": "click",

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import timm
+
 from mibench import provenance
 from mibench.data.splits import FolderSplit
+from mibench.models.initialisation import Initialisation
 from mibench.resolve import Cell
 from mibench.store import stage_key
 
@@ -92,6 +95,19 @@ class Keys:
         )
         return stage_key("data", self.data_inputs, None, [], provenance.source_digest(*sources))
 
+    def start_inputs(self, architecture: str) -> dict[str, Any]:
+        """What identifies the weights that a network starts from; nothing from scratch."""
+        how = self.cell.protocol.start(architecture)
+        if how == Initialisation():
+            return {}
+        return {"initialisation": how.identity(self.cell.weights[architecture])}
+
+    def _network_sources(self, architecture: str) -> tuple[str, ...]:
+        """Modules that define a network and its start, beside timm's."""
+        own = timm.model_entrypoint(architecture).__module__
+        start = ("mibench.models.initialisation",) if self.start_inputs(architecture) else ()
+        return (*((own,) if own.startswith("mibench.") else ()), *start)
+
     @functools.cached_property
     def target_inputs(self) -> dict[str, Any]:
         """What identifies the target, beside images and seed."""
@@ -101,13 +117,16 @@ class Keys:
             "training": cell.training.model_dump(mode="json"),
             "defense": cell.spec.defense,
             "config": cell.defense_config.model_dump(mode="json"),
+            **self.start_inputs(cell.architecture),
         }
 
     @functools.cached_property
     def target_key(self) -> str:
         """Key of the target."""
         source = provenance.source_digest(
-            *_CORE, *provenance.method_sources(self.cell.defense_class)
+            *_CORE,
+            *self._network_sources(self.cell.architecture),
+            *provenance.method_sources(self.cell.defense_class),
         )
         return stage_key("target", self.target_inputs, self.seed, [self.data_key], source)
 
@@ -152,13 +171,15 @@ class Keys:
     def student_key(self, architecture: str) -> str:
         """Key of one student."""
         inputs = self.student_inputs(architecture)
-        source = provenance.source_digest(*_CORE, "mibench.students")
+        own = self._network_sources(architecture)
+        source = provenance.source_digest(*_CORE, *own, "mibench.students")
         return stage_key("student", inputs, self.seed, [self.target_key, self.data_key], source)
 
     def student_inputs(self, architecture: str) -> dict[str, Any]:
         """What identifies a student, beside the target and the images."""
         training = self.cell.attack_config.students.training.model_dump(mode="json")
-        return {"architecture": architecture, "training": training}
+        start = self.start_inputs(architecture)
+        return {"architecture": architecture, "training": training, **start}
 
     @functools.cached_property
     def attack_inputs(self) -> dict[str, Any]:
@@ -192,12 +213,15 @@ class Keys:
         protocol = self.cell.protocol
         if role in protocol.assets:
             return protocol.assets[role].sha256
-        source = provenance.source_digest(*_CORE, "mibench.models.evaluators")
+        own = self._network_sources(getattr(protocol, role).architecture)
+        source = provenance.source_digest(*_CORE, *own, "mibench.models.evaluators")
         return stage_key("evaluator", self.evaluator_inputs(role), None, [self.data_key], source)
 
     def evaluator_inputs(self, role: str) -> dict[str, Any]:
         """What identifies an evaluator, beside the images; not the seed, for one judges all."""
-        return {"role": role, **getattr(self.cell.protocol, role).model_dump(mode="json")}
+        config = getattr(self.cell.protocol, role)
+        start = self.start_inputs(config.architecture)
+        return {"role": role, **config.model_dump(mode="json"), **start}
 
     @functools.cached_property
     def _judging(self) -> tuple[dict[str, Any], list[str], str]:

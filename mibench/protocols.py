@@ -13,6 +13,7 @@ from mibench.errors import RequestError
 from mibench.gan_training import GanConfig
 from mibench.methods import StudentsConfig
 from mibench.models.evaluators import JudgeConfig
+from mibench.models.initialisation import Initialisation
 from mibench.registry import closest
 from mibench.training import TrainingConfig
 from mibench.types import Frozen, digest
@@ -43,6 +44,11 @@ class Protocol(Frozen):
     assets: dict[str, Asset] = Field(
         default_factory=dict, description="pinned networks; what is absent is trained"
     )
+    initialisation: dict[str, Initialisation] = Field(
+        default_factory=dict,
+        description="weights that targets, students and evaluators start from, by architecture; "
+        "what is not named starts from scratch",
+    )
     gan: GanConfig = Field(GanConfig(), description="general prior, where it is not pinned")
     students: StudentsConfig = Field(StudentsConfig(), description="students of MA")
     attacks: dict[str, dict[str, Any]] = Field(
@@ -55,7 +61,14 @@ class Protocol(Frozen):
     @property
     def digest(self) -> str:
         """SHA-256 of the card without its methods' settings, which each record states itself."""
-        return digest(self.model_dump(mode="json", exclude={"attacks", "defenses"}))
+        left_out = {"attacks", "defenses"}
+        if not self.initialisation:  # so that a card without it keeps the digest it always had
+            left_out.add("initialisation")
+        return digest(self.model_dump(mode="json", exclude=left_out))
+
+    def start(self, architecture: str) -> Initialisation:
+        """What the weights of an architecture start from."""
+        return self.initialisation.get(architecture, Initialisation())
 
 
 SYNTHFACES_DATA = SynthFacesData(private_name="synthfaces-32", public_name="synthfaces-32")

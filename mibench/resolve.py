@@ -15,6 +15,8 @@ from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.methods import ATTACKS, DEFENSES, Attack, AttackConfig, Defense, DefenseConfig
 from mibench.models.classifiers import Classifier
+from mibench.models.evaluators import JudgeConfig
+from mibench.models.initialisation import check_initialisation
 from mibench.protocols import Protocol, folder_protocol, protocol_named
 from mibench.registry import closest
 from mibench.training import TrainingConfig
@@ -79,6 +81,7 @@ class Cell:
     attack: AttackName
     attack_class: type[Attack]
     attack_config: AttackConfig
+    weights: dict[str, str]  # by architecture: what identifies the weights it starts from
 
     def passed(self, part: str) -> dict[str, Any]:
         """The overrides that were passed for one of the four parts; a budget is the protocol's."""
@@ -107,8 +110,8 @@ def resolve(spec: RunSpec) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
 
     Raises:
-        RequestError: an unknown name or path, a value of the wrong type, or an architecture that
-            cannot take the protocol's resolution.
+        RequestError: an unknown name or path, a value of the wrong type, an architecture that
+            cannot take the protocol's resolution, or weights to start from that are absent.
     """
     overrides = spec.overrides
     for path in overrides:
@@ -155,8 +158,17 @@ def resolve(spec: RunSpec) -> Cell:
                 f"({name.base}, {name.base}+lom, {name.base}+ma, improved-{name.base})"
             )
     students = attack_config.students.architectures if attack_config.augment else ()
-    for each in {architecture, *students}:
-        _check_architecture(each, protocol.resolution)
+    networks = {each: protocol.resolution for each in (architecture, *students)}
+    for each, resolution in networks.items():
+        _check_architecture(each, resolution)
+    for role in ("evaluator", "second"):
+        if role not in protocol.assets:
+            config: JudgeConfig = getattr(protocol, role)
+            networks.setdefault(config.architecture, config.resolution)
+    weights = {
+        each: check_initialisation(each, protocol.start(each), resolution)
+        for each, resolution in networks.items()
+    }
     return Cell(
         spec,
         scaled(protocol, spec.budget),
@@ -167,6 +179,7 @@ def resolve(spec: RunSpec) -> Cell:
         name,
         attack_class,
         scaled(attack_config, spec.budget),
+        weights,
     )
 
 

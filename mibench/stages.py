@@ -30,6 +30,7 @@ from mibench.models.classifiers import Classifier, predict
 from mibench.models.evaluators import JudgeConfig, train_judge
 from mibench.models.freeze import freeze
 from mibench.models.gan import Prior
+from mibench.models.initialisation import Initialisation, initialise
 from mibench.progress import Progress
 from mibench.resolve import Cell
 from mibench.store import Store
@@ -156,7 +157,7 @@ class Stages(Keys):
         cell, data = self.cell, self.data
         generator = stream(self.seed, "target", cell.architecture, cell.spec.defense)
         defense = cell.defense_class(cell.defense_config)
-        model = self._empty_target(defense, generator)
+        model = self._empty_target(defense, generator, cell.protocol.start(cell.architecture))
         model = defense.pretrain(model, data.public, generator, self.progress)
         model, result = train_classifier(
             model, data.train, cell.training, generator, self.progress, defense
@@ -176,19 +177,23 @@ class Stages(Keys):
         save_json(folder / "result.json", summary)
         return {"iterations": result.steps}
 
-    def _empty_target(self, defense: Any, generator: torch.Generator) -> Classifier:
+    def _empty_target(
+        self, defense: Any, generator: torch.Generator, start: Initialisation
+    ) -> Classifier:
         cell, data = self.cell, self.data
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             model = Classifier(cell.architecture, data.identities, cell.protocol.resolution)
-            return defense.prepare(model)
+            return defense.prepare(initialise(model, start))
 
     @functools.cached_property
     def target(self) -> Classifier:
         """The deployed target, in evaluation mode."""
         defense = self.cell.defense_class(self.cell.defense_config)
         weights = self._target_artifact.load_tensors("model.safetensors")
-        model = self._empty_target(defense, stream(0, "weights are loaded"))
+        # Its weights are in the store, so that those it started from need not be at hand.
+        scratch = Initialisation()
+        model = self._empty_target(defense, stream(0, "weights are loaded"), scratch)
         model.load_state_dict(weights)
         return defense.deploy(model).to(self.device).eval()
 
@@ -250,16 +255,18 @@ class Stages(Keys):
             DivergedError: its loss left the numbers.
         """
 
+        protocol = self.cell.protocol
+
         def build(generator: torch.Generator) -> Classifier:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-                return Classifier(architecture, self.data.identities, self.cell.protocol.resolution)
+                return Classifier(architecture, self.data.identities, protocol.resolution)
 
         def compute(folder: Path) -> dict[str, Any]:
             generator = stream(self.seed, "student", architecture)
             model, result, agreement = distill(
                 self.frozen_target,
-                build(generator),
+                initialise(build(generator), protocol.start(architecture)),
                 self.data.public,
                 self.cell.attack_config.students.training,
                 generator,
@@ -369,7 +376,13 @@ class Stages(Keys):
             generator = stream(0, role, protocol.name)
             data = self.data
             model = train_judge(
-                config, data.train, data.identities, generator, self.progress, label=role
+                config,
+                data.train,
+                data.identities,
+                generator,
+                self.progress,
+                label=role,
+                start=protocol.start(config.architecture),
             )
             save_tensors(folder / "model.safetensors", dict(model.state_dict()))
             return {}

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.metrics.resize import resize
 from mibench.models.classifiers import Classifier, predict
+from mibench.models.initialisation import Initialisation, initialise
 from mibench.progress import Progress
 from mibench.training import TrainingConfig, TrainingHooks, TrainState, train_classifier
 from mibench.types import Frozen
@@ -63,11 +64,17 @@ def train_judge(
     progress: Progress,
     hooks: ResizedImages | None = None,
     label: str = "evaluator",
+    start: Initialisation | None = None,
 ) -> Classifier:
-    """Train an evaluator on the private training images (or, with other hooks, a regressor)."""
+    """Train an evaluator on the private training images (or, with other hooks, a regressor).
+
+    Raises:
+        RequestError: the weights that ``start`` names are absent.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         model = Classifier(config.architecture, classes, config.resolution)
+    initialise(model, start or Initialisation())
     hooks = hooks or ResizedImages(config.resolution)
     return train_classifier(model, data, config.training, generator, progress, hooks, label)[0]
 
