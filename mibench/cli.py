@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mibench import __version__
+from mibench.cli_data import data_commands
 from mibench.cli_grid import grid
 from mibench.cli_leaderboard import leaderboard_commands
-from mibench.cli_options import budget_option, json_option, print_json, store_option
+from mibench.cli_options import budget_option, data_option, json_option, print_json, store_option
 from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
 
@@ -112,6 +113,7 @@ def main() -> None:
     help="Override one field, as attack.iterations=600; can be given several times. "
     "`mibench info NAME` shows the fields.",
 )
+@data_option
 @budget_option
 @store_option
 @click.option(
@@ -142,6 +144,7 @@ def run(
     attack: str,
     seed: int,
     root: str | None,
+    data: str | None,
     settings: tuple[str, ...],
     budget: float | None,
     store: str | None,
@@ -170,6 +173,7 @@ def run(
         attack=attack,
         seed=seed,
         root=root,
+        data=data,
         overrides=dict(map(parse_setting, settings)),
         budget=1 if budget is None else budget,
     )
@@ -259,6 +263,7 @@ def info(name: str, as_json: bool) -> None:
         show_description(entry, console())
 
 
+cli.add_command(data_commands)
 cli.add_command(grid)
 cli.add_command(leaderboard_commands)
 cli.add_command(store_commands)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mibench.cli_options import budget_option, store_option
+from mibench.cli_options import budget_option, data_option, store_option
 from mibench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Override one field in all cells, as attack.iterations=600.",
 )
+@data_option
 @budget_option
 @store_option
 @click.option("--out", metavar="DIR", help="Folder of the run folders.  [default: mibench-runs]")
@@ -131,7 +132,7 @@ def _grids(options: dict[str, Any]) -> list[GridSpec]:
     from mibench.resolve import parse_setting
 
     fields: dict[str, Any] = {}
-    for name in ("protocol", "root", "budget", "seeds"):
+    for name in ("protocol", "root", "data", "budget", "seeds"):
         if options[name] is not None:
             fields[name] = options[name]
     for name in ("targets", "defenses", "attacks"):

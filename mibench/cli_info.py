@@ -186,7 +186,7 @@ def _described_defense(name: str) -> Entry:
 
 def _described_protocol(name: str) -> Entry:
     protocol = PROTOCOLS.get(name) or folder_protocol(FolderOptions())
-    held = {"name", "version", "title", "assets", "attacks", "defenses"}
+    held = {"name", "version", "title", "notes", "assets", "attacks", "defenses"}
     prefix = "protocol."
     return {
         "kind": "protocol",

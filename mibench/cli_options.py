@@ -16,6 +16,12 @@ store_option = click.option(
     help="Folder of cached stages. Without it, the environment variable MIBENCH_STORE names the "
     "folder, else it is `mibench` in your cache folder.",
 )
+data_option = click.option(
+    "--data",
+    metavar="DIR",
+    help="Folder of prepared data sets. Without it, the environment variable MIBENCH_DATA names "
+    "the folder, else it is `mibench/data` in your cache folder.",
+)
 budget_option = click.option(
     "--budget",
     type=click.FloatRange(0, 1, min_open=True),

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mibench.display import duration, size
+from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY
+from mibench.leaderboard.galleries import may_be_shown
 from mibench.metrics import METRICS
 from mibench.metrics.catalogue import HIGHER
 from mibench.types import MetricValue, Record
 
-LEAST_EVALUATOR_ACCURACY = 0.9
 _ABSENT = "—"
 _FILES = {
     "record.json": "numbers, configuration, hashes",
@@ -84,10 +85,10 @@ def notes(record: Record) -> list[str]:
             f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: on leaderboards this cell is shown but "
             "not ranked."
         )
-    if record.protocol.name == "folder":
+    if not may_be_shown(record):
         found.append(
-            "Reconstructions of real people stay in the run folder and in the store, which are "
-            "yours alone: they must not be published."
+            "Reconstructions of photographs stay in the run folder and in the store, which are "
+            "yours alone: those of real people must not be published."
         )
     return found
 

@@ -54,7 +54,9 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
     shown = {**entry.get("card", {}), **{k: v for k, v in entry.items() if k not in _HIDDEN}}
     for key, value in shown.items():
         if key == "deviations":
-            value = "\n".join(f"• {each}" for each in value) or "none known"
+            value = _points(value) or "none known"
+        if key == "notes":
+            value = _points(value)
         if value not in (None, {}, []):
             facts.add_row(key.replace("_", " "), Text(_cell(value)))
     out.print(facts)
@@ -70,6 +72,10 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
         out.print(table)
     if entry.get("fields"):
         out.print(_fields(entry))
+
+
+def _points(sentences: Sequence[str]) -> str:
+    return "\n".join(f"• {each}" for each in sentences)
 
 
 def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -> None:

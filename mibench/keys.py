@@ -14,13 +14,14 @@ from typing import Any
 import timm
 
 from mibench import provenance
-from mibench.data.splits import FolderSplit
+from mibench.data.division import Division, PreparedSplit
 from mibench.models.initialisation import Initialisation
 from mibench.resolve import Cell
 from mibench.store import stage_key
 
 _CORE = ("mibench.training", "mibench.models.classifiers", "mibench.streams", "mibench.data.images")
 _RENDERER = ("mibench.data.synthfaces", "mibench.data.rendered", "mibench.streams")
+_LOADERS = ("mibench.data.folder", "mibench.data.decode")
 _GAN = ("mibench.gan_training", "mibench.models.gan")
 _ATTACK_CORE = ("mibench.identity", "mibench.methods", "mibench.models.freeze")
 _JUDGING = ("mibench.evaluate", "mibench.metrics")
@@ -72,10 +73,10 @@ class Keys:
 
     Args:
         cell: the resolved cell.
-        split: the split of an image folder, for the protocol ``folder``.
+        split: how the images are divided; None where they are rendered.
     """
 
-    def __init__(self, cell: Cell, split: FolderSplit | None = None) -> None:
+    def __init__(self, cell: Cell, split: Division | None = None) -> None:
         self.cell, self.split = cell, split
         self.seed = cell.spec.seed
 
@@ -90,9 +91,9 @@ class Keys:
     @functools.cached_property
     def data_key(self) -> str:
         """Key of the images."""
-        sources = (
-            _RENDERER if self.split is None else ("mibench.data.folder", "mibench.data.decode")
-        )
+        sources: tuple[str, ...] = _RENDERER if self.split is None else _LOADERS
+        if isinstance(self.split, PreparedSplit):
+            sources = ()  # the contents of prepared files, and which are used, are in its digest
         return stage_key("data", self.data_inputs, None, [], provenance.source_digest(*sources))
 
     def start_inputs(self, architecture: str) -> dict[str, Any]:
@@ -266,7 +267,8 @@ class Keys:
             there = tuple(parent for parent in parents if parent in tasks)
             tasks[name] = Task(name, key, inputs, there)
 
-        add("data", self.data_key, self.data_inputs)
+        if not isinstance(self.split, PreparedSplit):  # which is read where it lies
+            add("data", self.data_key, self.data_inputs)
         add("target", self.target_key, self.target_inputs, "data")
         if self.general_prior_is_trained:
             add("general-prior", self.general_prior_key, self.general_prior_inputs, "data")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from mibench.data.division import Division, prepared_split
 from mibench.data.folder import make_split, write_split
-from mibench.data.splits import FolderOptions, FolderSplit
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.rendered import SynthFacesData
 from mibench.errors import DivergedError, RequestError
 from mibench.keys import Task, needed
 from mibench.progress import Progress
@@ -110,14 +112,24 @@ def run_folder(cell: Cell) -> Path:
     return RUNS / cell.protocol.name / name
 
 
-def split_of(cell: Cell, folder: Path, progress: Progress) -> FolderSplit | None:
-    """The split of an image folder, also written to the run folder; None for other protocols."""
+def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
+    """How the images are divided; None where the protocol draws them itself.
+
+    The split of an image folder is also written to the run folder.
+
+    Raises:
+        RequestError: files are missing, unusable or too few.
+    """
     options = cell.protocol.data
-    if not isinstance(options, FolderOptions):
+    if isinstance(options, SynthFacesData):
         return None
-    assert cell.spec.root is not None
     progress.stage("split", "computing")
-    split = make_split(cell.spec.root, **options.model_dump())
-    write_split(split, folder / "split.json")
+    split: Division
+    if isinstance(options, IdentitySplit):
+        split = prepared_split(options, cell.protocol.resolution, cell.spec.data)
+    else:
+        assert cell.spec.root is not None
+        split = make_split(cell.spec.root, **options.model_dump())
+        write_split(split, folder / "split.json")
     progress.stage("split", "done")
     return split

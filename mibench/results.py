@@ -167,6 +167,8 @@ def command_of(spec: RunSpec) -> str:
         parts += ["--target", spec.target]
     if spec.root:
         parts += ["--root", spec.root]
+    if spec.data:
+        parts += ["--data", spec.data]
     if spec.budget != 1:
         parts += ["--budget", f"{spec.budget:g}"]
     for path, value in spec.overrides.items():

@@ -23,6 +23,7 @@ def run(
     attack: str = "improved-kedmi",
     seed: int = 0,
     root: str | Path | None = None,
+    data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     budget: float = 1.0,
     store: str | Path | None = None,
@@ -40,6 +41,8 @@ def run(
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.
         seed: seed of target, prior, students and attack.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
+        data: folder of data sets that ``mibench data prepare`` made, for the protocols on them;
+            None: ``MIBENCH_DATA`` or the user's cache folder.
         overrides: dotted paths and values, as ``{"attack.iterations": 600}``.
         budget: share of all epochs and steps, in (0, 1]; less than 1 is for trying out, and boards
             refuse such records.
@@ -67,6 +70,7 @@ def run(
         attack=attack,
         seed=seed,
         root=None if root is None else str(root),
+        data=None if data is None else str(data),
         overrides=dict(overrides or {}),
         budget=budget,
     )

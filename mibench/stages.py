@@ -17,6 +17,7 @@ from torch import Tensor
 from mibench import provenance
 from mibench.artifacts import Artifact, save_json, save_tensors
 from mibench.assets import load_asset
+from mibench.data.division import Division, PreparedSplit
 from mibench.data.folder import load_folder
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import SynthFacesData, render_dataset
@@ -51,7 +52,7 @@ class Stages(Keys):
         store: where artifacts live.
         device: where tensors live.
         progress: told of stages and steps.
-        split: the split of an image folder, for the protocol ``folder``.
+        split: how the images are divided; None where they are rendered.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Stages(Keys):
         store: Store,
         device: torch.device,
         progress: Progress,
-        split: FolderSplit | None = None,
+        split: Division | None = None,
     ) -> None:
         super().__init__(cell, split)
         self.store, self.device, self.progress = store, device, progress
@@ -104,6 +105,8 @@ class Stages(Keys):
     @functools.cached_property
     def data(self) -> Dataset:
         """The images, on the device."""
+        if isinstance(self.split, PreparedSplit):
+            return self.split.load().to(self.device)
 
         def compute(folder: Path) -> dict[str, Any]:
             dataset = self._make_data()
@@ -134,7 +137,7 @@ class Stages(Keys):
         protocol = self.cell.protocol
         if isinstance(protocol.data, SynthFacesData):
             return render_dataset(protocol.data, protocol.resolution)
-        assert self.split is not None
+        assert isinstance(self.split, FolderSplit)
         assert self.cell.spec.root is not None
         return load_folder(self.cell.spec.root, self.split, protocol.resolution)
 

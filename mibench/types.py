@@ -64,6 +64,9 @@ class RunSpec(Frozen):
     attack: str = "improved-kedmi"
     seed: int = Field(0, ge=0)
     root: str | None = Field(None, description="image folder, for the protocol `folder`")
+    data: str | None = Field(
+        None, description="folder of prepared data sets; None: MIBENCH_DATA or the user's cache"
+    )
     overrides: dict[str, Any] = Field(default_factory=dict)
     budget: float = Field(
         1.0, gt=0, le=1, description="share of all epochs and steps, for trying out; boards want 1"

@@ -20,10 +20,11 @@ def invoke(*args: str) -> Result:
 
 def make_record(**changes: Any) -> Record:
     part: dict[str, Any] = {"passed": {}, "resolved": {}}
+    drawn = {"data": {"private_name": "synthfaces-32"}}
     top1 = MetricValue(value=0.4312, n=500, interval=(0.3811, 0.4822), interval_over="identities")
     record = Record(
         status="complete",
-        protocol=Part(name="synthfaces-32", version=3, **part),
+        protocol=Part(name="synthfaces-32", version=3, passed={}, resolved=drawn),
         target=Part(name="test_resnet", **part),
         defense=Part(name="bido", **part),
         attack=Part(name="improved-kedmi", **part),

@@ -68,6 +68,7 @@ def test_run_passes_the_request_on(runs: Runs, tmp_path: Path) -> None:
             "target.optimizer": "adam",
             "target.epochs": 2,
         },
+        "data": None,
         "budget": 1,
         "store": "kept",
         "out": Path("there"),

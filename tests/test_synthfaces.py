@@ -21,7 +21,7 @@ from mibench.data.synthfaces import (
     sample_identities,
     sample_nuisances,
 )
-from mibench.protocols import DEV_DATA, SYNTHFACES_DATA
+from mibench.protocols.synthfaces import DEV_DATA, SYNTHFACES_DATA
 from mibench.streams import stream
 
 SPEC = SynthFacesData(

@@ -26,7 +26,7 @@ from mibench.gan_training import GanConfig, train_general_gan
 from mibench.models.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
 from mibench.models.gan import Prior
 from mibench.progress import Progress
-from mibench.protocols import (
+from mibench.protocols.synthfaces import (
     ATTRIBUTE_JUDGE,
     DEV_DATA,
     EVALUATOR_JUDGE,

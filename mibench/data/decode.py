@@ -90,7 +90,7 @@ def inspect_header(path: Path) -> str | None:
         if status.st_size == 0:
             return "empty file (0 bytes)"
         with path.open("rb") as file:
-            _open(file).close()
+            open_image(file).close()
     except UnusableImage as error:
         return str(error)
     except OSError as error:
@@ -112,11 +112,11 @@ def decode(data: bytes, resolution: int) -> NDArray[np.uint8]:
         UnusableImage: when the image is unreadable, truncated, oversized or of a mode whose value
             range is undefined (32-bit integers, floats).
     """
-    with _open(io.BytesIO(data)) as image:
+    with open_image(io.BytesIO(data)) as image:
         try:
             image.draft(None, (2 * resolution, 2 * resolution))
             image.load()
-            rgb = _to_rgb(_upright(image))
+            rgb = to_rgb(_upright(image))
         except UnusableImage:
             raise
         # Decoders of broken files raise whatever their parsing runs into.
@@ -136,7 +136,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open(file: IO[bytes]) -> Image.Image:
+def open_image(file: IO[bytes]) -> Image.Image:
     """Parse an image's header and refuse what should not be decoded."""
     try:
         image = Image.open(file, formats=_formats())
@@ -162,7 +162,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode with a defined value range to 8-bit RGB."""
     mode = image.mode
     # Pillow opens 16-bit PNG and PNM files as "I" or "I;16", depending on its version.

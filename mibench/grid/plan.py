@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mibench.data.splits import FolderOptions, FolderSplit
+from mibench.data.division import Division
+from mibench.data.rendered import SynthFacesData
 from mibench.errors import RequestError
 from mibench.keys import Keys, Task, needed
 from mibench.pipeline import run_folder, split_of
@@ -26,7 +27,7 @@ class GridCell:
     spec: RunSpec
     folder: Path
     stages: dict[str, Task]
-    split: FolderSplit | None
+    split: Division | None
 
     @property
     def goal(self) -> str:
@@ -96,7 +97,7 @@ def make_plan(specs: Iterable[RunSpec], store: Store, out: Path | None = None) -
         RequestError: a cell is wrong; the message names it.
     """
     cells: list[GridCell] = []
-    splits: dict[str, FolderSplit | None] = {}
+    splits: dict[str, Division | None] = {}
     seen: set[str] = set()
     for spec in specs:
         cell = _cell(spec, splits, out)
@@ -133,15 +134,17 @@ def make_plan(specs: Iterable[RunSpec], store: Store, out: Path | None = None) -
     return plan
 
 
-def _cell(spec: RunSpec, splits: dict[str, FolderSplit | None], out: Path | None) -> GridCell:
+def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -> GridCell:
     try:
         cell = resolve(spec)
         folder = run_folder(cell)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
         split = None
-        if isinstance(cell.protocol.data, FolderOptions):
-            place = digest([spec.root, cell.protocol.data.model_dump(mode="json")])
+        if not isinstance(cell.protocol.data, SynthFacesData):
+            card = cell.protocol
+            options = card.data.model_dump(mode="json")
+            place = digest([spec.root, spec.data, card.resolution, options])
             if place not in splits:
                 folder.mkdir(parents=True, exist_ok=True)
                 splits[place] = split_of(cell, folder, SILENT)

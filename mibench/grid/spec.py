@@ -64,6 +64,7 @@ class GridSpec(Frozen):
 
     protocol: str = Field("synthfaces-32", description="evaluation setting of all cells")
     root: str | None = Field(None, description="image folder, for the protocol `folder`")
+    data: str | None = Field(None, description="folder of prepared data sets")
     budget: float = Field(1.0, gt=0, le=1, description="share of all epochs and steps")
     targets: tuple[str | None, ...] = Field(
         (None,), min_length=1, description="architectures; null is the protocol's own"
@@ -113,6 +114,7 @@ class GridSpec(Frozen):
             attack=attack,
             seed=seed,
             root=self.root,
+            data=self.data,
             budget=self.budget,
         )
         overrides = {**self.set}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mibench.data.splits import FolderSplit
+from mibench.data.division import Division
 from mibench.grid.plan import GridCell
 from mibench.keys import Task
 from mibench.pipeline import compute, finish, select_device
@@ -30,14 +30,15 @@ class Job:
     """One stage to compute, as it is sent to a worker.
 
     Attributes:
-        spec, split: the cell and, for an image folder, its split. folder: the cell's run folder.
+        spec, split: the cell and, unless its images are rendered, its split.
+        folder: the cell's run folder.
         task: the stage; the last one, ``metrics``, also writes the run folder.
         store: root of the store. device: ``"auto"``, ``"cpu"``, ``"cuda:1"``.
         cwd: folder that relative paths start from.
     """
 
     spec: RunSpec
-    split: FolderSplit | None
+    split: Division | None
     folder: Path
     task: Task
     store: Path

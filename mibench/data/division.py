@@ -1,0 +1,49 @@
+"""How a cell's images were divided, where a protocol does not draw them itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mibench.data.identity_split import IdentitySplit, load_split, open_split
+from mibench.data.images import Dataset
+from mibench.data.splits import FolderSplit
+from mibench.types import digest
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """A split of prepared data sets that were there when it was made.
+
+    Attributes:
+        spec: the rule.
+        resolution: height and width in pixels.
+        data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
+        split: SHA-256 of which picture is used for what.
+        digest: SHA-256 of that and of the pictures' contents.
+    """
+
+    spec: IdentitySplit
+    resolution: int
+    data: str | None
+    split: str
+    digest: str
+
+    def load(self) -> Dataset:
+        """The images, in memory on the CPU."""
+        return load_split(self.spec, self.resolution, self.data)
+
+
+Division = FolderSplit | PreparedSplit
+
+
+def prepared_split(spec: IdentitySplit, resolution: int, data: str | Path | None) -> PreparedSplit:
+    """Divide prepared data sets; no image is read.
+
+    Raises:
+        RequestError: a data set is not prepared (says how to) or too small.
+        MibenchError: a prepared file is damaged.
+    """
+    made, private, public = open_split(spec, resolution, data)
+    contents = digest([made.digest, private.digest, public.digest])
+    return PreparedSplit(spec, resolution, str(data) if data else None, made.digest, contents)

@@ -1,0 +1,146 @@
+"""From a picture of a data set to its pixels at a resolution, many at a time.
+
+As the papers' released code does it, with torchvision on Pillow pictures: decode to 8-bit RGB,
+crop, resize with the antialiased bilinear filter (a picture that has the resolution already keeps
+its pixels). JPEGs are decoded in full: the reduced decoding of :mod:`mibench.data.decode` would
+give other pixels. EXIF orientation is ignored, as there: published boxes refer to the stored grid.
+
+This module runs in worker processes, so it imports nothing slow.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mibench.data.catalog import reader
+from mibench.data.decode import UnusableImage, open_image, to_rgb
+from mibench.data.source import Reader
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows to fill.
+
+    Attributes:
+        target: the ``.npy`` file of all rows, which exists with its full size.
+        offset: byte of the file at which the chunk's first row begins.
+        files: pictures of the rows, relative to ``root``; empty with ``pixels``.
+        boxes, pixels: as in :class:`mibench.data.source.Listing`, of these rows only.
+    """
+
+    dataset: str
+    root: str
+    target: str
+    offset: int
+    resolution: int
+    crop: int | None
+    files: tuple[str, ...]
+    boxes: NDArray[np.int32] | None = None
+    pixels: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of a chunk: the CRC-32 of its bytes, or the files that could not be used."""
+
+    checksum: int
+    unusable: tuple[tuple[str, str], ...] = ()
+
+
+def fill(chunk: Chunk) -> Filled:
+    """Decode a chunk's pictures and write its rows; nothing is written if one is unusable.
+
+    Raises:
+        OSError: the rows could not be written.
+    """
+    source = reader(chunk.dataset)
+    count = len(chunk.files) if chunk.pixels is None else len(chunk.pixels)
+    rows = np.empty((count, 3, chunk.resolution, chunk.resolution), dtype=np.uint8)
+    unusable = []
+    with warnings.catch_warnings():
+        # Oversized pictures are refused by name, so Pillow's own warning would say it twice.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for row in range(count):
+            if chunk.pixels is not None:
+                image = Image.fromarray(chunk.pixels[row])
+                rows[row] = _resized(source.square(image, chunk.crop), chunk.resolution)
+                continue
+            box = None if chunk.boxes is None else chunk.boxes[row]
+            try:
+                rows[row] = read(
+                    source, Path(chunk.root, chunk.files[row]), chunk.resolution, chunk.crop, box
+                )
+            except UnusableImage as error:
+                unusable.append((chunk.files[row], str(error)))
+    if unusable:
+        return Filled(0, tuple(unusable))
+    data = rows.tobytes()
+    # Plain writes, not a memory map: a full disk is then an error and not a crash.
+    with Path(chunk.target).open("r+b") as file:
+        file.seek(chunk.offset)
+        file.write(data)
+    return Filled(zlib.crc32(data))
+
+
+def read(
+    source: Reader,
+    path: Path,
+    resolution: int,
+    crop: int | None = None,
+    box: NDArray[np.int32] | None = None,
+) -> NDArray[np.uint8]:
+    """Pixels of one picture file, as this module's docstring says.
+
+    Args:
+        source: reader of the data set that the picture belongs to.
+        path: the picture.
+        resolution: height and width of the result, in pixels.
+        crop: another side of the central square than the card's.
+        box: left, top, right and bottom of the face, in pixels; clipped to the picture.
+
+    Returns:
+        ``uint8`` ``(3, resolution, resolution)``, RGB.
+
+    Raises:
+        UnusableImage: the file is missing, damaged or not of the data set's size.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error.strerror}") from error
+    with open_image(io.BytesIO(data)) as image:
+        try:
+            image.load()
+            plain = image.mode == "RGB" and "transparency" not in image.info
+            rgb: Image.Image = image if plain else to_rgb(image)
+        except UnusableImage:
+            raise
+        # Decoders of broken files raise whatever their parsing runs into.
+        except Exception as error:
+            raise UnusableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        if box is not None:
+            left, top, right, bottom = (int(edge) for edge in box)
+            left, top = max(left, 0), max(top, 0)
+            right, bottom = min(right, rgb.width), min(bottom, rgb.height)
+            if left >= right or top >= bottom:
+                raise UnusableImage(f"is {rgb.width}×{rgb.height}: its face's box lies outside it")
+            rgb = rgb.crop((left, top, right, bottom))
+        return _resized(source.square(rgb, crop), resolution)
+
+
+def _resized(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
+    """Channels first; a grey picture in three equal channels."""
+    if image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
+    if pixels.ndim == 2:
+        return np.broadcast_to(pixels, (3, resolution, resolution))
+    return pixels.transpose(2, 0, 1)

@@ -1,0 +1,159 @@
+"""``mibench data prepare``: a data set's originals become one memory-mapped file.
+
+A partial folder ``.<name>-<resolution>.partial`` fills up chunk by chunk, with a record of the
+chunks that are done and of their checksums; a stopped run continues there. When all is there it is
+renamed, so under its final name a folder is complete or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from mibench.artifacts import sync
+from mibench.data import prepared
+from mibench.data.catalog import reader
+from mibench.data.partial import Work
+from mibench.data.prepared import Prepared
+from mibench.data.source import Listing, Reader
+from mibench.data.workers import cores
+from mibench.errors import MibenchError, RequestError
+from mibench.progress import SILENT, Progress
+
+
+def prepare(
+    name: str,
+    root: str | Path,
+    data_folder: str | Path | None = None,
+    resolution: int | None = None,
+    *,
+    crop: int | None = None,
+    download: bool = False,
+    incomplete: bool = False,
+    workers: int | None = None,
+    progress: Progress = SILENT,
+) -> Prepared:
+    """Check a data set's originals, crop and resize them, and store them as one file.
+
+    What is prepared already is opened and returned. A run that was stopped continues where it was.
+    Memory does not grow with the set, apart from about 200 bytes a picture for its name.
+
+    Args:
+        name: one of :data:`mibench.data.catalog.NAMES`.
+        root: where the originals are; see the layout in the data set's card.
+        data_folder: see :func:`mibench.data.prepared.data_root`.
+        resolution: height and width in pixels; None: the papers' for this data set.
+        crop: side of the central square that is kept, in pixels of the originals; None: the card's.
+        download: fetch the originals into ``root`` first, where that is possible.
+        incomplete: accept other counts and label files than the published ones.
+        workers: processes that decode; None: one for each core.
+        progress: told of every finished chunk of pictures.
+
+    Raises:
+        RequestError: the files are missing, misplaced, damaged or too few, or an option does not
+            fit; says what to do.
+        MibenchError: the download failed, the disk is full, or another process is preparing it.
+    """
+    source = reader(name)
+    resolution = resolution or source.card.resolution
+    _check_options(source, resolution, crop)
+    base = prepared.data_root(data_folder)
+    final = base / prepared.folder_name(name, resolution, crop)
+    if final.exists():
+        return prepared.open_prepared(name, resolution, base, crop=crop)
+    root = Path(root).expanduser().absolute()
+    with _alone(base, final.name):
+        if download:
+            source.download(root)
+        if not root.is_dir():
+            raise source.refuse(f"there is no folder {root}")
+        listing = source.listing(root, incomplete=incomplete)
+        complete = _check_counts(source, listing, incomplete)
+        work = Work(source, root, listing, base / f".{final.name}.partial", resolution, crop)
+        with _explained(base):
+            work.begin()
+            digest = work.fill(workers or cores(), progress)
+            work.finish(digest, complete)
+            work.folder.rename(final)
+            sync(base)
+    return prepared.open_prepared(name, resolution, base, crop=crop)
+
+
+def _check_options(source: Reader, resolution: int, crop: int | None) -> None:
+    card = source.card
+    if resolution < 1:
+        raise RequestError(f"--resolution {resolution}: at least 1 pixel")
+    if crop is None:
+        return
+    if card.crop_of is None:
+        raise RequestError(
+            f"--crop: pictures of {card.name} are not cropped ({card.preprocessing})"
+        )
+    if not 1 <= crop <= min(card.crop_of):
+        raise RequestError(
+            f"--crop {crop}: {card.name} is cropped to 1 to {min(card.crop_of)} pixels of "
+            f"{card.crop_of[0]}×{card.crop_of[1]}; {card.crop} without --crop"
+        )
+
+
+def _check_counts(source: Reader, listing: Listing, incomplete: bool) -> bool:
+    """Whether the counts are the published ones.
+
+    Raises:
+        RequestError: they are not, and that was not accepted.
+    """
+    card = source.card
+    found = f"{len(listing):,} pictures of {len(listing.names):,} identities"
+    published = f"{card.images:,} of {card.identities or card.images:,}"
+    complete = (len(listing), len(listing.names)) == (
+        card.images,
+        card.identities or card.images,
+    )
+    if not complete and not incomplete:
+        advice = (
+            "the published number cannot be had any more"
+            if card.always_partial
+            else "fetch what is missing or remove what was added"
+        )
+        raise source.refuse(
+            f"found {found}, published are {published}: {advice}, or pass --incomplete to use "
+            "what there is (the counts are recorded)."
+        )
+    return complete
+
+
+@contextlib.contextmanager
+def _alone(base: Path, name: str) -> Iterator[None]:
+    """Keep other processes from preparing the same."""
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(base / f".{name}.lock")
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise MibenchError(
+            f"another process is preparing {base / name}: wait until it is done"
+        ) from error
+    except OSError as error:
+        raise RequestError(
+            f"the data folder {base} cannot be written ({error.strerror}): choose another with "
+            "--data or MIBENCH_DATA"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _explained(base: Path) -> Iterator[None]:
+    """Turn errors of the disk into what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise MibenchError(
+            f"cannot write in the data folder {base}: {error.strerror or error}; free some space "
+            "and repeat the command, which continues, or choose another folder with --data"
+        ) from error

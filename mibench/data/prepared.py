@@ -1,0 +1,248 @@
+"""Prepared data sets: one folder each, its pictures in one memory-mapped file.
+
+``<data folder>/<name>-<resolution>/`` (with ``-crop<N>`` after it for a crop that was asked for):
+
+========== =====================================================================
+images.npy ``uint8`` ``(n, 3, resolution, resolution)``, RGB, rows sorted by source
+labels.npy ``int32`` ``(n,)``, positions in the index's ``names``
+parts.npy  ``uint8`` ``(n,)``, positions in :data:`mibench.data.source.PARTS`
+sources.txt name of each row's picture, one a line
+index.json what it is, and the checksums of the files above (:class:`Index`)
+========== =====================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
+
+from mibench.artifacts import FileEntry, sha256
+from mibench.data.catalog import NAMES, reader
+from mibench.errors import MibenchError, RequestError
+from mibench.types import Frozen, digest
+
+INDEX = "index.json"
+IMAGES, LABELS, ROW_PARTS, SOURCES = "images.npy", "labels.npy", "parts.npy", "sources.txt"
+FILES = (IMAGES, LABELS, ROW_PARTS, SOURCES)
+
+
+class Index(Frozen):
+    """What a prepared folder holds.
+
+    Attributes:
+        format: version of the folder's format.
+        layout: which of the data set's layouts it was made from.
+        crop: the crop that was asked for; None: the data set's own.
+        images: number of rows.
+        complete: whether the counts are the published ones.
+        files: checksum and size of each file; that of ``sources.txt`` is the list of pictures'.
+        mibench, pillow: versions that made it.
+    """
+
+    format: Literal[1] = 1
+    dataset: str
+    layout: str
+    resolution: int
+    crop: int | None
+    preprocessing: str
+    images: int
+    complete: bool
+    names: tuple[str, ...]
+    files: dict[str, FileEntry]
+    mibench: str
+    pillow: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the contents, however they came about."""
+        contents = {"dataset", "resolution", "names", "files"}
+        return digest(self.model_dump(mode="json", include=contents))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set.
+
+    Attributes:
+        images: memory-mapped ``uint8`` ``(n, 3, resolution, resolution)``.
+        labels: ``int32`` ``(n,)``, positions in ``names``.
+        parts: ``uint8`` ``(n,)``, positions in :data:`mibench.data.source.PARTS`.
+    """
+
+    folder: Path
+    index: Index
+    images: np.memmap[Any, np.dtype[np.uint8]]
+    labels: NDArray[np.int32]
+    parts: NDArray[np.uint8]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Identity names, sorted."""
+        return self.index.names
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the contents, as the index gives it."""
+        return self.index.digest
+
+    @functools.cached_property
+    def sources(self) -> Sequence[str]:
+        """Name of each row's picture, sorted."""
+        return (self.folder / SOURCES).read_text("utf-8").splitlines()
+
+    def rows(self, index: NDArray[np.int64]) -> Tensor:
+        """A copy of some rows, ``uint8`` ``(len(index), 3, resolution, resolution)``.
+
+        They are read from the file, not through the memory map, whose pages would count as this
+        process's memory a second time.
+
+        Raises:
+            MibenchError: the file could not be read.
+        """
+        result = torch.empty(len(index), *self.images.shape[1:], dtype=torch.uint8)
+        path = self.folder / IMAGES
+        size = self.images[0].nbytes
+        try:
+            with path.open("rb", buffering=0) as file:
+                for row, target in zip(index.tolist(), result.numpy(), strict=True):
+                    file.seek(self.images.offset + row * size)
+                    if file.readinto(memoryview(target).cast("B")) != size:
+                        raise OSError(0, "the file ends too soon")
+        except OSError as error:
+            raise MibenchError(
+                f"{path} cannot be read ({error.strerror}): see `mibench data check`"
+            ) from error
+        return result
+
+
+def data_root(chosen: str | Path | None = None) -> Path:
+    """The data folder: ``chosen``, else ``MIBENCH_DATA``, else ``mibench/data`` in the cache."""
+    if named := chosen or os.environ.get("MIBENCH_DATA"):
+        return Path(named).expanduser().absolute()
+    if sys.platform == "win32":
+        cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        cache = "~/Library/Caches"
+    else:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "mibench" / "data"
+
+
+def folder_name(name: str, resolution: int, crop: int | None = None) -> str:
+    """Name of a prepared folder."""
+    return f"{name}-{resolution}" + (f"-crop{crop}" if crop else "")
+
+
+def prepare_command(name: str, resolution: int, crop: int | None = None) -> str:
+    """The command that prepares a data set."""
+    extra = f" --crop {crop}" if crop else ""
+    return f"mibench data prepare {name} --root DIR --resolution {resolution}{extra}"
+
+
+def open_prepared(
+    name: str,
+    resolution: int,
+    data_folder: str | Path | None = None,
+    *,
+    crop: int | None = None,
+) -> Prepared:
+    """Open a prepared data set; nothing is read but its index, labels and the files' headers.
+
+    Args:
+        name: one of :data:`mibench.data.catalog.NAMES`.
+        resolution: height and width in pixels.
+        data_folder: see :func:`data_root`.
+        crop: as it was prepared.
+
+    Raises:
+        RequestError: it is not there; names the command that prepares it.
+        MibenchError: its files are damaged; says how to make it again.
+    """
+    card = reader(name).card
+    folder = data_root(data_folder) / folder_name(name, resolution, crop)
+    command = prepare_command(name, resolution, crop)
+    if not folder.is_dir():
+        raise RequestError(
+            f"{card.title} is not prepared at {resolution}×{resolution}: looked for {folder} "
+            "(--data or MIBENCH_DATA name another data folder). Prepare it with\n"
+            f"  {command}\nwhere DIR holds\n{_indented(card.layout)}\n{card.how_to_get}"
+        )
+    index = read_index(folder)
+    shape = (index.images, 3, resolution, resolution)
+    try:
+        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / LABELS, allow_pickle=False)
+        parts = np.load(folder / ROW_PARTS, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise damaged(folder, str(error), command) from error
+    if (
+        images.shape != shape
+        or images.dtype != np.uint8
+        or labels.shape != parts.shape != shape[:1]
+    ):
+        raise damaged(folder, f"{IMAGES} has not the shape {shape}", command)
+    return Prepared(folder, index, images, labels, parts)
+
+
+def read_index(folder: Path) -> Index:
+    """The index of a prepared folder.
+
+    Raises:
+        MibenchError: it is missing or is not what was written.
+    """
+    try:
+        return Index.model_validate_json((folder / INDEX).read_bytes())
+    except (OSError, ValidationError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not a valid index"
+        command = "`mibench data prepare`"
+        raise damaged(folder, f"{INDEX} cannot be read: {what}", command) from error
+
+
+def prepared_folders(data_folder: Path, name: str | None = None) -> list[Path]:
+    """Prepared folders of one data set or of all, sorted by name."""
+    wanted = NAMES if name is None else (name,)
+    found = [path for each in wanted for path in data_folder.glob(f"{each}-*") if path.is_dir()]
+    return sorted(found)
+
+
+def verify(folder: Path) -> list[str]:
+    """Check a prepared folder's files against their checksums.
+
+    Returns:
+        What is wrong, a sentence each that says how to make the folder again; empty when intact.
+    """
+    try:
+        index = read_index(folder)
+    except MibenchError as error:
+        return [str(error)]
+    command = prepare_command(index.dataset, index.resolution, index.crop)
+    problems = []
+    for name in FILES:
+        entry, path = index.files.get(name), folder / name
+        if entry is None or not path.is_file():
+            problems.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != entry.size:
+            problems.append(f"{name} has {size:,} bytes instead of {entry.size:,}")
+        elif sha256(path) != entry.sha256:
+            problems.append(f"the contents of {name} do not match their checksum")
+    return [str(damaged(folder, problem, command)) for problem in problems]
+
+
+def damaged(folder: Path, what: str, command: str) -> MibenchError:
+    """An error for a prepared folder that is not what was written."""
+    return MibenchError(f"{folder} is damaged ({what}): delete this folder and run {command}")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

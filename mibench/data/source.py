@@ -1,0 +1,201 @@
+"""What a data set's reader is: its card, the list of its pictures, and its geometry.
+
+Nothing slow to import is imported here: every process that decodes pictures imports this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from mibench.data.decode import is_image_name
+from mibench.errors import RequestError
+from mibench.types import Frozen
+
+PARTS: tuple[str | None, ...] = (None, "train", "val", "test")
+"""Official parts of a data set; rows hold positions in this tuple."""
+
+_SHOWN = 3  # names that an error message lists
+
+
+class DatasetCard(Frozen):
+    """What a data set is, and how its files come to a machine.
+
+    ``images`` and ``identities`` are the published counts of the complete set.
+    """
+
+    name: str
+    title: str
+    licence: str
+    home: str = Field(description="home page")
+    images: int
+    identities: int | None = Field(description="people or classes; None: not labelled by identity")
+    original_bytes: int = Field(description="size of the original files on disk, approximately")
+    layout: str = Field(description="expected files below --root, as a tree")
+    how_to_get: str
+    download: bool = Field(False, description="whether `prepare --download` can fetch it")
+    resolution: int = Field(64, description="resolution of the papers' setting, in pixels")
+    crop: int | None = Field(
+        None, description="side of the central square that is kept, in pixels of the originals"
+    )
+    crop_of: tuple[int, int] | None = Field(
+        None, description="width and height that ``crop`` refers to"
+    )
+    preprocessing: str = Field(description="how a picture becomes a square, and whose choice it is")
+    always_partial: bool = Field(
+        False, description="whether nobody has the published count any more (dead links)"
+    )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a data set in their one order, that of ``sources``.
+
+    Attributes:
+        layout: which of the accepted layouts was found.
+        sources: names of the pictures, the same in every layout and sorted.
+        files: where they are, relative to the root; empty with ``pixels``.
+        names: identity names, sorted.
+        labels: ``int32`` ``(n,)``, positions in ``names``.
+        parts: ``uint8`` ``(n,)``, positions in :data:`PARTS`.
+        boxes: the face's box of each picture, as left, top, right, bottom; ``int32`` ``(n, 4)``.
+        pixels: the pictures themselves where the files hold arrays: ``uint8`` ``(n, h, w[, 3])``.
+    """
+
+    layout: str
+    sources: Sequence[str]
+    files: Sequence[str]
+    names: tuple[str, ...]
+    labels: NDArray[np.int32]
+    parts: NDArray[np.uint8]
+    boxes: NDArray[np.int32] | None = None
+    pixels: NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+class Reader(ABC):
+    """Reads one data set. Stateless, so that any process can make one from its name."""
+
+    card: DatasetCard
+
+    @abstractmethod
+    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
+        """List the pictures without decoding one.
+
+        Args:
+            root: where the originals are; see the card's ``layout``.
+            incomplete: accept label files other than the published ones.
+
+        Raises:
+            RequestError: the files are missing, misplaced or damaged; it shows the layout.
+        """
+
+    def square(self, image: Image.Image, crop: int | None) -> Image.Image:
+        """The part of a picture that is resized.
+
+        Args:
+            image: the decoded picture.
+            crop: another side of the central square than the card's.
+
+        Raises:
+            UnusableImage: the picture has not the size that the data set's pictures have.
+        """
+        return image
+
+    def download(self, root: Path) -> None:
+        """Fetch the originals into ``root``.
+
+        Raises:
+            RequestError: this data set has no download; it says how to get it.
+        """
+        raise RequestError(
+            f"{self.card.name} cannot be downloaded by mibench: {self.card.how_to_get}"
+        )
+
+    def refuse(self, problem: str) -> RequestError:
+        """An error that names the problem, the expected layout and how to get the files."""
+        lines = "\n".join(f"  {line}" for line in self.card.layout.splitlines())
+        return RequestError(
+            f"{self.card.name}: {problem}\nExpected below --root:\n{lines}\n{self.card.how_to_get}"
+        )
+
+
+def centre(image: Image.Image, side: int) -> Image.Image:
+    """The central square; as in the released code, an odd pixel stays at the right or bottom."""
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def arrange(
+    layout: str,
+    sources: Sequence[str],
+    files: Sequence[str],
+    people: Sequence[str],
+    *,
+    parts: Sequence[int] | None = None,
+    boxes: Sequence[tuple[int, int, int, int]] | None = None,
+) -> Listing:
+    """A listing in the order of ``sources``, with labels over the sorted names in ``people``."""
+    order = sorted(range(len(sources)), key=sources.__getitem__)
+    names = tuple(sorted(set(people)))
+    index = {name: label for label, name in enumerate(names)}
+    return Listing(
+        layout=layout,
+        sources=[sources[i] for i in order],
+        files=[files[i] for i in order],
+        names=names,
+        labels=np.array([index[people[i]] for i in order], dtype=np.int32),
+        parts=np.array([parts[i] if parts else 0 for i in order], dtype=np.uint8),
+        boxes=None if boxes is None else np.array([boxes[i] for i in order], dtype=np.int32),
+    )
+
+
+def first_folder(root: Path, candidates: Iterable[str]) -> Path | None:
+    """The first of ``root``'s sub-folders that exists; ``""`` stands for the root itself."""
+    found = (root / name for name in candidates)
+    return next((folder for folder in found if folder.is_dir()), None)
+
+
+def listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of the visible sub-folders, and of the images, in a folder.
+
+    Raises:
+        RequestError: the folder cannot be listed.
+    """
+    folders, images = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if is_image_name(entry.name):
+                    images.append(entry.name)
+                elif entry.is_dir():
+                    folders.append(entry.name)
+    except OSError as error:
+        raise RequestError(
+            f"{folder} cannot be listed ({error.strerror}): check the path and its permissions"
+        ) from error
+    return sorted(folders), sorted(images)
+
+
+def few(names: Iterable[str]) -> str:
+    """The first few of some names, for a message."""
+    shown = sorted(names)
+    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def md5(data: bytes) -> str:
+    """MD5, as the data sets' publishers give it."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -1,0 +1,71 @@
+"""What a protocol card holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from mibench.assets import Asset
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderOptions
+from mibench.gan_training import GanConfig
+from mibench.methods import StudentsConfig
+from mibench.models.evaluators import JudgeConfig
+from mibench.models.initialisation import Initialisation
+from mibench.training import TrainingConfig
+from mibench.types import Frozen, digest
+
+
+class Protocol(Frozen):
+    """An evaluation setting."""
+
+    name: str
+    version: int = 1
+    title: str
+    notes: tuple[str, ...] = Field((), description="where the setting departs from its source")
+    data: SynthFacesData | FolderOptions | IdentitySplit
+    resolution: int = Field(ge=8, description="height and width of the images, in pixels")
+    attacked: int | None = Field(
+        None, ge=1, description="attack the first so many private identities; None: all"
+    )
+    samples: int = Field(5, ge=1, description="reconstructions per identity")
+    target: str = Field(description="default target architecture")
+    training: TrainingConfig = Field(description="training of every target")
+    chance_kappa: float = Field(
+        0.01,
+        lt=1,
+        description="a target whose validation accuracy, corrected for chance (Cohen's κ), is at "
+        "most this counts as diverged",
+    )
+    evaluator: JudgeConfig
+    second: JudgeConfig = Field(description="second evaluator, of another family")
+    assets: dict[str, Asset] = Field(
+        default_factory=dict, description="pinned networks; what is absent is trained"
+    )
+    initialisation: dict[str, Initialisation] = Field(
+        default_factory=dict,
+        description="weights that targets, students and evaluators start from, by architecture; "
+        "what is not named starts from scratch",
+    )
+    gan: GanConfig = Field(GanConfig(), description="general prior, where it is not pinned")
+    students: StudentsConfig = Field(StudentsConfig(), description="students of MA")
+    attacks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="budgets of attacks where they differ from the papers'"
+    )
+    defenses: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="default strengths, settled on the development twin"
+    )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the card without its methods' settings, which each record states itself."""
+        left_out = {"attacks", "defenses", "notes"}
+        if not self.initialisation:  # so that a card without it keeps the digest it always had
+            left_out.add("initialisation")
+        return digest(self.model_dump(mode="json", exclude=left_out))
+
+    def start(self, architecture: str) -> Initialisation:
+        """What the weights of an architecture start from."""
+        return self.initialisation.get(architecture, Initialisation())

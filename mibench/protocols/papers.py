@@ -1,0 +1,123 @@
+"""The papers' settings on their data sets, which `mibench data prepare` makes ready.
+
+Sources: GMI (CVPR 2020), KEDMI (ICCV 2021), BiDO (KDD 2022) and "Re-thinking Model Inversion
+Attacks" (CVPR 2023) with their released code. Where a network of theirs has no twin in timm, the
+card names what stands in for it, and its numbers do not compare with the published ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mibench.data.identity_split import IdentitySplit
+from mibench.gan_training import GanConfig
+from mibench.methods import StudentsConfig
+from mibench.models.evaluators import JudgeConfig
+from mibench.models.initialisation import Initialisation
+from mibench.protocols.card import Protocol
+from mibench.training import TrainingConfig
+
+_IMAGENET = Initialisation(source="imagenet")
+# The released code hands images in [0, 1] to its ImageNet VGG16 as they are.
+_VGG = Initialisation(source="imagenet", mean=(0, 0, 0), std=(1, 1, 1))
+
+# "Re-thinking …", Sec. 4.1: SGD 0.9, step 0.01, weight decay 1e-4, batches of 64, 50 epochs.
+_TARGETS = TrainingConfig(epochs=50, batch_size=64, learning_rate=0.01, weight_decay=1e-4)
+_JUDGES = TrainingConfig(epochs=50, batch_size=64, learning_rate=0.01, weight_decay=5e-4)
+# Students of model augmentation: SGD 0.9, weight decay 1e-4, 20 epochs from ImageNet weights.
+_STUDENTS = StudentsConfig(
+    architectures=("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"),
+    training=TrainingConfig(epochs=20, learning_rate=0.02, weight_decay=1e-4),
+)
+# GMI's WGAN-GP: 300 passes over 30,000 images in batches of 64, a generator step every fifth.
+_GAN = GanConfig(
+    recipe="wgan-gp",
+    steps=300 * 30_000 // 64 // 5,
+    critic_steps=5,
+    generator_width=64,
+    critic_width=64,
+)
+_BIDO = {"target.optimizer": "adam", "target.learning_rate": 1e-4, "target.weight_decay": 0.0}
+_STAND_INS = (
+    "The papers' IR152 and FaceNet64 targets and their FaceNet evaluator at 112×112 have no twin "
+    "in timm, and start from MS-Celeb-1M; resnet152 and the evaluators regnety_016 and "
+    "convnext_pico, from ImageNet, stand in for them.",
+    "A tenth of each private identity's training images is kept for validation; the papers train "
+    "on all of them.",
+)
+_FACES: dict[str, Any] = {
+    "resolution": 64,
+    "attacked": 300,
+    "target": "vgg16_bn_mi",
+    "training": _TARGETS,
+    "evaluator": JudgeConfig(architecture="regnety_016", resolution=112, training=_JUDGES),
+    "second": JudgeConfig(architecture="convnext_pico", resolution=112, training=_JUDGES),
+    "initialisation": {
+        "vgg16_bn_mi": _VGG,
+        **{
+            name: _IMAGENET
+            for name in ("resnet152", "regnety_016", "convnext_pico", *_STUDENTS.architectures)
+        },
+    },
+    "students": _STUDENTS,
+    "gan": _GAN,
+    "defenses": {"bido": _BIDO},
+    "notes": _STAND_INS,
+}
+_CELEBA = IdentitySplit(dataset="celeba", identities=1000, public_images=30_000)
+
+_DIGITS: dict[str, Any] = {
+    "resolution": 32,
+    "training": TrainingConfig(epochs=20, learning_rate=0.01, weight_decay=1e-4),
+    "target": "resnet18",
+    "evaluator": JudgeConfig(architecture="regnetx_002", resolution=64),
+    "second": JudgeConfig(architecture="mobilenetv2_050", resolution=64),
+    "students": _STUDENTS.model_copy(
+        update={"training": TrainingConfig(epochs=20, learning_rate=0.02)}
+    ),
+    "gan": _GAN.model_copy(update={"generator_width": 32}),
+}
+
+CARDS = (
+    Protocol(
+        name="celeba-64",
+        title="CelebA at 64×64: 1,000 private identities, public images of others",
+        data=_CELEBA,
+        **_FACES,
+    ),
+    Protocol(
+        name="celeba-ffhq-64",
+        title="CelebA at 64×64: 1,000 private identities, public images of FFHQ",
+        data=_CELEBA.model_copy(update={"public_dataset": "ffhq"}),
+        **_FACES,
+    ),
+    Protocol(
+        name="lfw-64",
+        title="Labeled Faces in the Wild at 64×64: the identities with 20 images or more",
+        data=IdentitySplit(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
+        **{**_FACES, "attacked": None},
+    ),
+    Protocol(
+        name="mnist-32",
+        title="MNIST at 32×32: digits 0–4 private, 5–9 public",
+        data=IdentitySplit(dataset="mnist", classes=tuple("01234"), test_fraction=None),
+        notes=(
+            "As in BiDO's files; GMI's repository takes the opposite digits. The papers' small "
+            "convolutional target and their evaluator, trained on all ten digits, have no twin in "
+            "timm: resnet18, and evaluators of the five private digits, stand in for them.",
+            "With five classes the variance is large: many seeds are needed.",
+        ),
+        **_DIGITS,
+    ),
+    Protocol(
+        name="cifar10-32",
+        title="CIFAR-10 at 32×32: the first five classes private, the others public",
+        data=IdentitySplit(
+            dataset="cifar10",
+            classes=("airplane", "automobile", "bird", "cat", "deer"),
+            test_fraction=None,
+        ),
+        notes=("With five classes the variance is large: many seeds are needed.",),
+        **_DIGITS,
+    ),
+)
