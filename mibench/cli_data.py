@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mibench.cli_options import json_option, print_json
+from mibench.cli_options import data_option, json_option, print_json
 from mibench.errors import MibenchError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-data_option = click.option(
-    "--data",
-    metavar="DIR",
-    help="Data folder, for prepared data sets. Without it, the environment variable MIBENCH_DATA "
-    "names the folder, else it is `mibench/data` in your cache folder.",
-)
 
 
 @click.group("data")

@@ -66,10 +66,8 @@ class ArtifactInfo:
     mibench: str | None
 
 
-def default_root() -> Path:
-    """The store's folder: ``MIBENCH_STORE``, else ``mibench`` in the user's cache folder."""
-    if chosen := os.environ.get("MIBENCH_STORE"):
-        return Path(chosen).expanduser()
+def cache_folder() -> Path:
+    """``mibench`` in the user's cache folder."""
     if sys.platform == "win32":
         cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
@@ -77,6 +75,13 @@ def default_root() -> Path:
     else:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "mibench"
+
+
+def default_root() -> Path:
+    """The store's folder: ``MIBENCH_STORE``, else ``mibench`` in the user's cache folder."""
+    if chosen := os.environ.get("MIBENCH_STORE"):
+        return Path(chosen).expanduser()
+    return cache_folder()
 
 
 def stage_key(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch import Tensor
 from mibench.artifacts import FileEntry, sha256
 from mibench.data.catalog import NAMES, reader
 from mibench.errors import MibenchError, RequestError
+from mibench.store import cache_folder
 from mibench.types import Frozen, digest
 
 INDEX = "index.json"
@@ -130,13 +130,7 @@ def data_root(chosen: str | Path | None = None) -> Path:
     """The data folder: ``chosen``, else ``MIBENCH_DATA``, else ``mibench/data`` in the cache."""
     if named := chosen or os.environ.get("MIBENCH_DATA"):
         return Path(named).expanduser().absolute()
-    if sys.platform == "win32":
-        cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        cache = "~/Library/Caches"
-    else:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "mibench" / "data"
+    return cache_folder() / "data"
 
 
 def folder_name(name: str, resolution: int, crop: int | None = None) -> str:
