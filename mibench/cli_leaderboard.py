@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mibench.cli_options import store_option
+from mibench.cli_options import data_option, store_option
 from mibench.errors import MibenchError, RequestError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def add(records: tuple[str, ...], folder: str) -> None:
     help="Where the record's attack is, if it is not a registered one; only with --retrain.",
 )
 @folder_option
+@data_option
 @store_option
 @click.option(
     "--device",
@@ -129,6 +130,7 @@ def verify(
     defense: str | None,
     attack: str | None,
     folder: str,
+    data: str | None,
     store: str | None,
     device: str,
 ) -> None:
@@ -163,12 +165,18 @@ def verify(
         found: list[Comparison] = []
         if images is not None:
             found += verifying.recompute(
-                claim, images, store=root, device=device, progress=progress
+                claim, images, store=root, data=data, device=device, progress=progress
             )
         if again:
             filed = verifying.filed_seeds(claim, Path(folder))
             found += verifying.retrain(
-                claim, filed, defense=defense, attack=attack, device=device, progress=progress
+                claim,
+                filed,
+                defense=defense,
+                attack=attack,
+                data=data,
+                device=device,
+                progress=progress,
             )
     _show(claim, found)
     differing = sum(each.verdict == "differs" for each in found)

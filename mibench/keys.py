@@ -98,7 +98,7 @@ class Keys:
 
     def start_inputs(self, architecture: str) -> dict[str, Any]:
         """What identifies the weights that a network starts from; nothing from scratch."""
-        how = self.cell.protocol.start(architecture)
+        how = self.cell.protocol.start(architecture).model_copy(update={"note": None})
         if how == Initialisation():
             return {}
         return {"initialisation": how.identity(self.cell.weights[architecture])}

@@ -107,7 +107,7 @@ def run_folder(cell: Cell) -> Path:
     defense = cell.spec.defense.rpartition(":")[2]
     changed = f"-set-{digest(cell.spec.overrides)[:8]}" if cell.spec.overrides else ""
     if cell.spec.budget != 1:
-        changed += f"-budget-{cell.spec.budget:g}"
+        changed += f"-budget-{cell.spec.budget!r}"
     name = f"{cell.attack.full}_{defense}_{cell.architecture}_seed{cell.spec.seed}{changed}"
     return RUNS / cell.protocol.name / name
 

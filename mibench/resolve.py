@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from mibench.budget import scaled
+from mibench.data.identity_split import IdentitySplit
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.methods import ATTACKS, DEFENSES, Attack, AttackConfig, Defense, DefenseConfig
@@ -201,6 +202,10 @@ def _protocol(spec: RunSpec) -> Protocol:
         if spec.root is not None:
             raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
         card, options = protocol_named(spec.protocol), None
+    if spec.data is not None and not isinstance(card.data, IdentitySplit):
+        raise RequestError(
+            f"--data is for protocols on prepared data sets; {card.name} takes its images elsewhere"
+        )
     wanted = _under("protocol", spec.overrides)
     if options is not None:  # `protocol.min_images` is short for `protocol.data.min_images`
         fields = FolderOptions.model_fields

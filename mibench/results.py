@@ -12,6 +12,7 @@ import torch
 
 from mibench import provenance
 from mibench.artifacts import Artifact, save_json, save_tensors, write_atomic
+from mibench.data.division import PreparedSplit
 from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.pictures import reconstructions_picture
@@ -121,6 +122,10 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         "metrics": artifact.manifest.key,
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
     }
+    if isinstance(stages.split, PreparedSplit):
+        artifacts |= {"split": stages.split.split, "images": stages.split.digest}
+        if not stages.split.complete:
+            artifacts["incomplete images"] = stages.split.digest
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256
@@ -170,7 +175,7 @@ def command_of(spec: RunSpec) -> str:
     if spec.data:
         parts += ["--data", spec.data]
     if spec.budget != 1:
-        parts += ["--budget", f"{spec.budget:g}"]
+        parts += ["--budget", repr(spec.budget)]
     for path, value in spec.overrides.items():
         parts += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
     return shlex.join(parts)

@@ -194,7 +194,7 @@ class Stages(Keys):
         """The deployed target, in evaluation mode."""
         defense = self.cell.defense_class(self.cell.defense_config)
         weights = self._target_artifact.load_tensors("model.safetensors")
-        # Its weights are in the store, so that those it started from need not be at hand.
+        # Its weights are in the store: those that it started from are not loaded again.
         scratch = Initialisation()
         model = self._empty_target(defense, stream(0, "weights are loaded"), scratch)
         model.load_state_dict(weights)

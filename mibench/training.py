@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,6 +40,14 @@ class TrainingConfig(Frozen):
         0.05, ge=0, lt=1, description="share of the steps over which the step size rises"
     )
     augment: bool = Field(True, description="random mirroring and shifts by up to 1/16 of a side")
+
+    @field_validator("epochs")
+    @classmethod
+    def _plain(cls, value: float) -> float:
+        """Whole numbers as such: 2.0 epochs are 2, in keys too."""
+        if not math.isfinite(value):
+            raise ValueError("a number of epochs is finite")
+        return int(value) if value == int(value) else value
 
     def steps(self, per_epoch: int) -> int:
         """Steps of the whole training, at least 1."""

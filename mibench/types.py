@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +24,18 @@ class Frozen(BaseModel):
     """An immutable model that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def protocol_digest(card: Mapping[str, Any]) -> str:
+    """SHA-256 of a protocol card as JSON.
+
+    Methods' settings, which each record states itself, and notes are left out; so is an empty
+    ``initialisation``, for cards without one to keep the digest they had before there was any.
+    """
+    apart = {"digest", "attacks", "defenses", "notes"}
+    if not card.get("initialisation"):
+        apart.add("initialisation")
+    return digest({key: value for key, value in card.items() if key not in apart})
 
 
 class Card(Frozen):

@@ -11,7 +11,9 @@ import torch
 from pydantic import Field, ValidationError
 
 from mibench.budget import scaled
+from mibench.errors import RequestError
 from mibench.grid.spec import make_grid
+from mibench.keys import Keys
 from mibench.leaderboard.checks import foreign
 from mibench.methods import DEFENSES
 from mibench.models.classifiers import Classifier
@@ -58,6 +60,20 @@ def test_every_stage_of_a_cell_gets_its_share(attack: str) -> None:
         assert part.attack_config.prior_training.steps == 20
     assert part.defense_config == whole.defense_config
     assert part.protocol.data == whole.protocol.data
+
+
+@pytest.mark.parametrize("epochs", ["Infinity", float("inf"), float("nan"), 0, -1])
+def test_epochs_that_do_not_end_are_refused(epochs: Any) -> None:
+    with pytest.raises(RequestError, match="epochs"):
+        resolve(RunSpec(attack="gmi", overrides={"target.epochs": epochs}))
+
+
+def test_whole_numbers_of_epochs_are_one_setting() -> None:
+    keys = [
+        Keys(resolve(RunSpec(attack="gmi", overrides={"target.epochs": epochs}))).target_key
+        for epochs in (2, 2.0, 2.5)
+    ]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_what_was_set_is_scaled_too() -> None:

@@ -439,7 +439,7 @@ def test_crops_are_data_sets_of_their_own(tmp_path: Path) -> None:
 
 def test_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MIBENCH_DATA", raising=False)
-    monkeypatch.setattr("mibench.data.prepared.sys.platform", "linux")
+    monkeypatch.setattr("mibench.store.sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert data_root() == tmp_path / "cache" / "mibench" / "data"
     monkeypatch.setenv("MIBENCH_DATA", str(tmp_path / "named"))

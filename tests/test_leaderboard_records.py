@@ -17,6 +17,7 @@ from mibench.errors import MibenchError
 from mibench.leaderboard.checks import faults, foreign, short_name, warnings
 from mibench.leaderboard.galleries import MOST_BYTES
 from mibench.leaderboard.records import add, cell_name, check, load, parse, schema
+from mibench.protocols import PROTOCOLS
 from mibench.types import Record
 from tests.board_records import accuracy, diverged, file_all, hits_of, make, metric, record_data
 from tests.conftest import TINY
@@ -432,3 +433,16 @@ def test_the_schema_describes_records() -> None:
     assert described["additionalProperties"] is False
     assert set(described["properties"]) == set(record_data())
     assert "MetricValue" in described["$defs"]
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_records_of_every_card_give_their_digest(name: str) -> None:
+    """What a run writes of its card is what the check computes the digest of."""
+    card = PROTOCOLS[name]
+    resolved = {**card.model_dump(mode="json"), "digest": card.digest}
+    part = {"name": name, "version": card.version, "passed": {}, "resolved": resolved}
+    record = Record.model_validate({**record_data(), "protocol": part})
+    assert not [each for each in faults(record) if "digest" in each]
+    resolved["resolution"] += 1
+    changed = Record.model_validate({**record_data(), "protocol": part})
+    assert [each for each in faults(changed) if "digest" in each]

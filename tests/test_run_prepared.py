@@ -12,8 +12,11 @@ import mibench
 from mibench import protocols
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.prepare import prepare
-from mibench.errors import RequestError
+from mibench.data.prepared import open_prepared, prepared_folders
+from mibench.errors import MibenchError, RequestError
+from mibench.leaderboard.checks import faults, foreign
 from mibench.leaderboard.galleries import may_be_shown
+from mibench.leaderboard.verify import recompute
 from mibench.progress import SILENT
 from mibench.resolve import resolve
 from mibench.types import RunSpec
@@ -63,9 +66,57 @@ def test_a_cell_end_to_end(tmp_path: Path) -> None:
     assert not may_be_shown(record)
     # Nothing of the photographs is copied into the store: they are read where they lie.
     assert not (tmp_path / "store" / "data").exists()
+    assert faults(record) == []
+    assert set(record.artifacts) >= {"split", "images", "incomplete images"}
     again = mibench.run(**request, **places)
     assert again.metrics == record.metrics
     assert all(cost.cached for cost in again.costs)
+
+
+def test_metrics_are_verified_from_the_same_data(tmp_path: Path) -> None:
+    data = make_ready(tmp_path)
+    out = tmp_path / "out"
+    request = {"protocol": "tiny", "attack": "gmi", "data": data, "store": tmp_path / "store"}
+    record = mibench.run(**request, out=out)
+    # Boards want the complete data set; what is to be seen here is that the numbers come again.
+    whole = {k: v for k, v in record.artifacts.items() if k != "incomplete images"}
+    (reason,) = foreign(record)
+    assert "--incomplete" in reason
+    claim = record.model_copy(update={"artifacts": whole})
+    images = out / "reconstructions.safetensors"
+    found = recompute(claim, images, store=tmp_path / "other", data=str(data), device="cpu")
+    assert {each.verdict for each in found} == {"agrees"}
+
+
+def test_damaged_images_are_found_before_they_are_used(tmp_path: Path) -> None:
+    data = make_ready(tmp_path)
+    (folder,) = data.glob("lfw-*")
+    contents = bytearray((folder / "images.npy").read_bytes())
+    contents[-1] ^= 1
+    (folder / "images.npy").write_bytes(contents)
+    with pytest.raises(MibenchError, match=r"damaged.*checksum"):
+        mibench.run(protocol="tiny", attack="gmi", data=data, store=tmp_path, out=tmp_path)
+
+
+def test_labels_of_another_length_are_damage(tmp_path: Path) -> None:
+    data = make_ready(tmp_path)
+    (folder,) = data.glob("lfw-*")
+    np.save(folder / "labels.npy", np.load(folder / "labels.npy")[:-1])
+    with pytest.raises(MibenchError, match="damaged"):
+        open_prepared("lfw", 32, data)
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    """A folder of originals beside the prepared ones is not called damaged."""
+    data = make_ready(tmp_path)
+    (data / "lfw-originals").mkdir()
+    assert [folder.name for folder in prepared_folders(data)] == ["lfw-32"]
+    assert prepared_folders(tmp_path / "nowhere") == []
+
+
+def test_data_is_for_protocols_on_prepared_sets() -> None:
+    with pytest.raises(RequestError, match="--data is for protocols on prepared data sets"):
+        resolve(RunSpec(attack="gmi", data="somewhere"))
 
 
 def test_other_contents_are_another_target(tmp_path: Path) -> None:
@@ -86,8 +137,10 @@ def test_other_contents_are_another_target(tmp_path: Path) -> None:
 def test_a_grid_reads_the_data_once_for_all_cells(tmp_path: Path) -> None:
     data = make_ready(tmp_path)
     options = f"grid --protocol tiny --attacks gmi,kedmi --data {data} --dry-run"
-    result = invoke(*options.split(), "--store", str(tmp_path / "store"))
+    out = tmp_path / "runs"
+    result = invoke(*options.split(), "--store", str(tmp_path / "store"), "--out", str(out))
     assert result.exit_code == 0, result.output
+    assert not out.exists(), "a dry run writes nothing"
     # One target, two reconstructions; the data is no stage.
     rows = [line.split() for line in result.output.splitlines()]
     counts = {row[0]: row[2] for row in rows if len(row) > 2 and row[1] == "0"}

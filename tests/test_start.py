@@ -59,7 +59,8 @@ def test_other_weights_are_another_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     def key(starts: dict[str, Initialisation]) -> str:
-        return Keys(cell(monkeypatch, starts)).plan()[ROLES[architecture]].key
+        others = {name: Initialisation() for name in ROLES}
+        return Keys(cell(monkeypatch, {**others, **starts})).plan()[ROLES[architecture]].key
 
     first, second = (
         weights(tmp_path / f"{seed}.safetensors", architecture, seed) for seed in (0, 1)
@@ -122,6 +123,24 @@ def test_absent_weights_are_refused_before_work(
     (tmp_path / "there.safetensors").unlink()
     with pytest.raises(RequestError, match=r"there\.safetensors"):
         cell(monkeypatch, {"test_resnet": start})
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "resnet18"])
+def test_networks_that_a_card_does_not_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """Else they would silently start from scratch, and their records look alike."""
+    starts = {name: Initialisation() for name in ROLES}
+    cell(monkeypatch, starts)
+    with pytest.raises(RequestError, match=f"does not say what '{architecture}' starts from"):
+        resolve(RunSpec(protocol="tiny", attack="gmi", target=architecture))
+    nothing = {"protocol.initialisation": {}}
+    resolve(RunSpec(protocol="tiny", attack="gmi", target=architecture, overrides=nothing))
+
+
+def test_a_tag_of_timms_is_the_architecture() -> None:
+    start = protocols.PROTOCOLS["celeba-64"].start("resnet152.a1h_in1k")
+    assert start.source == "imagenet"
 
 
 def test_digests_of_cards_without_it_stay() -> None:

@@ -3,8 +3,8 @@
     python tools/make_assets.py [prior] [attributes] [synthfaces-32] [synthfaces-32-dev]
 
 Each file is written to mibench/assets as half-precision safetensors; the SHA-256 printed at the end
-belongs into the protocol cards (mibench/protocols.py). Training is deterministic in the seeds of
-the data specification on one machine; the committed files are what the protocols pin.
+belongs into the protocol cards (mibench/protocols/synthfaces.py). Training is deterministic in the
+seeds of the data specification on one machine; the committed files are what the protocols pin.
 """
 
 from __future__ import annotations

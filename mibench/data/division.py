@@ -7,7 +7,9 @@ from pathlib import Path
 
 from mibench.data.identity_split import IdentitySplit, load_split, open_split
 from mibench.data.images import Dataset
+from mibench.data.prepared import verify
 from mibench.data.splits import FolderSplit
+from mibench.errors import MibenchError
 from mibench.types import digest
 
 
@@ -20,6 +22,7 @@ class PreparedSplit:
         resolution: height and width in pixels.
         data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
         split: SHA-256 of which picture is used for what.
+        complete: whether the data sets are the published ones, by their counts.
         digest: SHA-256 of that and of the pictures' contents.
     """
 
@@ -27,10 +30,24 @@ class PreparedSplit:
     resolution: int
     data: str | None
     split: str
+    complete: bool
     digest: str
 
     def load(self) -> Dataset:
-        """The images, in memory on the CPU."""
+        """The images, in memory on the CPU.
+
+        Raises:
+            MibenchError: the files are damaged, or others than when the split was made.
+        """
+        _, private, public = open_split(self.spec, self.resolution, self.data)
+        for folder in {private.folder, public.folder}:
+            if problems := verify(folder):
+                raise MibenchError(problems[0])
+        if prepared_split(self.spec, self.resolution, self.data).digest != self.digest:
+            raise MibenchError(
+                f"{private.folder} or {public.folder} was prepared anew while it was in use: "
+                "run the command again"
+            )
         return load_split(self.spec, self.resolution, self.data)
 
 
@@ -46,4 +63,6 @@ def prepared_split(spec: IdentitySplit, resolution: int, data: str | Path | None
     """
     made, private, public = open_split(spec, resolution, data)
     contents = digest([made.digest, private.digest, public.digest])
-    return PreparedSplit(spec, resolution, str(data) if data else None, made.digest, contents)
+    complete = private.index.complete and public.index.complete
+    where = str(data) if data else None
+    return PreparedSplit(spec, resolution, where, made.digest, complete, contents)

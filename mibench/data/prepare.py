@@ -66,11 +66,14 @@ def prepare(
         return prepared.open_prepared(name, resolution, base, crop=crop)
     root = Path(root).expanduser().absolute()
     with _alone(base, final.name):
+        if final.exists():  # another process made it meanwhile
+            return prepared.open_prepared(name, resolution, base, crop=crop)
         if download:
             source.download(root)
         if not root.is_dir():
             raise source.refuse(f"there is no folder {root}")
         listing = source.listing(root, incomplete=incomplete)
+        _check_names(source, listing)
         complete = _check_counts(source, listing, incomplete)
         work = Work(source, root, listing, base / f".{final.name}.partial", resolution, crop)
         with _explained(base):
@@ -97,6 +100,19 @@ def _check_options(source: Reader, resolution: int, crop: int | None) -> None:
             f"--crop {crop}: {card.name} is cropped to 1 to {min(card.crop_of)} pixels of "
             f"{card.crop_of[0]}×{card.crop_of[1]}; {card.crop} without --crop"
         )
+
+
+def _check_names(source: Reader, listing: Listing) -> None:
+    """Refuse names that the list of pictures, which is UTF-8, cannot hold."""
+    for name in (*listing.files, *listing.sources):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = ascii(name)
+            raise source.refuse(
+                f"the file name {shown} is not UTF-8: unpack the archive again with a tool that "
+                "keeps its names, or rename the file"
+            ) from None
 
 
 def _check_counts(source: Reader, listing: Listing, incomplete: bool) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ class Prepared:
     @functools.cached_property
     def sources(self) -> Sequence[str]:
         """Name of each row's picture, sorted."""
-        return (self.folder / SOURCES).read_text("utf-8").splitlines()
+        return (self.folder / SOURCES).read_text("utf-8").split("\n")[:-1]
 
     def rows(self, index: NDArray[np.int64]) -> Tensor:
         """A copy of some rows, ``uint8`` ``(len(index), 3, resolution, resolution)``.
@@ -183,7 +184,7 @@ def open_prepared(
     if (
         images.shape != shape
         or images.dtype != np.uint8
-        or labels.shape != parts.shape != shape[:1]
+        or not labels.shape == parts.shape == shape[:1]
     ):
         raise damaged(folder, f"{IMAGES} has not the shape {shape}", command)
     return Prepared(folder, index, images, labels, parts)
@@ -206,8 +207,10 @@ def read_index(folder: Path) -> Index:
 def prepared_folders(data_folder: Path, name: str | None = None) -> list[Path]:
     """Prepared folders of one data set or of all, sorted by name."""
     wanted = NAMES if name is None else (name,)
-    found = [path for each in wanted for path in data_folder.glob(f"{each}-*") if path.is_dir()]
-    return sorted(found)
+    made = re.compile(f"(?:{'|'.join(wanted)})-[0-9]+(?:-crop[0-9]+)?")
+    if not data_folder.is_dir():
+        return []
+    return sorted(p for p in data_folder.iterdir() if p.is_dir() and made.fullmatch(p.name))
 
 
 def verify(folder: Path) -> list[str]:

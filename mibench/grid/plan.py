@@ -11,6 +11,7 @@ from typing import Any
 
 from mibench.data.division import Division
 from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.keys import Keys, Task, needed
 from mibench.pipeline import run_folder, split_of
@@ -146,7 +147,8 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
             options = card.data.model_dump(mode="json")
             place = digest([spec.root, spec.data, card.resolution, options])
             if place not in splits:
-                folder.mkdir(parents=True, exist_ok=True)
+                if isinstance(card.data, FolderOptions):  # whose split is written there
+                    folder.mkdir(parents=True, exist_ok=True)
                 splits[place] = split_of(cell, folder, SILENT)
             split = splits[place]
         return GridCell(spec, folder, Keys(cell, split).plan(), split)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mibench.types import MetricValue, Record, digest
+from mibench.types import MetricValue, Record, protocol_digest
 
 LEAST_EVALUATOR_ACCURACY = 0.9
 HEADLINE = "attack_accuracy_top1"
@@ -75,7 +75,7 @@ def foreign(record: Record) -> list[str]:
         return [f"the protocol {name!r} is none of the boards': {', '.join(PROTOCOLS)}"]
     if "budget" in record.protocol.passed:
         return [
-            f"made with {record.protocol.passed['budget']:.3g} of the protocol's budget, which is "
+            f"made with {record.protocol.passed['budget']} of the protocol's budget, which is "
             "for trying out: run it without --budget"
         ]
     if record.protocol.resolved.get("digest") != card.digest:
@@ -84,6 +84,8 @@ def foreign(record: Record) -> list[str]:
             f"digest is {card.digest[:12]}, the record's "
             f"{str(record.protocol.resolved.get('digest'))[:12]}"
         ]
+    if "incomplete images" in record.artifacts:
+        return ["made from a data set that lacks pictures: prepare it without --incomplete"]
     base = short_name(record.attack.name).removeprefix("improved-").partition("+")[0]
     defaults = {**card.attacks.get(base, {}), **card.defenses.get(record.defense.name, {})}
     return [
@@ -145,8 +147,8 @@ def _is_setting(path: str) -> bool:
 
 
 def _protocol(record: Record) -> Iterator[str]:
-    resolved, apart = record.protocol.resolved, {"digest", "attacks", "defenses"}
-    if digest({k: v for k, v in resolved.items() if k not in apart}) != resolved.get("digest"):
+    resolved = record.protocol.resolved
+    if protocol_digest(resolved) != resolved.get("digest"):
         yield "the protocol's settings do not give its digest"
     if resolved.get("name") != record.protocol.name:
         yield f"the protocol is {record.protocol.name!r} and {resolved.get('name')!r}"

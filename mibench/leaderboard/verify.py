@@ -83,7 +83,13 @@ def find_images(record: Record, path: Path, store: Path) -> Path | None:
 
 
 def recompute(
-    record: Record, images: Path, *, store: Path, device: str = "auto", progress: Progress = SILENT
+    record: Record,
+    images: Path,
+    *,
+    store: Path,
+    data: str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
 ) -> list[Comparison]:
     """Compute a record's metrics from its reconstructions and compare them.
 
@@ -94,6 +100,7 @@ def recompute(
         record: the claim.
         images: its reconstructions, already compared with the record's checksum.
         store: folder of cached stages, for the data and evaluators that are not pinned.
+        data: folder of prepared data sets; None: ``MIBENCH_DATA`` or the user's cache folder.
         device: where to compute. On the kind of device that the record names, accuracies must
             agree sample by sample; on another, two samples may differ. Distances agree within a
             thousandth.
@@ -108,7 +115,7 @@ def recompute(
     from mibench.evaluate import Evaluation
     from mibench.metrics import natural_accuracy
     from mibench.models.evaluators import judge
-    from mibench.pipeline import select_device
+    from mibench.pipeline import select_device, split_of
     from mibench.resolve import resolve
     from mibench.stages import Stages
     from mibench.store import Store
@@ -116,8 +123,12 @@ def recompute(
     if reasons := foreign(record):
         raise MibenchError(f"the record does not compare with this mibench: {'; '.join(reasons)}")
     place = select_device(device)
-    cell = resolve(RunSpec(protocol=record.protocol.name, seed=record.seed))
-    evaluation = Evaluation(Stages(cell, Store(store), place, progress))
+    # Any attack will do; one without students asks for no weights of theirs.
+    name, target = record.protocol.name, record.target.name
+    request = RunSpec(protocol=name, target=target, attack="gmi", seed=record.seed, data=data)
+    cell = resolve(request)
+    split = split_of(cell, store, progress)
+    evaluation = Evaluation(Stages(cell, Store(store), place, progress, split))
     tensors = load_file(images)
     labels, shape = evaluation.labels.tolist(), tuple(tensors["images"].shape)
     if tensors["labels"].tolist() != labels or shape[:2] != (len(labels), cell.protocol.samples):
@@ -207,6 +218,7 @@ def retrain(
     *,
     defense: str | None = None,
     attack: str | None = None,
+    data: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> list[Comparison]:
@@ -241,6 +253,7 @@ def retrain(
             defense=defense or record.defense.name,
             attack=attack or record.attack.name,
             seed=record.seed,
+            data=data,
             overrides=overrides(record),
             store=place / "store",
             out=place / "out",
@@ -293,7 +306,7 @@ def _counts(share: float, n: int) -> float:
 def _test_images(record: Record) -> int:
     """Private test images, as the protocol's card states them, else as many as reconstructions."""
     data = record.protocol.resolved.get("data", {})
-    stated = data.get("identities", 0) * data.get("test", 0)
+    stated = (data.get("identities") or 0) * (data.get("test") or 0)
     return stated or record.metrics[HEADLINE].n or 1
 
 

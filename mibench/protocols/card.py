@@ -10,12 +10,13 @@ from mibench.assets import Asset
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderOptions
+from mibench.errors import RequestError
 from mibench.gan_training import GanConfig
 from mibench.methods import StudentsConfig
 from mibench.models.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.training import TrainingConfig
-from mibench.types import Frozen, digest
+from mibench.types import Frozen, protocol_digest
 
 
 class Protocol(Frozen):
@@ -47,7 +48,7 @@ class Protocol(Frozen):
     initialisation: dict[str, Initialisation] = Field(
         default_factory=dict,
         description="weights that targets, students and evaluators start from, by architecture; "
-        "what is not named starts from scratch",
+        "empty: all start from scratch",
     )
     gan: GanConfig = Field(GanConfig(), description="general prior, where it is not pinned")
     students: StudentsConfig = Field(StudentsConfig(), description="students of MA")
@@ -60,12 +61,23 @@ class Protocol(Frozen):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the card without its methods' settings, which each record states itself."""
-        left_out = {"attacks", "defenses", "notes"}
-        if not self.initialisation:  # so that a card without it keeps the digest it always had
-            left_out.add("initialisation")
-        return digest(self.model_dump(mode="json", exclude=left_out))
+        """SHA-256 of the card; see :func:`mibench.types.protocol_digest` for what is left out."""
+        return protocol_digest(self.model_dump(mode="json"))
 
     def start(self, architecture: str) -> Initialisation:
-        """What the weights of an architecture start from."""
-        return self.initialisation.get(architecture, Initialisation())
+        """What the weights of an architecture start from, with whatever tag of timm's it has.
+
+        Raises:
+            RequestError: the card says what networks start from, but not this one.
+        """
+        if not self.initialisation:
+            return Initialisation()
+        name = architecture.partition(".")[0]
+        if name not in self.initialisation:
+            raise RequestError(
+                f"the protocol {self.name} does not say what {architecture!r} starts from, but "
+                f"for {', '.join(sorted(self.initialisation))}; choose one of these, or let all "
+                "networks start from scratch, which boards refuse, by "
+                "--set 'protocol.initialisation={}'"
+            )
+        return self.initialisation[name]
