@@ -342,6 +342,21 @@ def test_the_table_of_defenses(settings: Settings) -> None:
     assert any("Here: 91.0 % on test_resnet." in note for note in table.notes)
 
 
+@pytest.mark.parametrize(("epsilons", "spread"), [((8.0, 8.0), None), ((7.0, 9.0), 2**0.5)])
+def test_a_planned_guarantee_has_no_spread(
+    settings: Settings, epsilons: tuple[float, float], spread: float | None
+) -> None:
+    records = []
+    for seed, epsilon in enumerate(epsilons):
+        utility = {"natural_accuracy": 0.9 + 0.01 * seed, "evaluator_accuracy": 0.95}
+        utility |= {"epsilon": epsilon, "privacy_unit": "example"}
+        records.append(make(5, attack=IK, defense="other", seed=seed, utility=utility))
+    (row,) = table_of(settings, "defenses", *records).rows
+    assert row["epsilon"].number == 8.0
+    assert row["epsilon"].spread == (spread and pytest.approx(spread))
+    assert row["natural"].spread is not None
+
+
 def test_a_control_under_another_attack_is_not_taken(settings: Settings) -> None:
     other = make(2, attack="gmi", defense="bido", scale=0, passed={"defense.scale": 0})
     row = row_of(table_of(settings, "defenses", bido(12, 0.9, 3), other), defense="bido")

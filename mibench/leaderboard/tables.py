@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,11 @@ def build_board(protocol: str, filed: Sequence[Filed], settings: Settings) -> Bo
     )
 
 
+def _exact(value: Value) -> Value:
+    """Without the ± of seeds that all have the same number, as a planned ε is."""
+    return dataclasses.replace(value, spread=None) if value.spread == 0 else value
+
+
 def defenses_table(
     groups: Sequence[Group], lines: Sequence[Curve], settings: BoardSettings, targets: Sequence[str]
 ) -> Table:
@@ -103,7 +109,7 @@ def defenses_table(
                 **_matched(match, lines, target, defense),
                 "control_natural": control.utility("natural_accuracy") if control else DASH,
                 "control_attack": control.metric(HEADLINE) if control else DASH,
-                "epsilon": some.utility("epsilon"),
+                "epsilon": _exact(some.utility("epsilon")),
                 "privacy_unit": Value(text=str(some.first.utility.get("privacy_unit") or "—")),
                 "seeds": Value(text=seeds_text(some.seeds)),
             }
