@@ -385,6 +385,12 @@ def test_the_improvement_is_paired(settings: Settings) -> None:
     assert mean == pytest.approx(0.16, abs=1e-15)
     assert row["delta"].number == pytest.approx(mean, abs=1e-15)
     assert row["delta"].interval == pytest.approx((low, high), abs=1e-15)
+    # Only seed 0 has + LOM: 9 hits of 20 are 1, 1, 1/4, 0, 0 by identity.
+    lom = torch.tensor([[0.2, 0.2, 0.25, 0, 0]], dtype=torch.float64)
+    mean, low, high = paired_interval(lom)
+    assert row["delta_lom"].number == pytest.approx(mean, abs=1e-15) == pytest.approx(0.13)
+    assert row["delta_lom"].interval == pytest.approx((low, high), abs=1e-15)
+    assert row["delta_ma"].number == pytest.approx(7 / 20 - 8 / 25, abs=1e-15)
     assert row["seeds"].text == "differ: see all cells"
 
 

@@ -181,6 +181,7 @@ def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
     """Each attack with the improved objective and model augmentation, on undefended targets."""
     cells = default_groups(groups)
     bases = sorted({_base(g.attack) for g in cells.values() if g.defense == UNDEFENDED})
+    deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
     rows = []
     for target in targets:
         for base in bases:
@@ -195,7 +196,8 @@ def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
                 continue
             row = {"attack": Value(text=base), "target": Value(text=target)}
             row |= {key: each.metric(HEADLINE) for key, each in own.items()}
-            row["delta"] = _difference(own.get("improved"), own.get("base"))
+            for key, delta in deltas.items():
+                row[delta] = _difference(own.get(key), own.get("base"))
             seeds = {seeds_text(each.seeds) for each in own.values()}
             row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
             rows.append((row, tuple(own.values())))
@@ -207,7 +209,16 @@ def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
             Column(key, title, "percent", "lower", "top-1 attack accuracy")
             for key, title in percent.items()
         ),
-        Column("delta", "Δ", "percent", "lower", "improved − base, in points, with its interval"),
+        *(
+            Column(
+                delta,
+                f"Δ {percent[key]}",
+                "percent",
+                "lower",
+                f"{percent[key]} − base, in points, with its interval",
+            )
+            for key, delta in deltas.items()
+        ),
         Column("seeds", "seeds"),
     )
     members = [g for _, own in rows for g in own]
@@ -215,8 +226,8 @@ def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
         "Top-1 attack accuracies on undefended targets. + LOM: the improved objective (logit "
         "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
         f"{SPREAD_NOTE}",
-        "Δ: improved − base in points, with the 95 % interval of a paired bootstrap over "
-        "identities of the mean over seeds.",
+        "Δ: the difference to the base in points, with the 95 % interval of a paired bootstrap "
+        "over identities of the mean over seeds.",
         *diverged_notes(members),
         *prior_note(members),
     )
