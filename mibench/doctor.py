@@ -138,8 +138,9 @@ def _memory() -> Check:
 def _threads() -> Check:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = f"{torch.get_num_threads()} for torch, {usable} cores usable"
+    from mibench.data.decode import cores
+
+    found = f"{torch.get_num_threads()} for torch, {cores()} cores usable"
     if limit := os.environ.get("OMP_NUM_THREADS"):
         found += f", OMP_NUM_THREADS={limit}"
     return Check(name="threads", status="ok", found=found)

@@ -115,7 +115,7 @@ def run_folder(cell: Cell) -> Path:
 def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
     """How the images are divided; None where the protocol draws them itself.
 
-    The split of an image folder is also written to the run folder.
+    The split of an image folder is also written to the run folder, which is made for it.
 
     Raises:
         RequestError: files are missing, unusable or too few.
@@ -130,6 +130,7 @@ def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
     else:
         assert cell.spec.root is not None
         split = make_split(cell.spec.root, **options.model_dump())
+        folder.mkdir(parents=True, exist_ok=True)
         write_split(split, folder / "split.json")
     progress.stage("split", "done")
     return split

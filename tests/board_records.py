@@ -10,7 +10,7 @@ from typing import Any
 
 from mibench.leaderboard.records import Filed, cell_name
 from mibench.metrics import bootstrap_interval
-from mibench.types import Record
+from mibench.types import Environment, Record
 from tests.conftest import TINY
 
 IDENTITIES, SAMPLES = 5, 4
@@ -71,6 +71,20 @@ def metrics(hits: Sequence[str]) -> dict[str, Any]:
     }
 
 
+ENVIRONMENT = Environment(
+    mibench="0.1.0",
+    commit="0123456789abcdef",
+    dirty=False,
+    python="3.11",
+    torch="2",
+    timm="1",
+    opacus="1",
+    device="cpu",
+    threads=1,
+    platform="Linux",
+)
+
+
 def record_data(
     hits: int | Sequence[str] = 10,
     *,
@@ -117,18 +131,7 @@ def record_data(
         },
         "costs": [],
         "artifacts": {"target": f"{defense} {target} {seed}"},
-        "environment": {
-            "mibench": "0.1.0",
-            "commit": "0123456789abcdef",
-            "dirty": False,
-            "python": "3.11",
-            "torch": "2",
-            "timm": "1",
-            "opacus": "1",
-            "device": "cpu",
-            "threads": 1,
-            "platform": "Linux",
-        },
+        "environment": ENVIRONMENT.model_dump(),
         "command": f"mibench run --protocol tiny --attack {attack} --seed {seed}",
         "created": "2026-01-01T00:00:00+00:00",
         "verified_by": None,

@@ -8,7 +8,8 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from mibench.cli import cli
-from mibench.types import Environment, MetricValue, Part, Record, StageCost, missing
+from mibench.types import MetricValue, Part, Record, StageCost, missing
+from tests.board_records import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "a" * 64
@@ -56,18 +57,7 @@ def make_record(**changes: Any) -> Record:
             StageCost(stage="prior", key=KEY, cached=False, seconds=4.0, queries=12345),
         ),
         artifacts={},
-        environment=Environment(
-            mibench="0",
-            commit=None,
-            dirty=None,
-            python="3",
-            torch="2",
-            timm="1",
-            opacus="1",
-            device="cpu",
-            threads=1,
-            platform="test",
-        ),
+        environment=ENVIRONMENT,
         command="mibench run",
         created="2026-01-01T00:00:00+00:00",
     )

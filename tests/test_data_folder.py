@@ -9,7 +9,6 @@ import shutil
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from mibench.data.folder import (
     write_split,
 )
 from mibench.errors import RequestError
+from tests.listing import Reversed
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 SMALL: dict[str, Any] = {"min_images": 6, "max_private": 3}
@@ -364,19 +364,6 @@ def test_a_split_ignores_the_listing_order(
     elsewhere = tmp_path / "elsewhere"
     for folder in sorted(root.iterdir(), reverse=True):
         shutil.copytree(folder, elsewhere / folder.name)
-    scandir = os.scandir
-
-    class Reversed:
-        def __init__(self, path: Path) -> None:
-            with scandir(path) as entries:
-                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
-
-        def __enter__(self) -> Iterator[os.DirEntry[str]]:
-            return iter(self.entries)
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
     monkeypatch.setattr("mibench.data.scan.os.scandir", Reversed)
     assert make_split(elsewhere, **SMALL) == split
     assert make_split(elsewhere, **SMALL, split_seed=1).digest != split.digest

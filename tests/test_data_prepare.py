@@ -6,13 +6,11 @@ import errno
 import hashlib
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from mibench.data.source import PARTS
 from mibench.data.workers import fill_all
 from mibench.errors import MibenchError, RequestError
 from mibench.progress import Progress
+from tests.listing import Reversed
 from tests.test_data_sources import mnist_files
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -108,19 +107,6 @@ def test_the_result_depends_on_no_order_and_no_number_of_workers(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = make(root, tmp_path / "one")
-    scandir = os.scandir
-
-    class Reversed:
-        def __init__(self, path: Path) -> None:
-            with scandir(path) as entries:
-                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
-
-        def __enter__(self) -> Iterator[os.DirEntry[str]]:
-            return iter(self.entries)
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
     monkeypatch.setattr("mibench.data.source.os.scandir", Reversed)
     monkeypatch.setattr(partial, "CHUNK_BYTES", 7 * 3 * 8 * 8)
     again = make(root, tmp_path / "two", workers=3)
@@ -167,18 +153,29 @@ def stopping(after: int, error: BaseException) -> Any:
     return filling, calls
 
 
+def stop_after(chunks: int, monkeypatch: pytest.MonkeyPatch, root: Path, data: Path) -> None:
+    """A preparation that is stopped in the middle."""
+    filling, _ = stopping(chunks, KeyboardInterrupt())
+    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    with pytest.raises(KeyboardInterrupt):
+        make(root, data)
+
+
+def count_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The chunks that are filled from now on."""
+    filling, calls = stopping(100, KeyboardInterrupt())
+    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    return calls
+
+
 @pytest.mark.usefixtures("chunks_of_four")
 def test_a_stopped_run_continues(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    filling, _ = stopping(3, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
-    with pytest.raises(KeyboardInterrupt):
-        make(root, data)
+    stop_after(3, monkeypatch, root, data)
     assert not (data / "lfw-8").exists()
-    rest, calls = stopping(100, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", rest)
+    calls = count_chunks(monkeypatch)
     check(make(root, data))
     assert len(calls) == 3
 
@@ -188,16 +185,12 @@ def test_lost_bytes_of_a_stopped_run_are_made_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    filling, _ = stopping(3, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
-    with pytest.raises(KeyboardInterrupt):
-        make(root, data)
+    stop_after(3, monkeypatch, root, data)
     images = data / ".lfw-8.partial" / "images.npy"
     with images.open("r+b") as file:  # as after a power cut: recorded, but never on the disk
         file.seek(128 + 4 * 3 * 8 * 8 + 5)
         file.write(bytes(20))
-    rest, calls = stopping(100, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", rest)
+    calls = count_chunks(monkeypatch)
     check(make(root, data))
     assert len(calls) == 4
 
@@ -207,13 +200,9 @@ def test_other_originals_start_afresh(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    filling, _ = stopping(3, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
-    with pytest.raises(KeyboardInterrupt):
-        make(root, data)
+    stop_after(3, monkeypatch, root, data)
     moved = root.rename(tmp_path / "elsewhere")
-    rest, calls = stopping(100, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", rest)
+    calls = count_chunks(monkeypatch)
     check(make(moved, data))
     assert len(calls) == 6
 
@@ -360,8 +349,7 @@ def test_unusable_pictures_are_all_named_and_repaired_ones_continue(
     ]
     for path, data in zip(broken, whole, strict=True):
         path.write_bytes(data)
-    rest, calls = stopping(100, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", rest)
+    calls = count_chunks(monkeypatch)
     check(make(root, tmp_path / "data"))
     assert len(calls) == 2
 

@@ -14,8 +14,9 @@ import pytest
 from mibench.errors import MibenchError
 from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.page import render_page
-from mibench.types import Environment, MetricValue, Part, Record
+from mibench.types import MetricValue, Part, Record
 from tests import browser
+from tests.board_records import ENVIRONMENT
 
 HACK = "<script>window.hacked=1</script>"
 WHY = "no weights of the feature network"
@@ -41,18 +42,7 @@ def record(attack: str, defense: str, target: str, seed: int, access: str) -> Re
         references={},
         costs=(),
         artifacts={},
-        environment=Environment(
-            mibench="0",
-            commit=None,
-            dirty=None,
-            python="3",
-            torch="2",
-            timm="1",
-            opacus="1",
-            device="cpu",
-            threads=1,
-            platform="any",
-        ),
+        environment=ENVIRONMENT,
         command=f"mibench run --attack {attack} --defense {defense} --seed {seed}",
         created="2026-01-01T00:00:00+00:00",
     )

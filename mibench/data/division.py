@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mibench.data.identity_split import IdentitySplit, load_split, open_split
+from mibench.data.identity_split import IdentitySplit, Split, gather, open_split
 from mibench.data.images import Dataset
-from mibench.data.prepared import verify
+from mibench.data.prepared import Prepared, verify
 from mibench.data.splits import FolderSplit
 from mibench.errors import MibenchError
 from mibench.types import digest
@@ -39,16 +39,16 @@ class PreparedSplit:
         Raises:
             MibenchError: the files are damaged, or others than when the split was made.
         """
-        _, private, public = open_split(self.spec, self.resolution, self.data)
+        made, private, public = open_split(self.spec, self.resolution, self.data)
         for folder in {private.folder, public.folder}:
             if problems := verify(folder):
                 raise MibenchError(problems[0])
-        if prepared_split(self.spec, self.resolution, self.data).digest != self.digest:
+        if _contents(made, private, public) != self.digest:
             raise MibenchError(
                 f"{private.folder} or {public.folder} was prepared anew while it was in use: "
                 "run the command again"
             )
-        return load_split(self.spec, self.resolution, self.data)
+        return gather(made, private, public)
 
 
 Division = FolderSplit | PreparedSplit
@@ -62,7 +62,11 @@ def prepared_split(spec: IdentitySplit, resolution: int, data: str | Path | None
         MibenchError: a prepared file is damaged.
     """
     made, private, public = open_split(spec, resolution, data)
-    contents = digest([made.digest, private.digest, public.digest])
     complete = private.index.complete and public.index.complete
+    contents = _contents(made, private, public)
     where = str(data) if data else None
     return PreparedSplit(spec, resolution, where, made.digest, complete, contents)
+
+
+def _contents(made: Split, private: Prepared, public: Prepared) -> str:
+    return digest([made.digest, private.digest, public.digest])

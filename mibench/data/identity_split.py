@@ -190,7 +190,11 @@ def load_split(
     Returns:
         ``uint8`` image sets ``(n, 3, resolution, resolution)`` on the CPU.
     """
-    made, private, public = open_split(spec, resolution, data_folder)
+    return gather(*open_split(spec, resolution, data_folder))
+
+
+def gather(made: Split, private: Prepared, public: Prepared) -> Dataset:
+    """Copy the images of an opened split into memory; see :func:`load_split`."""
 
     def images(source: Prepared, rows: Rows, labels: Rows, names: tuple[str, ...]) -> ImageSet:
         return ImageSet(source.rows(rows), torch.from_numpy(labels), names)

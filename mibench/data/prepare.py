@@ -16,10 +16,10 @@ import filelock
 from mibench.artifacts import sync
 from mibench.data import prepared
 from mibench.data.catalog import reader
+from mibench.data.decode import cores
 from mibench.data.partial import Work
 from mibench.data.prepared import Prepared
 from mibench.data.source import Listing, Reader
-from mibench.data.workers import cores
 from mibench.errors import MibenchError, RequestError
 from mibench.progress import SILENT, Progress
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,7 @@ def open_prepared(
         raise RequestError(
             f"{card.title} is not prepared at {resolution}×{resolution}: looked for {folder} "
             "(--data or MIBENCH_DATA name another data folder). Prepare it with\n"
-            f"  {command}\nwhere DIR holds\n{_indented(card.layout)}\n{card.how_to_get}"
+            f"  {command}\nwhere DIR holds\n{textwrap.indent(card.layout, '  ')}\n{card.how_to_get}"
         )
     index = read_index(folder)
     shape = (index.images, 3, resolution, resolution)
@@ -239,7 +240,3 @@ def verify(folder: Path) -> list[str]:
 def damaged(folder: Path, what: str, command: str) -> MibenchError:
     """An error for a prepared folder that is not what was written."""
     return MibenchError(f"{folder} is damaged ({what}): delete this folder and run {command}")
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())

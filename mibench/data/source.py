@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class Reader(ABC):
 
     def refuse(self, problem: str) -> RequestError:
         """An error that names the problem, the expected layout and how to get the files."""
-        lines = "\n".join(f"  {line}" for line in self.card.layout.splitlines())
+        lines = textwrap.indent(self.card.layout, "  ")
         return RequestError(
             f"{self.card.name}: {problem}\nExpected below --root:\n{lines}\n{self.card.how_to_get}"
         )

@@ -25,13 +25,6 @@ from mibench.errors import MibenchError
 _AHEAD = 2  # chunks that wait for each worker, so that none is idle
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def fill_all(chunks: Iterable[Chunk], workers: int) -> Generator[Filled, None, None]:
     """:func:`~mibench.data.pixels.fill` of each chunk, in order.
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mibench.data.division import Division
-from mibench.data.rendered import SynthFacesData
-from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.keys import Keys, Task, needed
 from mibench.pipeline import run_folder, split_of
@@ -141,16 +139,12 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
         folder = run_folder(cell)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
-        split = None
-        if not isinstance(cell.protocol.data, SynthFacesData):
-            card = cell.protocol
-            options = card.data.model_dump(mode="json")
-            place = digest([spec.root, spec.data, card.resolution, options])
-            if place not in splits:
-                if isinstance(card.data, FolderOptions):  # whose split is written there
-                    folder.mkdir(parents=True, exist_ok=True)
-                splits[place] = split_of(cell, folder, SILENT)
-            split = splits[place]
+        card = cell.protocol
+        options = card.data.model_dump(mode="json")
+        place = digest([spec.root, spec.data, card.resolution, options])
+        if place not in splits:
+            splits[place] = split_of(cell, folder, SILENT)
+        split = splits[place]
         return GridCell(spec, folder, Keys(cell, split).plan(), split)
     except RequestError as error:
         where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"

@@ -7,7 +7,6 @@ how to get them: training from scratch instead would give numbers of another set
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
+from mibench.artifacts import sha256
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.types import Frozen
@@ -33,7 +33,6 @@ _LEFT_OUT = {
     "vgg16_bn_mi": ("pre_logits.", "head.", "classifier."),
     "inception_v3": ("AuxLogits.",),
 }
-_CHUNK = 2**20
 
 
 class Initialisation(Frozen):
@@ -192,11 +191,7 @@ def _pinned(path: Path, how: Initialisation) -> str:
 
 @functools.cache
 def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(path)
 
 
 @functools.cache
