@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.data.images import to_float
-from mibench.gan_training import MovingAverage, random_flip, shuffled_batches
+from mibench.gan_training import MovingAverage, real_batch, shuffled_batches
 from mibench.methods import Attack, AttackConfig, PriorJob, Problem, register_attack
 from mibench.models.classifiers import Classifier
 from mibench.models.gan import Critic, Generator, Prior
@@ -80,15 +79,15 @@ def train_specific_gan(
     Returns:
         The generator averaged over training.
     """
-    public, device = job.public.images, job.public.images.device
+    device = job.public.images.device
     betas = (0.5, 0.999)
     judges = torch.optim.Adam(judge.parameters(), config.learning_rate, betas)
     makers = torch.optim.Adam(maker.parameters(), config.learning_rate, betas)
     average = MovingAverage(maker, config.ema)
-    batches = shuffled_batches(len(public), config.batch_size, job.generator)
+    batches = shuffled_batches(len(job.public), config.batch_size, job.generator)
 
     def images() -> Tensor:
-        batch = random_flip(to_float(public[next(batches).to(device)]), job.generator)
+        batch = real_batch(job.public, next(batches), job.generator)
         return batch.contiguous(memory_format=torch.channels_last)
 
     def generated(count: int) -> Tensor:

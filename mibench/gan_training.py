@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.data.images import to_float
+from mibench.data.images import ImageSet, to_float
 from mibench.models.gan import Critic, Generator
 from mibench.progress import Progress
 from mibench.types import BUDGETED, Frozen
@@ -68,8 +68,11 @@ def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Itera
             yield order[start : start + size]
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images, chosen at random."""
+def real_batch(public: ImageSet, index: Tensor, generator: torch.Generator) -> Tensor:
+    """The images at ``index`` in [0, 1], half of them mirrored where the data set allows it."""
+    images = to_float(public.images[index.to(public.images.device)])
+    if not public.mirror:
+        return images
     flip = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     return torch.where(flip[:, None, None, None], images.flip(3), images)
 
@@ -97,7 +100,7 @@ def critic_loss(recipe: Recipe, critic: Critic, real: Tensor, fake: Tensor, mix:
 
 
 def train_general_gan(
-    images: Tensor,
+    public: ImageSet,
     config: GanConfig,
     generator: torch.Generator,
     progress: Progress,
@@ -106,7 +109,7 @@ def train_general_gan(
     """Train a general prior on public images.
 
     Args:
-        images: ``uint8`` ``(n, 3, h, h)`` on the device to train on.
+        public: images ``(n, 3, h, h)`` on the device to train on, mirrored where they may be.
         config: recipe and budget. The step size falls linearly over the last third of the steps.
         generator: CPU generator for initial weights, batches and latents.
         progress: told of each step.
@@ -115,7 +118,7 @@ def train_general_gan(
     Returns:
         The averaged generator, and the critic with its spectral norm baked in.
     """
-    device = images.device
+    images, device = public.images, public.images.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         maker = Generator(images.shape[2], config.latent, config.generator_width)
@@ -146,7 +149,7 @@ def train_general_gan(
     lower = torch.autocast(device.type, torch.bfloat16, enabled=config.recipe == "hinge")
     for step in progress.steps(config.steps, "prior"):
         for _ in range(config.critic_steps):
-            real = random_flip(to_float(images[next(batches).to(device)]), generator)
+            real = real_batch(public, next(batches), generator)
             real = real.contiguous(memory_format=layout)
             mix = torch.rand(len(real), generator=generator).to(device)
             with lower:

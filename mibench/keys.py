@@ -137,6 +137,12 @@ class Keys:
         source = self.cell.attack_config.prior.source
         return source == "scratch" or "prior" not in self.cell.protocol.assets
 
+    @property
+    def prior_seed(self) -> int:
+        """Seed of the general prior: the protocol's, or the cell's."""
+        fixed = self.cell.protocol.prior_seed
+        return self.seed if fixed is None else fixed
+
     @functools.cached_property
     def general_prior_inputs(self) -> dict[str, Any]:
         """What identifies the general prior, beside images and seed."""
@@ -148,7 +154,7 @@ class Keys:
         if not self.general_prior_is_trained:
             return self.cell.protocol.assets["prior"].sha256
         inputs, source = self.general_prior_inputs, provenance.source_digest(*_GAN)
-        return stage_key("general-prior", inputs, self.seed, [self.data_key], source)
+        return stage_key("general-prior", inputs, self.prior_seed, [self.data_key], source)
 
     @functools.cached_property
     def prior_inputs(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mibench.errors import RequestError
 from mibench.methods import ATTACKS, DEFENSES, Attack, AttackConfig, Defense, DefenseConfig
 from mibench.models.classifiers import Classifier
 from mibench.models.evaluators import JudgeConfig
+from mibench.models.gan import map_sizes
 from mibench.models.initialisation import check_initialisation
 from mibench.protocols import Protocol, folder_protocol, protocol_named
 from mibench.registry import closest
@@ -111,8 +112,8 @@ def resolve(spec: RunSpec) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
 
     Raises:
-        RequestError: an unknown name or path, a value of the wrong type, an architecture that
-            cannot take the protocol's resolution, or weights to start from that are absent.
+        RequestError: an unknown name or path, a value of the wrong type, an architecture or prior
+            that cannot have the protocol's resolution, or weights to start from that are absent.
     """
     overrides = spec.overrides
     for path in overrides:
@@ -166,6 +167,8 @@ def resolve(spec: RunSpec) -> Cell:
         if role not in protocol.assets:
             config: JudgeConfig = getattr(protocol, role)
             networks.setdefault(config.architecture, config.resolution)
+    if "prior" not in protocol.assets:
+        map_sizes(protocol.resolution)
     weights = {
         each: check_initialisation(each, protocol.start(each), resolution)
         for each, resolution in networks.items()

@@ -152,7 +152,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         seed=stages.seed,
         access=cell.attack_class.access,
         prior=f"{cell.attack_class.card.prior_recipe}"
-        + (" (general prior pinned by the protocol)" if "prior" in protocol.assets else ""),
+        + (" (general prior pinned by the protocol)" if protocol.pins_prior else ""),
         utility=utility,
         metrics=load(values["metrics"]),
         references={name: load(each) for name, each in values["references"].items()},

@@ -216,9 +216,9 @@ class Stages(Keys):
             return Prior.rebuild(description, tensors).to(self.device)
 
         def compute(folder: Path) -> dict[str, Any]:
-            generator = stream(self.seed, "general prior")
-            images = self.data.public.images
-            maker, critic = train_general_gan(images, config.gan, generator, self.progress)
+            generator = stream(self.prior_seed, "general prior")
+            public = self.data.public
+            maker, critic = train_general_gan(public, config.gan, generator, self.progress)
             recipe = f"{config.gan.recipe} GAN, {config.gan.steps} steps"
             _save_prior(folder, Prior(maker, critic, recipe))
             return {"iterations": config.gan.steps}

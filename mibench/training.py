@@ -39,7 +39,10 @@ class TrainingConfig(Frozen):
     warmup: float = Field(
         0.05, ge=0, lt=1, description="share of the steps over which the step size rises"
     )
-    augment: bool = Field(True, description="random mirroring and shifts by up to 1/16 of a side")
+    augment: bool = Field(
+        True,
+        description="random shifts by up to 1/16 of a side, and mirroring where allowed",
+    )
 
     @field_validator("epochs")
     @classmethod
@@ -80,7 +83,13 @@ class TrainingResult:
 
 
 class TrainingHooks:
-    """What a defense may change of the shared loop; every hook has a sensible default."""
+    """What a defense may change of the shared loop; every hook has a sensible default.
+
+    Attributes:
+        mirror: whether the training images may be mirrored; the loop sets it.
+    """
+
+    mirror: bool = True
 
     def prepare(self, model: Classifier) -> Classifier:
         """Wrap or replace layers before training. Returns the module that will be deployed."""
@@ -88,7 +97,7 @@ class TrainingHooks:
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Change a training batch ``(n, 3, h, w)`` in [0, 1]."""
-        return shift_and_mirror(images, generator)
+        return shift_and_mirror(images, generator, self.mirror)
 
     def sampler(
         self, labels: Tensor, batch_size: int, generator: torch.Generator
@@ -149,16 +158,20 @@ def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.opti
     return kind(parameters, config.learning_rate, weight_decay=config.weight_decay)
 
 
-def shift_and_mirror(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the images and shift each by up to 1/16 of its side, edges repeated."""
+def shift_and_mirror(images: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
+    """Mirror half of the images and shift each by up to 1/16 of its side, edges repeated.
+
+    Args:
+        mirror: False where a mirrored image is none of its class, as with digits.
+    """
     count, _, height, width = images.shape
     reach = max(1, height // 16)
     device = images.device
-    mirror = torch.rand(count, generator=generator) < 0.5
+    mirrored = (torch.rand(count, generator=generator) < 0.5) & mirror
     offset = torch.randint(-reach, reach + 1, (2, count), generator=generator)
     rows = (torch.arange(height)[None] + offset[0, :, None]).clamp(0, height - 1)
     columns = (torch.arange(width)[None] + offset[1, :, None]).clamp(0, width - 1)
-    columns = torch.where(mirror[:, None], width - 1 - columns, columns)
+    columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
     item = torch.arange(count, device=device)[:, None, None]
     picked = images.permute(0, 2, 3, 1)[
         item, rows.to(device)[:, :, None], columns.to(device)[:, None]
@@ -199,6 +212,7 @@ def train_classifier(
         ends training at once with ``diverged`` set.
     """
     hooks = hooks or TrainingHooks()
+    hooks.mirror = data.mirror
     device = data.images.device
     labels = data.labels.cpu()
     per_epoch = hooks.steps_per_epoch(labels, config.batch_size)

@@ -29,12 +29,11 @@ class Frozen(BaseModel):
 def protocol_digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a protocol card as JSON.
 
-    Methods' settings, which each record states itself, and notes are left out; so is an empty
-    ``initialisation``, for cards without one to keep the digest they had before there was any.
+    Methods' settings, which each record states itself, and notes are left out; so are fields of
+    later releases that say nothing, for cards to keep the digest they had before there were any.
     """
     apart = {"digest", "attacks", "defenses", "notes"}
-    if not card.get("initialisation"):
-        apart.add("initialisation")
+    apart |= {name for name in ("initialisation", "prior_seed") if card.get(name) in (None, {})}
     return digest({key: value for key, value in card.items() if key not in apart})
 
 

@@ -277,11 +277,19 @@ def test_critics_see_images_on_the_scale_minus_one_to_one() -> None:
         )
 
 
-@pytest.mark.parametrize("resolution", [4, 20, 33, 48])
+@pytest.mark.parametrize("resolution", [2, 4, 7, 33, 36, 100])
 def test_resolutions_that_priors_cannot_have_are_refused(resolution: int) -> None:
     for make in (Generator, Critic):
-        with pytest.raises(RequestError, match=f"resolution of 8, 16, 32, 64, ...; {resolution}"):
+        with pytest.raises(RequestError, match=f"times a power of two, .*; {resolution} is not"):
             make(resolution)
+
+
+@pytest.mark.parametrize("resolution", [10, 12, 14, 48, 224])
+def test_priors_of_other_resolutions_than_powers_of_two(resolution: int) -> None:
+    with torch.no_grad():
+        made = Generator(resolution, latent=5, width=1)(torch.randn(2, 5))
+        assert made.shape == (2, 3, resolution, resolution)
+        assert Critic(resolution, width=1)(made).shape == (2,)
 
 
 @pytest.mark.parametrize("classes", [0, 5])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from mibench.gan_training import (
     MovingAverage,
     critic_loss,
     gradient_penalty,
-    random_flip,
+    real_batch,
     shuffled_batches,
     train_general_gan,
 )
@@ -477,7 +478,11 @@ def test_shuffled_batches_visit_every_image_of_an_epoch_once() -> None:
 
 def test_flips_mirror_about_half_of_the_images() -> None:
     images = batches("flip", 1).repeat(100, 1, 1, 1)
-    flipped = random_flip(images, stream(0, "flips"))
+    whole = ImageSet((images * 255).byte(), torch.zeros(100, dtype=torch.long), ("a",))
+    images, index = whole.images / 255, torch.arange(100)
+    still = real_batch(dataclasses.replace(whole, mirror=False), index, stream(0, "flips"))
+    assert torch.equal(still, images)
+    flipped = real_batch(whole, index, stream(0, "flips"))
     mirrored = [torch.equal(one, images[0].flip(2)) for one in flipped]
     same = [torch.equal(one, images[0]) for one in flipped]
     assert sum(mirrored) + sum(same) == 100
@@ -495,9 +500,8 @@ GAN: dict[str, Any] = {
 
 
 def gan(seed: int = 0, **fields: Any) -> Tensor:
-    images = faces().images
     config = GanConfig(**{**GAN, **fields})
-    generator, critic = train_general_gan(images, config, stream(seed, "gan"), SILENT)
+    generator, critic = train_general_gan(faces(), config, stream(seed, "gan"), SILENT)
     assert not generator.training
     assert not critic.training
     assert critic.config["norm"] == ("none" if config.recipe == "hinge" else "instance")
@@ -546,6 +550,7 @@ def test_a_gan_learns_the_brightness_of_its_images() -> None:
     """Dark images: a generator that learned nothing draws gray ones."""
     images = torch.randint(0, 40, (32, 3, SIZE, SIZE), generator=stream(0, "d")).to(torch.uint8)
     config = GanConfig(**{**GAN, "steps": 150, "batch_size": 16, "critic_width": 4, "ema": 0.5})
-    generator, _ = train_general_gan(images, config, stream(0, "gan"), SILENT)
+    dark = ImageSet(images, torch.zeros(32, dtype=torch.long), ("dark",))
+    generator, _ = train_general_gan(dark, config, stream(0, "gan"), SILENT)
     with torch.no_grad():
         assert generator(torch.randn(64, 5)).mean() < 0.35

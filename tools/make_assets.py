@@ -70,7 +70,7 @@ def make_prior() -> None:
     public = render_public(SYNTHFACES_DATA, RESOLUTION)
     generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "prior")
     config = GanConfig()
-    maker, critic = train_general_gan(public.images, config, generator, PlainProgress())
+    maker, critic = train_general_gan(public, config, generator, PlainProgress())
     prior = Prior(maker, critic, f"pinned: {config.recipe} GAN, {config.steps} steps")
     write("prior-32", prior.tensors(), prior.description())
 

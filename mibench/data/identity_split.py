@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from mibench.data.catalog import NAMES
+from mibench.data.catalog import NAMES, reader
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.prepared import Prepared, open_prepared
 from mibench.data.source import PARTS
@@ -197,7 +197,8 @@ def gather(made: Split, private: Prepared, public: Prepared) -> Dataset:
     """Copy the images of an opened split into memory; see :func:`load_split`."""
 
     def images(source: Prepared, rows: Rows, labels: Rows, names: tuple[str, ...]) -> ImageSet:
-        return ImageSet(source.rows(rows), torch.from_numpy(labels), names)
+        mirror = reader(source.index.dataset).card.mirror
+        return ImageSet(source.rows(rows), torch.from_numpy(labels), names, mirror)
 
     return Dataset(
         train=images(private, made.train, made.train_labels, made.private),

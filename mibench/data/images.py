@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ class ImageSet:
         images: ``uint8`` ``(n, channels, height, width)``.
         labels: ``int64`` ``(n,)``, indices into ``names``.
         names: identity names.
+        mirror: whether an image's mirror image could be one of the set too; not so of digits.
     """
 
     images: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    mirror: bool = True
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -33,11 +35,11 @@ class ImageSet:
 
     def to(self, device: torch.device) -> ImageSet:
         """The same set with its tensors on ``device``."""
-        return ImageSet(self.images.to(device), self.labels.to(device), self.names)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def select(self, index: Tensor) -> ImageSet:
         """The images at ``index`` (positions or a mask), with the same names."""
-        return ImageSet(self.images[index], self.labels[index], self.names)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
 
 @dataclass(frozen=True)

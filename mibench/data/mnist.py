@@ -44,6 +44,7 @@ class MNIST(Reader):
         how_to_get="Pass --download, or put the four files there by hand.",
         download=True,
         resolution=32,
+        mirror=False,
         preprocessing=(
             "28×28 grey, resized with an antialiased bilinear filter (at 32: enlarged, not "
             "padded), as torchvision's Resize((32, 32)) in the released code of KEDMI, BiDO and "

@@ -52,6 +52,9 @@ class DatasetCard(Frozen):
         None, description="width and height that ``crop`` refers to"
     )
     preprocessing: str = Field(description="how a picture becomes a square, and whose choice it is")
+    mirror: bool = Field(
+        True, description="whether a mirrored picture could be one of the set; not so of digits"
+    )
     always_partial: bool = Field(
         False, description="whether nobody has the published count any more (dead links)"
     )

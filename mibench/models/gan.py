@@ -21,20 +21,27 @@ from mibench.errors import RequestError
 CriticNorm = Literal["spectral", "instance", "none"]
 
 
-def _stages(resolution: int) -> int:
-    stages = round(math.log2(resolution / 4))
-    if stages < 1 or 4 * 2**stages != resolution:
+def map_sizes(resolution: int) -> tuple[int, int]:
+    """Side of a prior's smallest map, 4 to 7 pixels, and how often it is doubled.
+
+    Raises:
+        RequestError: no such map leads to ``resolution``.
+    """
+    stages = max(0, int(math.log2(resolution / 4)))
+    base = resolution >> stages
+    if stages < 1 or base << stages != resolution:
         raise RequestError(
-            f"the image prior needs a resolution of 8, 16, 32, 64, ...; {resolution} is none"
+            "the image prior needs a resolution that is 4, 5, 6 or 7 times a power of two, as 32, "
+            f"64, 112, 128 or 224; {resolution} is not"
         )
-    return stages
+    return base, stages
 
 
 class Generator(nn.Module):
     """Map latents to images.
 
     Args:
-        resolution: height and width of the images, 4 times a power of two.
+        resolution: height and width of the images, 4 to 7 times a power of two.
         latent: dimensions of the latent.
         width: channels of the last hidden layer; each earlier stage has twice as many.
 
@@ -44,11 +51,11 @@ class Generator(nn.Module):
 
     def __init__(self, resolution: int, latent: int = 100, width: int = 32) -> None:
         super().__init__()
-        stages = _stages(resolution)
+        base, stages = map_sizes(resolution)
         self.config = {"resolution": resolution, "latent": latent, "width": width}
         self.latent = latent
         channels = width * 2**stages
-        self.project = nn.ConvTranspose2d(latent, channels, 4, bias=False)
+        self.project = nn.ConvTranspose2d(latent, channels, base, bias=False)
         blocks: list[nn.Module] = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
         for _ in range(stages):
             blocks += [
@@ -117,7 +124,7 @@ class Critic(nn.Module):
         self, resolution: int, width: int = 64, classes: int = 0, norm: CriticNorm = "spectral"
     ) -> None:
         super().__init__()
-        stages = _stages(resolution)
+        base, stages = map_sizes(resolution)
         self.config = {"resolution": resolution, "width": width, "classes": classes, "norm": norm}
         wrap = spectral_norm if norm == "spectral" else (lambda module: module)
         channels = width
@@ -128,7 +135,7 @@ class Critic(nn.Module):
                 layers.append(nn.InstanceNorm2d(channels * 2, affine=True))
             layers.append(nn.LeakyReLU(0.2))
             channels *= 2
-        layers += [wrap(nn.Conv2d(channels, channels, 4)), nn.LeakyReLU(0.2), nn.Flatten()]
+        layers += [wrap(nn.Conv2d(channels, channels, base)), nn.LeakyReLU(0.2), nn.Flatten()]
         self.trunk = nn.Sequential(*layers)
         self.minibatch = MinibatchDiscrimination(channels) if classes else None
         extra = self.minibatch.kernels if self.minibatch else 0

@@ -6,14 +6,18 @@ from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.gan_training import GanConfig
 from mibench.models.evaluators import JudgeConfig
-from mibench.protocols import papers, synthfaces
+from mibench.protocols import high_resolution, papers, small, synthfaces
 from mibench.protocols.card import Protocol
 from mibench.registry import closest
 from mibench.training import TrainingConfig
 
 __all__ = ["PROTOCOLS", "Protocol", "folder_protocol", "protocol_named"]
 
-PROTOCOLS: dict[str, Protocol] = {card.name: card for card in (*synthfaces.CARDS, *papers.CARDS)}
+PROTOCOLS: dict[str, Protocol] = {
+    card.name: card
+    for module in (synthfaces, small, papers, high_resolution)
+    for card in module.CARDS
+}
 
 
 def protocol_named(name: str) -> Protocol:

@@ -51,6 +51,12 @@ class Protocol(Frozen):
         "empty: all start from scratch",
     )
     gan: GanConfig = Field(GanConfig(), description="general prior, where it is not pinned")
+    prior_seed: int | None = Field(
+        None,
+        ge=0,
+        description="seed of the general prior, which all cells then share, as the papers' do; "
+        "null: the cell's seed",
+    )
     students: StudentsConfig = Field(StudentsConfig(), description="students of MA")
     attacks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="budgets of attacks where they differ from the papers'"
@@ -63,6 +69,11 @@ class Protocol(Frozen):
     def digest(self) -> str:
         """SHA-256 of the card; see :func:`mibench.types.protocol_digest` for what is left out."""
         return protocol_digest(self.model_dump(mode="json"))
+
+    @property
+    def pins_prior(self) -> bool:
+        """Whether all cells share one general prior."""
+        return "prior" in self.assets or self.prior_seed is not None
 
     def start(self, architecture: str) -> Initialisation:
         """What the weights of an architecture start from, with whatever tag of timm's it has.

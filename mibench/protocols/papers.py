@@ -61,6 +61,7 @@ _FACES: dict[str, Any] = {
     },
     "students": _STUDENTS,
     "gan": _GAN,
+    "prior_seed": 0,  # the papers train one GAN
     "defenses": {"bido": _BIDO},
     "notes": _STAND_INS,
 }
@@ -76,6 +77,7 @@ _DIGITS: dict[str, Any] = {
         update={"training": TrainingConfig(epochs=20, learning_rate=0.02)}
     ),
     "gan": _GAN.model_copy(update={"generator_width": 32}),
+    "prior_seed": 0,
 }
 
 CARDS = (

@@ -1,0 +1,54 @@
+"""Small protocols on real data sets, sized for two CPU cores.
+
+They are settings of this suite, not of any paper: small networks that start from scratch, few
+iterations, and one general prior for all seeds. Evaluators are trained once on each machine, and
+every record holds their accuracy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mibench.data.identity_split import IdentitySplit
+from mibench.gan_training import GanConfig
+from mibench.methods import StudentsConfig
+from mibench.models.evaluators import JudgeConfig
+from mibench.protocols.card import Protocol
+from mibench.training import TrainingConfig
+
+_STUDENTS = ("test_efficientnet", "test_byobnet", "test_convnext")
+_QUICK = TrainingConfig(epochs=1, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)
+_KEDMI: dict[str, Any] = {
+    "attack.iterations": 200,
+    "attack.learning_rate": 0.05,
+    "attack.initial_log_variance": 0,
+    "attack.prior_training.steps": 200,
+}
+
+CARDS = (
+    Protocol(
+        name="mnist-32-small",
+        title="MNIST at 32×32, sized for two CPU cores: digits 0–4 private, 5–9 public",
+        data=IdentitySplit(
+            dataset="mnist", classes=tuple("01234"), test_fraction=None, public_images=20_000
+        ),
+        resolution=32,
+        samples=20,
+        target="test_resnet",
+        training=TrainingConfig(epochs=2, learning_rate=0.05, weight_decay=5e-4),
+        evaluator=JudgeConfig(
+            architecture="regnetx_002",
+            resolution=64,
+            training=TrainingConfig(epochs=2, learning_rate=0.05, weight_decay=5e-4),
+        ),
+        second=JudgeConfig(
+            architecture="mobilenetv2_050",
+            resolution=64,
+            training=TrainingConfig(epochs=2, learning_rate=0.05, weight_decay=5e-4),
+        ),
+        gan=GanConfig(steps=2000, generator_width=16, critic_width=32),
+        prior_seed=0,
+        students=StudentsConfig(architectures=_STUDENTS, training=_QUICK),
+        attacks={"gmi": {"attack.iterations": 60}, "kedmi": _KEDMI},
+    ),
+)
