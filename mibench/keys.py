@@ -226,9 +226,11 @@ class Keys:
 
     def evaluator_inputs(self, role: str) -> dict[str, Any]:
         """What identifies an evaluator, beside the images; not the seed, for one judges all."""
-        config = getattr(self.cell.protocol, role)
+        protocol = self.cell.protocol
+        config = getattr(protocol, role)
         start = self.start_inputs(config.architecture)
-        return {"role": role, **config.model_dump(mode="json"), **start}
+        known = {"public": True} if protocol.judges_know_public else {}
+        return {"role": role, **config.model_dump(mode="json"), **start, **known}
 
     @functools.cached_property
     def _judging(self) -> tuple[dict[str, Any], list[str], str]:

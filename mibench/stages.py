@@ -373,15 +373,15 @@ class Stages(Keys):
         config: JudgeConfig = getattr(protocol, role)
         if role in protocol.assets:
             return pinned_judge(*load_asset(protocol.assets[role])).to(self.device)
+        known = self.data.everyone if protocol.judges_know_public else self.data.train
 
         def compute(folder: Path) -> dict[str, Any]:
             # No seed: all cells of a protocol are judged by the same evaluator.
             generator = stream(0, role, protocol.name)
-            data = self.data
             model = train_judge(
                 config,
-                data.train,
-                data.identities,
+                known,
+                len(known.names),
                 generator,
                 self.progress,
                 label=role,
@@ -393,7 +393,7 @@ class Stages(Keys):
         artifact = self.stage(
             evaluator_stage(role), self.evaluator_key(role), self.evaluator_inputs(role), compute
         )
-        description = {"judge": config.model_dump(mode="json"), "outputs": self.data.identities}
+        description = {"judge": config.model_dump(mode="json"), "outputs": len(known.names)}
         return pinned_judge(artifact.load_tensors("model.safetensors"), description).to(self.device)
 
 

@@ -33,7 +33,8 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
     later releases that say nothing, for cards to keep the digest they had before there were any.
     """
     apart = {"digest", "attacks", "defenses", "notes"}
-    apart |= {name for name in ("initialisation", "prior_seed") if card.get(name) in (None, {})}
+    later = {"initialisation": {}, "prior_seed": None, "judges_know_public": False}
+    apart |= {name for name, silent in later.items() if card.get(name, silent) == silent}
     return digest({key: value for key, value in card.items() if key not in apart})
 
 

@@ -131,6 +131,7 @@ def test_public_images_of_another_data_set(data: Path, lfw: Prepared) -> None:
     assert len(made.public_rows) == len(made.public) == 6
     assert set(made.public) <= {f"{i:05d}" for i in range(9)}
     loaded = load_split(crossed, 4, data)
+    assert loaded.train.mirror
     for image, label in zip(loaded.public.images, loaded.public.labels, strict=True):
         assert image[0, 0, 0] == int(made.public[label])
         assert image[1, 0, 0] == 200
@@ -197,6 +198,9 @@ def test_the_official_test_part(tmp_path: Path) -> None:
     assert set(mnist.parts[np.concatenate([made.train, made.val])]) == {1}
     assert len(made.public_rows) == 350 - 70  # from both parts
     assert set(mnist.parts[made.public_rows]) == {1, 3}
+    loaded = load_split(digits, 28, tmp_path / "data")
+    assert not loaded.train.mirror
+    assert not loaded.public.to(torch.device("cpu")).select(torch.arange(3)).mirror
 
 
 def test_too_little_data_says_what_to_do(lfw: Prepared, data: Path) -> None:

@@ -62,6 +62,17 @@ class Dataset:
         """Number of private identities."""
         return len(self.train.names)
 
+    @property
+    def everyone(self) -> ImageSet:
+        """Private training images and the public ones, whose labels follow the private ones."""
+        own, others = self.train, self.public
+        return ImageSet(
+            torch.cat([own.images, others.images]),
+            torch.cat([own.labels, others.labels + self.identities]),
+            own.names + others.names,
+            own.mirror and others.mirror,
+        )
+
     def to(self, device: torch.device) -> Dataset:
         """The same data with its tensors on ``device``."""
         attributes = None if self.attributes is None else self.attributes.to(device)

@@ -42,6 +42,11 @@ class Protocol(Frozen):
     )
     evaluator: JudgeConfig
     second: JudgeConfig = Field(description="second evaluator, of another family")
+    judges_know_public: bool = Field(
+        False,
+        description="evaluators also learn the public classes, so that a reconstruction which "
+        "shows a public class is no success",
+    )
     assets: dict[str, Asset] = Field(
         default_factory=dict, description="pinned networks; what is absent is trained"
     )

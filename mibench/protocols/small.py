@@ -17,7 +17,7 @@ from mibench.protocols.card import Protocol
 from mibench.training import TrainingConfig
 
 _STUDENTS = ("test_efficientnet", "test_byobnet", "test_convnext")
-_QUICK = TrainingConfig(epochs=1, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)
+_QUICK = TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)
 _KEDMI: dict[str, Any] = {
     "attack.iterations": 200,
     "attack.learning_rate": 0.05,
@@ -30,22 +30,27 @@ CARDS = (
         name="mnist-32-small",
         title="MNIST at 32×32, sized for two CPU cores: digits 0–4 private, 5–9 public",
         data=IdentitySplit(
-            dataset="mnist", classes=tuple("01234"), test_fraction=None, public_images=20_000
+            dataset="mnist",
+            classes=tuple("01234"),
+            test_fraction=None,
+            max_train=2000,
+            public_images=10_000,
         ),
         resolution=32,
         samples=20,
         target="test_resnet",
-        training=TrainingConfig(epochs=2, learning_rate=0.05, weight_decay=5e-4),
+        training=TrainingConfig(epochs=5, learning_rate=0.05, weight_decay=5e-4),
         evaluator=JudgeConfig(
             architecture="regnetx_002",
             resolution=64,
-            training=TrainingConfig(epochs=2, learning_rate=0.05, weight_decay=5e-4),
+            training=TrainingConfig(epochs=3, learning_rate=0.05, weight_decay=5e-4),
         ),
         second=JudgeConfig(
             architecture="mobilenetv2_050",
             resolution=64,
-            training=TrainingConfig(epochs=2, learning_rate=0.05, weight_decay=5e-4),
+            training=TrainingConfig(epochs=3, learning_rate=0.05, weight_decay=5e-4),
         ),
+        judges_know_public=True,
         gan=GanConfig(steps=2000, generator_width=16, critic_width=32),
         prior_seed=0,
         students=StudentsConfig(architectures=_STUDENTS, training=_QUICK),

@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,14 @@ GOAL = 0.9
 _BOX = (35, 55, 143, 163)  # CelebA's central 108×108
 
 
-def write_pictures(root: Path, count: int) -> None:
-    """Smooth random pictures with a little noise, of about the size of CelebA's files."""
+def write_pictures(
+    root: Path, count: int, identity: Callable[[int], int] = lambda i: i % 1000 + 1
+) -> None:
+    """Smooth random pictures with a little noise, of about the size of CelebA's files.
+
+    Args:
+        identity: who is in the picture number i, counted from 0.
+    """
     folder = root / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
     numbers = np.random.default_rng(0)
@@ -45,7 +51,7 @@ def write_pictures(root: Path, count: int) -> None:
         smooth = Image.fromarray(coarse).resize((178, 218), Image.Resampling.BICUBIC)
         noisy = np.asarray(smooth) + numbers.integers(-4, 5, (218, 178, 3))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=85)
-    lines = [f"{i + 1:06d}.jpg {i % 1000 + 1}\n" for i in range(count)]
+    lines = [f"{i + 1:06d}.jpg {identity(i)}\n" for i in range(count)]
     (folder.parent / "identity_CelebA.txt").write_text("".join(lines))
 
 

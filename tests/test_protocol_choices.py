@@ -1,0 +1,142 @@
+"""What a protocol card can choose: one prior for all seeds, and judges that know public classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mibench
+from mibench import protocols
+from mibench.data.images import Dataset, ImageSet
+from mibench.data.rendered import render_dataset
+from mibench.errors import RequestError
+from mibench.keys import Keys
+from mibench.models.evaluators import judge
+from mibench.progress import SILENT
+from mibench.protocols import Protocol
+from mibench.resolve import resolve
+from mibench.stages import Stages
+from mibench.store import Store
+from mibench.streams import stream
+from mibench.training import TrainingConfig, TrainingHooks, train_classifier
+from mibench.types import RunSpec
+from tests.test_training import Linear
+
+
+def change(monkeypatch: pytest.MonkeyPatch, card: Protocol, **fields: object) -> Protocol:
+    changed = card.model_copy(update=fields)
+    monkeypatch.setitem(protocols.PROTOCOLS, card.name, changed)
+    return changed
+
+
+def keys(seed: int, attack: str = "gmi") -> Keys:
+    return Keys(resolve(RunSpec(protocol="tiny", attack=attack, seed=seed)))
+
+
+def test_a_prior_seed_shares_the_general_prior_and_nothing_else(
+    tiny: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keys(1).general_prior_key != keys(2).general_prior_key
+    change(monkeypatch, tiny, prior_seed=0)
+    assert keys(1).general_prior_key == keys(2).general_prior_key
+    assert keys(1, "kedmi").prior_key != keys(2, "kedmi").prior_key
+    assert keys(1).target_key != keys(2).target_key
+    change(monkeypatch, tiny, prior_seed=1)
+    assert keys(2).prior_seed == 1
+
+
+def test_a_shared_prior_is_that_of_its_seed_and_named_in_records(
+    tiny: Protocol, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"protocol": "tiny", "attack": "gmi", "store": tiny_store}
+    alone = mibench.run(**request, seed=3, out=tmp_path / "a")  # type: ignore[arg-type]
+    assert "pinned" not in alone.prior
+    own = keys(3).general_prior_key
+    change(monkeypatch, tiny, prior_seed=3)
+    assert keys(4).general_prior_key == own
+    shared = mibench.run(**request, seed=4, out=tmp_path / "b")  # type: ignore[arg-type]
+    assert "general prior pinned by the protocol" in shared.prior
+    (cost,) = [each for each in shared.costs if each.stage == "general-prior"]
+    assert cost.cached
+
+
+def test_everyone_holds_the_public_classes_after_the_private_ones(tiny: Protocol) -> None:
+    data = render_dataset(tiny.data, tiny.resolution)  # type: ignore[arg-type]
+    everyone, own = data.everyone, len(data.train)
+    assert everyone.names == data.train.names + data.public.names
+    assert torch.equal(everyone.labels[:own], data.train.labels)
+    assert torch.equal(everyone.labels[own:], data.public.labels + data.identities)
+    assert torch.equal(everyone.images[own:], data.public.images)
+
+
+def test_judges_that_know_public_classes(
+    tiny: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained to tell dark public pictures from light private ones, they name the public class."""
+    light, dark = torch.full((40, 3, 32, 32), 220), torch.full((40, 3, 32, 32), 20)
+    noise = torch.randint(0, 30, (40, 3, 32, 32), generator=stream(0, "noise"))
+    private = ImageSet((light + noise).byte(), torch.arange(40) % 2, ("a", "b"))
+    public = ImageSet((dark + noise).byte(), torch.zeros(40, dtype=torch.long), ("c",))
+    data = Dataset(private, private, private, public)
+    brief = tiny.evaluator.model_copy(
+        update={"training": TrainingConfig(epochs=6, batch_size=16, learning_rate=0.05)}
+    )
+
+    def named(know: bool) -> tuple[int, torch.Tensor]:
+        change(monkeypatch, tiny, judges_know_public=know, evaluator=brief)
+        cell = resolve(RunSpec(protocol="tiny", attack="gmi"))
+        stages = Stages(cell, Store(tmp_path / "store"), torch.device("cpu"), SILENT)
+        stages.__dict__["data"] = data
+        for _ in range(2):  # computed, then read from the store
+            logits = judge(stages.evaluator("evaluator"), public.images)[0]
+        return logits.shape[1], logits.argmax(1)
+
+    outputs, found = named(True)
+    assert outputs == 3
+    assert (found == 2).float().mean() > 0.9
+    assert named(False)[0] == 2
+
+
+def test_cards_that_choose_nothing_keep_their_digest(tiny: Protocol) -> None:
+    choices = {"prior_seed": 0, "judges_know_public": True}
+    digests = {tiny.model_copy(update={name: value}).digest for name, value in choices.items()}
+    assert len(digests | {tiny.digest}) == 3
+    later = {"initialisation", "prior_seed", "judges_know_public"}
+    older = tiny.model_dump(mode="json", exclude=later)
+    assert mibench.types.protocol_digest(older) == tiny.digest
+
+
+class Watched(TrainingHooks):
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def loss(self, model: object, images: torch.Tensor, labels: object, state: object) -> object:
+        self.seen.append(images.detach())
+        return super().loss(model, images, labels, state)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_training_mirrors_only_where_the_set_allows_it(mirror: bool) -> None:
+    """Pictures that are dark on the left and light on the right, shifted by a pixel at most."""
+    images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+    images[..., 4:] = 255
+    data = ImageSet(images, torch.arange(20) % 3, ("a", "b", "c"), mirror)
+    hooks = Watched()
+    config = TrainingConfig(epochs=3, batch_size=10)
+    train_classifier(Linear(), data, config, stream(0, "t"), SILENT, hooks)  # type: ignore[arg-type]
+    left = torch.cat([each[..., :3].mean((1, 2, 3)) for each in hooks.seen])
+    assert bool((left > 0.5).any()) == mirror
+
+
+def test_a_resolution_that_no_prior_has_is_refused_at_once(tmp_path: Path) -> None:
+    spec = RunSpec(
+        protocol="folder",
+        attack="gmi",
+        root=str(tmp_path),
+        target="resnet18",
+        overrides={"protocol.resolution": 72},
+    )
+    with pytest.raises(RequestError, match="72 is not"):
+        resolve(spec)
