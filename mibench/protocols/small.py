@@ -42,12 +42,12 @@ CARDS = (
         training=TrainingConfig(epochs=5, learning_rate=0.05, weight_decay=5e-4),
         evaluator=JudgeConfig(
             architecture="regnetx_002",
-            resolution=64,
+            resolution=32,
             training=TrainingConfig(epochs=3, learning_rate=0.05, weight_decay=5e-4),
         ),
         second=JudgeConfig(
             architecture="mobilenetv2_050",
-            resolution=64,
+            resolution=32,
             training=TrainingConfig(epochs=3, learning_rate=0.05, weight_decay=5e-4),
         ),
         judges_know_public=True,
