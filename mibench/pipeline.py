@@ -118,7 +118,8 @@ def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
     The split of an image folder is also written to the run folder, which is made for it.
 
     Raises:
-        RequestError: files are missing, unusable or too few.
+        RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
+            pins it.
     """
     options = cell.protocol.data
     if isinstance(options, SynthFacesData):
@@ -127,6 +128,14 @@ def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
     split: Division
     if isinstance(options, IdentitySplit):
         split = prepared_split(options, cell.protocol.resolution, cell.spec.data)
+        pinned = cell.protocol.split
+        if pinned and split.complete and split.split != pinned:
+            raise RequestError(
+                f"the pictures of {options.dataset} divide otherwise than {cell.protocol.name} "
+                f"pins it (split {split.split[:12]}, pinned {pinned[:12]}): their names or "
+                "identities are not the published ones; prepare the published files again, or change "
+                "protocol.data, which boards refuse"
+            )
     else:
         assert cell.spec.root is not None
         split = make_split(cell.spec.root, **options.model_dump())

@@ -221,6 +221,8 @@ def _protocol(spec: RunSpec) -> Protocol:
             f"--set protocol.…: {card.name} is frozen, its evaluators are pinned; "
             "settings of target, defense and attack can be changed, the protocol's cannot"
         )
+    if any(path.partition(".")[0] == "data" for path in wanted):
+        wanted.setdefault("split", None)  # another division than the one that the card pins
     return with_overrides(card, wanted, "protocol")
 
 

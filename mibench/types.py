@@ -33,7 +33,12 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
     later releases that say nothing, for cards to keep the digest they had before there were any.
     """
     apart = {"digest", "attacks", "defenses", "notes"}
-    later: dict[str, Any] = {"initialisation": {}, "prior_seed": None, "judges_know_public": False}
+    later: dict[str, Any] = {
+        "initialisation": {},
+        "prior_seed": None,
+        "judges_know_public": False,
+        "split": None,
+    }
     apart |= {name for name, silent in later.items() if card.get(name, silent) == silent}
     return digest({key: value for key, value in card.items() if key not in apart})
 

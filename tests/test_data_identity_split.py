@@ -19,6 +19,7 @@ from mibench.data.identity_split import IdentitySplit, Split, load_split, open_s
 from mibench.data.prepare import prepare
 from mibench.data.prepared import Prepared, open_prepared
 from mibench.errors import RequestError
+from mibench.protocols import PROTOCOLS
 from mibench.streams import stream
 from tests.test_data_prepare import SHARED
 from tests.test_data_sources import mnist_files
@@ -275,6 +276,10 @@ def test_the_real_mnist_has_the_papers_counts(tmp_path: Path) -> None:
     assert len(made.test) == 5_139
     assert len(made.public_rows) == 34_265
     assert made.public == tuple("56789")
+    for name in ("mnist-32", "mnist-32-small"):
+        card = PROTOCOLS[name]
+        assert isinstance(card.data, IdentitySplit)
+        assert open_split(card.data, 8, tmp_path)[0].digest == card.split
 
 
 @pytest.mark.slow

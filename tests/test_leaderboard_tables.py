@@ -33,7 +33,7 @@ from mibench.leaderboard.ranking import anchor, matches
 from mibench.leaderboard.settings import Settings, read_settings
 from mibench.leaderboard.tables import build_board
 from mibench.leaderboard.worst import worst_of_target
-from mibench.metrics import paired_interval
+from mibench.metrics import paired_interval, seeds_interval
 from mibench.types import Record
 from tests.board_records import BOARDS, diverged, file_all, filed, make
 
@@ -392,6 +392,22 @@ def test_the_improvement_is_paired(settings: Settings) -> None:
     assert row["delta_lom"].interval == pytest.approx((low, high), abs=1e-15)
     assert row["delta_ma"].number == pytest.approx(7 / 20 - 8 / 25, abs=1e-15)
     assert row["seeds"].text == "differ: see all cells"
+
+
+def test_differences_can_be_over_seeds(settings: Settings) -> None:
+    own = settings.of("tiny").model_copy(update={"interval": "seeds"})
+    over_seeds = settings.model_copy(update={"protocols": {"tiny": own}})
+    base = [make(8, attack="kedmi", seed=s) for s in (0, 1, 2)]
+    better = [make(8 + 4 * s, attack=IK, seed=s) for s in (0, 1, 2, 3)]
+    one = [make(9, attack="gmi", seed=0), make(11, attack="improved-gmi", seed=0)]
+    table = table_of(over_seeds, "improvement", *base, *better, *one)
+    gmi, kedmi = table.rows
+    # Of the seeds that both have, the differences are 0, 4 and 8 of 20 hits.
+    mean, low, high = seeds_interval(torch.tensor([[0.0], [0.2], [0.4]]))
+    assert kedmi["delta"].number == pytest.approx(mean) == pytest.approx(0.2)
+    assert kedmi["delta"].interval == pytest.approx((low, high))
+    assert (gmi["delta"].number, gmi["delta"].interval) == (pytest.approx(0.1), None)
+    assert any("t interval over seeds" in note for note in table.notes)
 
 
 def test_no_improvement_without_both_ends(settings: Settings) -> None:

@@ -7,8 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from mibench.metrics import bootstrap_interval, paired_interval, subsample_interval
+from mibench.metrics import (
+    bootstrap_interval,
+    paired_interval,
+    seeds_interval,
+    subsample_interval,
+)
 
 
 def test_bootstrap_covers_the_mean_of_a_known_distribution() -> None:
@@ -51,6 +57,21 @@ def test_paired_interval_averages_seeds_first() -> None:
     assert paired_interval(identity, seed=1) == pytest.approx((mean, low, high))
     with pytest.raises(ValueError, match="seeds, identities"):
         paired_interval(np.zeros((2, 2, 2)))
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    difference = np.random.default_rng(4).normal(0.2, 0.1, size=(6, 5))
+    means = difference.mean(axis=1)
+    expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    mean, low, high = seeds_interval(difference)
+    assert mean == pytest.approx(means.mean())
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert seeds_interval([[0.1], [0.1]]) == pytest.approx((0.1, 0.1, 0.1))
+    for wrong in (difference[:1], difference[0], difference[None]):
+        with pytest.raises(ValueError, match="seeds >= 2, identities"):
+            seeds_interval(wrong)
+    with pytest.raises(ValueError, match="finite"):
+        seeds_interval([[0.1], [math.nan]])
 
 
 def test_subsampling_a_mean_gives_its_standard_error() -> None:

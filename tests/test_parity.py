@@ -1,4 +1,4 @@
-"""The table of the papers' hyper-parameters holds what the protocol cards and methods hold."""
+"""The tables of hyper-parameters and of networks hold what cards, methods and networks hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 from mibench.methods import DEFENSES
 from mibench.protocols import PROTOCOLS
@@ -16,8 +18,16 @@ from mibench.resolve import Cell, attack_names, resolve
 from mibench.types import RunSpec
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "parity.md"
-LINES = [line for line in TABLE.read_text().splitlines() if line.startswith("| ")]
-ROWS = [[each.strip() for each in line.strip("|").split("|")] for line in LINES[1:]]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Rows of the only table in a part of the page, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[each.strip() for each in line.strip("|").split("|")] for line in lines[1:]]
+
+
+ROWS, NETWORKS = map(rows, TABLE.read_text().split("## Sizes of networks"))
+PAPERS = ("celeba-64", "celeba-ffhq-64", "lfw-64", "mnist-32", "cifar10-32")
 
 
 @cache
@@ -72,3 +82,25 @@ def test_every_attack_of_the_papers_is_in_the_table(name: str) -> None:
     # What no paper states: how many draws a step takes, the family that is the default, and width.
     ours = {f"attack.{field}" for field in ("samples_per_step", "family", "flow_width")}
     assert own - ours - {"attack.iterations"} <= set(paths)
+
+
+@pytest.mark.parametrize("row", NETWORKS, ids=lambda row: row[0])
+def test_networks_have_the_published_number_of_parameters(row: list[str]) -> None:
+    architecture, published, where, ours = row
+    with torch.device("meta"):
+        network = timm.create_model(architecture, num_classes=1000)
+    count = sum(each.numel() for each in network.parameters())
+    assert f"{count:,}" == ours
+    assert where
+    if published.endswith(" M"):
+        assert f"{count / 1e6:.2f} M" == published
+    else:
+        assert published == ours
+
+
+@pytest.mark.parametrize("name", [*PAPERS, "facescrub-224", "celeba-224"])
+def test_every_network_of_the_papers_protocols_is_in_the_table(name: str) -> None:
+    card = PROTOCOLS[name]
+    judges = (card.evaluator.architecture, card.second.architecture)
+    used = {card.target, *judges, *card.students.architectures, *card.initialisation}
+    assert used <= {row[0] for row in NETWORKS}

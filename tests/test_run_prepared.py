@@ -10,13 +10,16 @@ from PIL import Image
 
 import mibench
 from mibench import protocols
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.division import Division
+from mibench.data.identity_split import IdentitySplit, open_split
+from mibench.data.lfw import LFW
 from mibench.data.prepare import prepare
 from mibench.data.prepared import open_prepared, prepared_folders
 from mibench.errors import MibenchError, RequestError
 from mibench.leaderboard.checks import faults, foreign
 from mibench.leaderboard.galleries import may_be_shown
 from mibench.leaderboard.verify import recompute
+from mibench.pipeline import split_of
 from mibench.progress import SILENT
 from mibench.resolve import resolve
 from mibench.types import RunSpec
@@ -148,13 +151,41 @@ def test_a_grid_reads_the_data_once_for_all_cells(tmp_path: Path) -> None:
     assert "data" not in counts
 
 
+def test_a_pinned_split_is_kept(
+    tmp_path: Path, card: protocols.Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = LFW.card.model_copy(update={"images": 28, "identities": 5})
+    monkeypatch.setattr(LFW, "card", published)
+    data = make_ready(tmp_path)
+    right = open_split(SPLIT, 32, data)[0].digest
+
+    def split(pinned: str, **overrides: object) -> Division | None:
+        changed = card.model_copy(update={"split": pinned})
+        monkeypatch.setitem(protocols.PROTOCOLS, "tiny", changed)
+        spec = RunSpec(protocol="tiny", attack="gmi", data=str(data), overrides=overrides)
+        return split_of(resolve(spec), tmp_path, SILENT)
+
+    assert split(right)
+    with pytest.raises(RequestError, match="lfw divide otherwise than tiny pins"):
+        split("0" * 64)
+    assert split("0" * 64, **{"protocol.data.seed": 1})  # a division of the user's own
+    # Pictures are missing: boards refuse what comes of them, and nothing is to be compared.
+    monkeypatch.setattr(LFW, "card", published.model_copy(update={"images": 29}))
+    assert split_of(
+        resolve(RunSpec(protocol="tiny", attack="gmi", data=str(make_ready(tmp_path, "less")))),
+        tmp_path,
+        SILENT,
+    )
+
+
 def test_data_that_is_not_there_is_refused_with_the_way_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="mibench data prepare lfw"):
         mibench.run(protocol="tiny", attack="gmi", data=tmp_path, store=tmp_path, out=tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["celeba-64", "celeba-ffhq-64", "lfw-64", "mnist-32", "cifar10-32"]
+    "name",
+    ["celeba-64", "celeba-ffhq-64", "lfw-64", "mnist-32", "cifar10-32", "facescrub-224"],
 )
 @pytest.mark.parametrize("attack", ["improved-gmi", "improved-kedmi", "improved-vmi"])
 @pytest.mark.parametrize("defense", ["none", "bido", "mid", "dp-sgd"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError, field_validator
 
@@ -24,11 +25,14 @@ class BoardSettings(Frozen):
     Attributes:
         headline: the attack of curves and ranks.
         worst_case: the fixed set of attacks behind the worst case.
+        interval: what the intervals of differences are over: the seeds where a protocol has but a
+            handful of classes.
     """
 
     title: str
     headline: str
     worst_case: tuple[str, ...]
+    interval: Literal["identities", "seeds"] = "identities"
 
 
 class Settings(Frozen):

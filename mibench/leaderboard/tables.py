@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from mibench.types import MetricValue
 
 _PLUS = ("", "+lom", "+ma")
+_INTERVALS = {
+    "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
+    "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
+}
 
 
 def build_board(protocol: str, filed: Sequence[Filed], settings: Settings) -> Board:
@@ -59,7 +63,7 @@ def build_board(protocol: str, filed: Sequence[Filed], settings: Settings) -> Bo
         title=own.title,
         tables=(
             defenses_table(groups, lines, own, targets),
-            improvement_table(groups, targets),
+            improvement_table(groups, own, targets),
             cells_table(groups, targets),
             published_table(),
         ),
@@ -177,7 +181,9 @@ def defenses_table(
     )
 
 
-def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
+def improvement_table(
+    groups: Sequence[Group], settings: BoardSettings, targets: Sequence[str]
+) -> Table:
     """Each attack with the improved objective and model augmentation, on undefended targets."""
     cells = default_groups(groups)
     bases = sorted({_base(g.attack) for g in cells.values() if g.defense == UNDEFENDED})
@@ -197,7 +203,7 @@ def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
             row = {"attack": Value(text=base), "target": Value(text=target)}
             row |= {key: each.metric(HEADLINE) for key, each in own.items()}
             for key, delta in deltas.items():
-                row[delta] = _difference(own.get(key), own.get("base"))
+                row[delta] = _difference(own.get(key), own.get("base"), settings)
             seeds = {seeds_text(each.seeds) for each in own.values()}
             row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
             rows.append((row, tuple(own.values())))
@@ -226,8 +232,7 @@ def improvement_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
         "Top-1 attack accuracies on undefended targets. + LOM: the improved objective (logit "
         "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
         f"{SPREAD_NOTE}",
-        "Δ: the difference to the base in points, with the 95 % interval of a paired bootstrap "
-        "over identities of the mean over seeds.",
+        f"Δ: the difference to the base in points, with {_INTERVALS[settings.interval]}.",
         *diverged_notes(members),
         *prior_note(members),
     )
@@ -258,7 +263,7 @@ def _matched(match: Match, lines: Sequence[Curve], target: str, defense: str) ->
     }
 
 
-def _difference(one: Group | None, other: Group | None) -> Value:
+def _difference(one: Group | None, other: Group | None, settings: BoardSettings) -> Value:
     """Paired difference of top-1 with its interval, over the seeds that both have."""
     if one is None or other is None:
         return DASH
@@ -268,10 +273,16 @@ def _difference(one: Group | None, other: Group | None) -> Value:
         return DASH
     import torch  # here, so that the other tables do without it
 
-    from mibench.metrics.intervals import paired_interval
+    from mibench.metrics.intervals import paired_interval, seeds_interval
 
     rows = [[a - b for a, b in zip(mine[s], theirs[s], strict=True)] for s in seeds]
-    mean, low, high = paired_interval(torch.tensor(rows, dtype=torch.float64))
+    difference = torch.tensor(rows, dtype=torch.float64)
+    if settings.interval == "seeds":
+        if len(seeds) < 2:
+            return Value(number=float(difference.mean()))
+        mean, low, high = seeds_interval(difference)
+    else:
+        mean, low, high = paired_interval(difference)
     return Value(number=mean, interval=(low, high))
 
 

@@ -17,7 +17,12 @@ from mibench.metrics.attributes import attribute_error
 from mibench.metrics.catalogue import METRICS, MetricInfo
 from mibench.metrics.frechet import FeatureStatistics, fd_evaluator, frechet_distance
 from mibench.metrics.inception import fid, fid_successful, find_inception, inception_features
-from mibench.metrics.intervals import bootstrap_interval, paired_interval, subsample_interval
+from mibench.metrics.intervals import (
+    bootstrap_interval,
+    paired_interval,
+    seeds_interval,
+    subsample_interval,
+)
 from mibench.metrics.knn import knn_distance
 from mibench.metrics.prdc import prdc
 from mibench.metrics.resize import resize
@@ -42,6 +47,7 @@ __all__ = [
     "paired_interval",
     "prdc",
     "resize",
+    "seeds_interval",
     "subsample_interval",
     "successes",
 ]

@@ -1,7 +1,8 @@
-"""95 % intervals over identities.
+"""95 % intervals over identities, or over seeds.
 
-Reconstructions of one identity are not independent of each other, so every interval here resamples
-identities, never single images.
+Reconstructions of one identity are not independent of each other, so intervals over identities
+resample these, never single images. Intervals over seeds are for protocols with a handful of fixed
+classes, where nothing is to be said of other classes, and the seeds vary most.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from mibench.streams import stream
@@ -76,6 +78,35 @@ def paired_interval(
         values = values.mean(dim=0)
     low, high = bootstrap_interval(values, seed, resamples)
     return float(values.mean()), low, high
+
+
+def seeds_interval(difference: Any) -> tuple[float, float, float]:
+    """Mean difference of two methods with its 95 % paired t interval over seeds.
+
+    Identities are averaged first, so the interval is over independent seeds and conditional on the
+    identities.
+
+    Args:
+        difference: ``(seeds, identities)``, method A minus method B of the same seed and identity.
+
+    Returns:
+        ``(mean, low, high)`` in the unit of the difference.
+
+    Raises:
+        ValueError: another shape, fewer than two seeds, or a value that is not finite.
+
+    Source: Student, The Probable Error of a Mean (Biometrika 1908).
+    """
+    values = torch.as_tensor(difference).detach().cpu().to(torch.float64)
+    if values.ndim != 2 or len(values) < 2:
+        raise ValueError(f"expected (seeds >= 2, identities), got {tuple(values.shape)}")
+    if not torch.isfinite(values).all():
+        raise ValueError("an interval needs finite values")
+    means = values.mean(dim=1)
+    mean = float(means.mean())
+    quantile = float(stdtrit(len(means) - 1, _TAILS[1]))
+    half = quantile * float(means.std()) / math.sqrt(len(means))
+    return mean, mean - half, mean + half
 
 
 def subsample_interval(

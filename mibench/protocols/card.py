@@ -27,6 +27,11 @@ class Protocol(Frozen):
     title: str
     notes: tuple[str, ...] = Field((), description="where the setting departs from its source")
     data: SynthFacesData | FolderOptions | IdentitySplit
+    split: str | None = Field(
+        None,
+        description="SHA-256 of which picture is used for what, where the card pins it; see "
+        "mibench.data.identity_split.Split.digest",
+    )
     resolution: int = Field(ge=8, description="height and width of the images, in pixels")
     attacked: int | None = Field(
         None, ge=1, description="attack the first so many private identities; None: all"

@@ -98,12 +98,14 @@ CARDS = (
         name="lfw-64",
         title="Labeled Faces in the Wild at 64×64: the identities with 20 images or more",
         data=IdentitySplit(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
+        split="d9823964463d22fe7f3da1ab1aa12ce7e109644c04c96b89e2c2d21b0f164aac",
         **{**_FACES, "attacked": None},
     ),
     Protocol(
         name="mnist-32",
         title="MNIST at 32×32: digits 0–4 private, 5–9 public",
         data=IdentitySplit(dataset="mnist", classes=tuple("01234"), test_fraction=None),
+        split="6db33cde31517709e757087a169ff890b6545cb330c98c9785a593e912a7a627",
         notes=(
             "As in BiDO's files; GMI's repository takes the opposite digits. The papers' small "
             "convolutional target and evaluator have no twin in timm: resnet18, regnetx_002 and "

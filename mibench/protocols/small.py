@@ -36,6 +36,7 @@ CARDS = (
             max_train=2000,
             public_images=10_000,
         ),
+        split="b1681e2b066c0da3f20707d4b63037299af724be28404e2b5e53e7012f2ece5c",
         resolution=32,
         samples=20,
         target="test_resnet",
