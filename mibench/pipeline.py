@@ -133,8 +133,8 @@ def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
             raise RequestError(
                 f"the pictures of {options.dataset} divide otherwise than {cell.protocol.name} "
                 f"pins it (split {split.split[:12]}, pinned {pinned[:12]}): their names or "
-                "identities are not the published ones; prepare the published files again, or change "
-                "protocol.data, which boards refuse"
+                "identities are not the published ones; prepare the published files again, or "
+                "change protocol.data, which boards refuse"
             )
     else:
         assert cell.spec.root is not None
