@@ -50,6 +50,17 @@ def test_data_prepare_shows_progress(root: Path, tmp_path: Path) -> None:
     assert result.stdout == ""
 
 
+def test_what_is_prepared_already_is_said(root: Path, tmp_path: Path) -> None:
+    places = ("--root", str(root), "--data", str(tmp_path / "data"))
+    args = ("data", "prepare", "mnist", *places, "--incomplete")
+    first = invoke(*args)
+    again = invoke(*args)
+    assert first.exit_code == again.exit_code == 0
+    assert first.stdout == again.stdout
+    assert "cached" not in first.stderr
+    assert "pictures of mnist: cached" in again.stderr
+
+
 def test_data_prepare_refuses_with_the_layout(root: Path, tmp_path: Path) -> None:
     args = ("--root", str(root), "--data", str(tmp_path / "data"))
     result = invoke("data", "prepare", "celeba", *args)

@@ -63,6 +63,7 @@ def prepare(
     base = prepared.data_root(data_folder)
     final = base / prepared.folder_name(name, resolution, crop)
     if final.exists():
+        progress.stage(f"pictures of {name}", "cached")
         return prepared.open_prepared(name, resolution, base, crop=crop)
     root = Path(root).expanduser().absolute()
     with _alone(base, final.name):
