@@ -28,7 +28,7 @@ def reconstructions_picture(
     """
     shown = torch.linspace(0, len(names) - 1, min(len(names), _COLUMNS * _ROWS)).round().long()
     rows = -(-len(shown) // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * 3.3, rows * 1.3 + 0.7), dpi=100)
+    figure = Figure((_COLUMNS * 3.3, rows * 1.3 + 0.7), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axis in axes.flat:
@@ -50,5 +50,4 @@ def reconstructions_picture(
         f"{title}\nprivate image | best | median reconstruction, by the evaluator's confidence",
         fontsize=9,
     )
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / (rows * 1.3 + 0.7)))  # room for the title
     figure.savefig(path, format="png", metadata={"Software": None})
