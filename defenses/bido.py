@@ -104,8 +104,8 @@ class Bido(Defense):
             "weights are set to (0, 0); here the measure is the one named, the weights default "
             "to the mildest published pair of that measure, and two zero weights are refused.",
             "Layers are timm's stage outputs before pooling, where the code's VGG16 takes the "
-            "pooled block outputs; a transformer has one for each of its blocks, so that the sum "
-            "has more terms.",
+            "pooled block outputs, as `vgg16_bn_mi` does here; a transformer has one for each of "
+            "its blocks, so that the sum has more terms.",
             "The step size follows the protocol's schedule, where the code halves it at given "
             "epochs; training starts where the protocol's target starts, the code's from ImageNet.",
             "The code keeps the epoch that is best on the test images; here the last one is kept.",

@@ -89,6 +89,8 @@ class Mid(Defense):
             "The bottleneck has half the size of the timm target's features; the code's VGG16 "
             "has 2,048 features and so 1,024 dimensions. The KL is summed over them, so that β "
             "does not carry over between architectures.",
+            "The features of `vgg16_bn_mi` pass its BatchNorm1d before the bottleneck; the code's "
+            "VGG16 has none there.",
             "The training's optimizer, schedule and augmentation are the protocol's, the same as "
             "for the undefended target.",
         ),
