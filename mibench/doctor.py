@@ -39,6 +39,7 @@ PACKAGES = {
     "matplotlib": "matplotlib",
     "pillow": "PIL",
     "numpy": "numpy",
+    "scipy": "scipy",
 }
 OPTIONAL = {"ray": ("grids on several machines", "pip install 'mibench[ray]'")}
 
