@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mibench.gan_training import GanConfig
 from mibench.methods import StudentsConfig
 from mibench.models.evaluators import JudgeConfig
 from mibench.training import TrainingConfig
+from tests import problems
 
 torch.set_num_threads(1)
 
@@ -59,3 +61,23 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> protocols.Protocol:
 def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that the tests of a session share, so that stages are computed once."""
     return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Tiny problems in float64: what then differs is a mistake.
+
+    In float32 a batch of another size rounds otherwise, and an attack's steps over ReLUs can turn
+    that into a visible difference on some processors.
+    """
+    usual = torch.get_default_dtype()
+    cached = (problems.public_images, problems.tiny_prior, problems.tiny_classifier)
+    try:
+        torch.set_default_dtype(torch.float64)
+        for each in cached:
+            each.cache_clear()
+        yield
+    finally:
+        torch.set_default_dtype(usual)
+        for each in cached:
+            each.cache_clear()

@@ -102,7 +102,7 @@ def tiny_problem(
     loss = None
     if isinstance(target, WhiteBoxTarget):
         config = identity or IdentityConfig(objective=objective)
-        features = predict(model, public_images().images)[1]
+        features = predict(model, public_images().images / 255)[1]  # in the default precision
         loss = IdentityLoss(
             target.outputs,
             [tiny_classifier(seed=1 + number) for number in range(students)],

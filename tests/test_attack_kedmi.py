@@ -194,12 +194,13 @@ def test_the_initial_log_variance(value: float) -> None:
     torch.testing.assert_close(images[0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("options", [{}, {"objective": "logit", "students": 1}], ids=str)
 def test_an_identity_does_not_depend_on_its_batch_mates(options: dict[str, Any]) -> None:
     together = run([0, 1, 2], options=options)
-    torch.testing.assert_close(together[1:2], run([1], options=options), rtol=0, atol=5e-4)
+    torch.testing.assert_close(together[1:2], run([1], options=options), rtol=0, atol=1e-9)
     chunked = run([0, 1, 2], options=options, max_rows=2)
-    torch.testing.assert_close(together, chunked, rtol=0, atol=5e-4)
+    torch.testing.assert_close(together, chunked, rtol=0, atol=1e-9)
 
 
 def test_coupling_makes_identities_depend_on_one_another() -> None:
