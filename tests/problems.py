@@ -1,4 +1,4 @@
-"""Tiny problems for tests of attacks: all that an attack is given, at 32 pixels."""
+"""What tests run on: tiny problems for attacks at 32 pixels, and names of cards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.gan import Critic, Generator, Prior
 from mibench.progress import SILENT, Progress
+from mibench.protocols import high_resolution, papers
 from mibench.streams import stream
 
 CLASSES, RESOLUTION, LATENT = 5, 32, 16
 CPU = torch.device("cpu")
+PAPERS = [card.name for card in (*papers.CARDS, *high_resolution.CARDS)]
 
 
 @cache

@@ -16,6 +16,7 @@ from mibench.methods import DEFENSES
 from mibench.protocols import PROTOCOLS
 from mibench.resolve import Cell, attack_names, resolve
 from mibench.types import RunSpec
+from tests.problems import PAPERS
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "parity.md"
 
@@ -27,7 +28,6 @@ def rows(text: str) -> list[list[str]]:
 
 
 ROWS, NETWORKS = map(rows, TABLE.read_text().split("## Sizes of networks"))
-PAPERS = ("celeba-64", "celeba-ffhq-64", "lfw-64", "mnist-32", "cifar10-32")
 
 
 @cache
@@ -98,7 +98,7 @@ def test_networks_have_the_published_number_of_parameters(row: list[str]) -> Non
         assert published == ours
 
 
-@pytest.mark.parametrize("name", [*PAPERS, "facescrub-224", "celeba-224"])
+@pytest.mark.parametrize("name", PAPERS)
 def test_every_network_of_the_papers_protocols_is_in_the_table(name: str) -> None:
     card = PROTOCOLS[name]
     judges = (card.evaluator.architecture, card.second.architecture)

@@ -20,6 +20,7 @@ from tests.command_line import invoke
 from tests.test_data_sources import celeba_files, mnist_files, picture
 
 PEOPLE, EACH, SAMPLES = 6, 8, 2
+STAGES = {"target", "evaluator", "student", "general-prior", "prior", "reconstructions", "metrics"}
 
 
 def lfw(root: Path) -> None:
@@ -79,7 +80,8 @@ def test_a_protocol_from_files_to_a_record(name: str, tmp_path: Path) -> None:
             size = ("--resolution", str(card.resolution), *(("--crop", str(crop)) if crop else ()))
             made = invoke("data", "prepare", dataset, *places, *size, "--incomplete", "--quiet")
             assert made.exit_code == 0, made.output
-    fewer = {"samples": SAMPLES, "initialisation": {}}
+    # A target at chance is not attacked, and a ten-thousandth of a budget may leave it there.
+    fewer = {"samples": SAMPLES, "initialisation": {}, "chance_kappa": -10}
     if card.attacked:
         fewer["attacked"] = 3
     if spec.identities:
@@ -91,11 +93,8 @@ def test_a_protocol_from_files_to_a_record(name: str, tmp_path: Path) -> None:
     result = invoke("run", "--protocol", name, "--budget", "1e-4", *settings, *where, "--json")
     assert result.exit_code == 0, result.output
     record = Record.model_validate_json(result.stdout)
-    assert record.status in ("complete", "diverged")
+    assert record.status == "complete"
     assert faults(record) == []
     assert any("budget" in reason for reason in foreign(record))
-    # A target at chance is not attacked, and ten-thousandths of a budget may leave it there.
     computed = {cost.stage.split(" ")[0] for cost in record.costs}
-    assert {"target", "evaluator"} <= computed
-    if record.status == "complete":
-        assert {"student", "prior", "reconstructions", "metrics"} <= computed
+    assert computed >= STAGES

@@ -24,6 +24,7 @@ from mibench.progress import SILENT
 from mibench.resolve import resolve
 from mibench.types import RunSpec
 from tests.command_line import invoke
+from tests.problems import PAPERS
 
 SPLIT = IdentitySplit(dataset="lfw", min_images=8, val_fraction=0.2, test_fraction=0.25)
 NAMES = ("Ann", "Bob", "Cyd", "Dan", "Eva")
@@ -183,10 +184,7 @@ def test_data_that_is_not_there_is_refused_with_the_way_to_get_it(tmp_path: Path
         mibench.run(protocol="tiny", attack="gmi", data=tmp_path, store=tmp_path, out=tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["celeba-64", "celeba-ffhq-64", "lfw-64", "mnist-32", "cifar10-32", "facescrub-224"],
-)
+@pytest.mark.parametrize("name", PAPERS)
 @pytest.mark.parametrize("attack", ["improved-gmi", "improved-kedmi", "improved-vmi"])
 @pytest.mark.parametrize("defense", ["none", "bido", "mid", "dp-sgd"])
 def test_the_papers_protocols_resolve(name: str, attack: str, defense: str) -> None:
