@@ -144,6 +144,20 @@ def make(hits: int | Sequence[str] = 10, **options: Any) -> Record:
     return Record.model_validate(record_data(hits, **options))
 
 
+def bido(hits: int, natural: float, scale: float, seed: int = 0, **options: Any) -> Record:
+    """A record of improved-kedmi on BiDO at a strength, by default 3."""
+    passed = {} if scale == 3 else {"defense.scale": scale}
+    return make(
+        hits,
+        attack="improved-kedmi",
+        defense="bido",
+        natural=natural,
+        scale=scale,
+        seed=seed,
+        **{"passed": passed, **options},
+    )
+
+
 def diverged(**options: Any) -> Record:
     """The record of a cell that diverged."""
     data = record_data(**options, status="diverged", references={})
