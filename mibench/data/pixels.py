@@ -82,12 +82,11 @@ def fill(chunk: Chunk) -> Filled:
                 unusable.append((chunk.files[row], str(error)))
     if unusable:
         return Filled(0, tuple(unusable))
-    data = rows.tobytes()
     # Plain writes, not a memory map: a full disk is then an error and not a crash.
     with Path(chunk.target).open("r+b") as file:
         file.seek(chunk.offset)
-        file.write(data)
-    return Filled(zlib.crc32(data))
+        file.write(rows.data)
+    return Filled(zlib.crc32(rows.data))
 
 
 def read(

@@ -62,8 +62,10 @@ def fill_all(chunks: Iterable[Chunk], workers: int) -> Generator[Filled, None, N
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        for worker in started:  # all at once: an interpreter takes a while to end
+            worker.close()
         for worker in started:
-            worker.end()
+            worker.wait()
 
 
 class _Worker:
@@ -97,10 +99,13 @@ class _Worker:
         filled: Filled = answer
         return filled
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Let the process end; closing its input tells it to."""
         with contextlib.suppress(BrokenPipeError):  # it ended before
             self.requests.close()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
         self.process.wait()
         self.answers.close()
 
