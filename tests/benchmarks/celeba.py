@@ -1,6 +1,6 @@
 """The cell `celeba-64` at a thousandth of its budget on random pictures in CelebA's layout.
 
-    python -m tests.benchmarks.celeba [--attack improved-kedmi] [--budget 0.001] [--keep FOLDER]
+    python -m tests.benchmarks.celeba [--attack improved-kedmi] [--budget 0.001] [--keep FOLDER] [--device D]
 
 30,000 pictures of 1,000 people and 32,000 of 8,000 others, as many as the protocol uses, go through
 every stage: `mibench data prepare`, then `mibench run`, each in a process of its own. Random
@@ -48,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attack", default="improved-kedmi")
     parser.add_argument("--budget", default="0.001")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--keep", type=Path, help="work here, and keep what was made")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +63,8 @@ def main() -> None:
         settings = ("--set=protocol.initialisation={}", "--set=protocol.chance_kappa=-10")
         output = run(
             *("run", "--protocol", "celeba-64", "--attack", options.attack),
-            *("--budget", options.budget, *settings, "--out", str(place / "out"), "--json"),
+            *("--device", options.device, "--budget", options.budget, *settings),
+            *("--out", str(place / f"out-{options.budget}"), "--json"),
         )
     record = json.loads(output)
     for cost in record["costs"]:

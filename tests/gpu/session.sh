@@ -3,8 +3,8 @@
 #
 #   bash tests/gpu/session.sh OUT
 #
-# Parity with the CPU, training throughput, attack speed and memory, and synthfaces-64 cells. Writes
-# figures and records to the folder OUT. Run it from the repository's root with mibench's
+# Parity with the CPU, training throughput, attack speed and memory, synthfaces-64 cells, and what
+# celeba-64 would cost. Writes figures and records to the folder OUT. Run it from the repository's root with mibench's
 # dependencies importable (an installed mibench is not needed).
 set -uo pipefail
 out=${1:?usage: session.sh OUT}
@@ -32,4 +32,10 @@ for attack in gmi improved-gmi kedmi improved-kedmi; do
     --out "/tmp/cell-64-$attack"
   cp "/tmp/cell-64-$attack/record.json" "$out/record-64-$attack.json" 2>/dev/null
 done
+for share in 0.002 0.01; do
+  step "celeba-$share" python3 -m tests.benchmarks.celeba --device cuda --budget "$share" \
+    --keep /tmp/celeba
+done
+step projection python3 -m tests.benchmarks.projection /tmp/celeba/out-0.002/record.json \
+  /tmp/celeba/out-0.01/record.json --data /tmp/celeba/data
 exit "$failed"
