@@ -1,6 +1,6 @@
 """The cell `celeba-64` at a thousandth of its budget on random pictures in CelebA's layout.
 
-    python -m tests.benchmarks.celeba [--attack improved-kedmi] [--budget 0.001] [--keep FOLDER] [--device D]
+    python -m tests.benchmarks.celeba [--attack A] [--budget 0.001] [--keep FOLDER] [--device D]
 
 30,000 pictures of 1,000 people and 32,000 of 8,000 others, as many as the protocol uses, go through
 every stage: `mibench data prepare`, then `mibench run`, each in a process of its own. Random
