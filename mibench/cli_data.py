@@ -117,7 +117,13 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
     Exit code 1 if a file is damaged.
     """
     from mibench.data.catalog import reader
-    from mibench.data.prepared import data_root, prepare_command, prepared_folders, verify
+    from mibench.data.prepared import (
+        data_root,
+        partial_folders,
+        prepare_command,
+        prepared_folders,
+        verify,
+    )
 
     root = data_root(data)
     card = reader(name).card if name else None
@@ -125,7 +131,8 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
     if card and not folders:
         raise RequestError(
             f"{name} is not prepared in {root}: "
-            f"run {prepare_command(card.name, card.resolution)}, or name another folder with --data"
+            f"run {prepare_command(card.name, card.resolution, data_folder=root)}, or name another "
+            "folder with --data"
         )
     problems = {folder.name: verify(folder) for folder in folders}
     bad = [problem for found in problems.values() for problem in found]
@@ -136,8 +143,14 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
     if bad:
         count = sum(map(bool, problems.values()))
         raise MibenchError(f"{count} of {len(folders)} prepared data sets in {root} are damaged")
-    if not as_json:
+    if as_json:
+        return
+    for folder in partial_folders(root, name):
+        click.echo(f"{folder} was not finished: the same `mibench data prepare` continues it")
+    if folders:
         click.echo(f"{len(folders)} prepared data sets in {root} are intact")
+    else:
+        click.echo(f"nothing is prepared in {root}; --data or MIBENCH_DATA name another folder")
 
 
 def _entries(root: Path) -> list[dict[str, Any]]:

@@ -104,6 +104,12 @@ def test_data_list_without_a_data_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_data_check_where_nothing_is(tmp_path: Path) -> None:
+    result = invoke("data", "check", "--data", str(tmp_path / "none"))
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"nothing is prepared in {tmp_path / 'none'}; --data")
+
+
 def test_data_check(data: Path) -> None:
     args = ("--data", str(data))
     result = invoke("data", "check", *args)
@@ -112,13 +118,16 @@ def test_data_check(data: Path) -> None:
     assert invoke("data", "check", "mnist", *args).exit_code == 0
     result = invoke("data", "check", "lfw", *args)
     assert result.exit_code == 2
-    assert "run mibench data prepare lfw --root DIR --resolution 64" in result.stderr
+    again = f"run mibench data prepare lfw --root DIR --resolution 64 --data {data}"
+    assert again in result.stderr
+    (data / ".mnist-64.partial").mkdir()
+    assert ".mnist-64.partial was not finished" in invoke("data", "check", *args).stdout
     images = data / "mnist-32" / "images.npy"
     images.write_bytes(images.read_bytes()[:-1] + b"\x07")
     result = invoke("data", "check", *args)
     assert result.exit_code == 1
     assert "images.npy do not match their checksum" in result.stdout
-    assert "delete this folder and run mibench data prepare mnist" in result.stdout
+    assert "to make it again, run mibench data prepare mnist" in result.stdout
     assert "1 of 1 prepared data sets" in result.stderr
     result = invoke("data", "check", "--json", *args)
     assert result.exit_code == 1

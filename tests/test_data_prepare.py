@@ -137,6 +137,38 @@ def test_what_is_prepared_is_not_prepared_again(root: Path, tmp_path: Path) -> N
     assert (made.folder / "images.npy").stat().st_mtime_ns == stamp
 
 
+def test_a_set_that_lacks_pictures_is_made_again_when_it_shall_not(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = root / "Bob" / f"Bob_{COUNT - 1:04d}.png"
+    picture = last.read_bytes()
+    last.unlink()
+    assert len(make(root, tmp_path / "data").images) == COUNT - 1
+    with pytest.raises(RequestError, match="found 22 pictures"):
+        make(root, tmp_path / "data", incomplete=False)
+    assert len(make(root, tmp_path / "data").images) == COUNT - 1  # it is still there
+    last.write_bytes(picture)
+    card = type(reader("lfw")).card.model_copy(update={"images": COUNT, "identities": 3})
+    monkeypatch.setattr(type(reader("lfw")), "card", card)
+    made = make(root, tmp_path / "data", incomplete=False)
+    check(made)
+    assert made.index.complete
+    assert make(tmp_path / "gone", tmp_path / "data", incomplete=False).digest == made.digest
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "index.json"])
+def test_a_damaged_set_is_made_again(root: Path, tmp_path: Path, name: str) -> None:
+    made = make(root, tmp_path / "data")
+    digest = made.digest
+    whole = (made.folder / name).read_bytes()
+    (made.folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(RequestError, match="there is no folder"):
+        make(tmp_path / "gone", tmp_path / "data")
+    made = make(root, tmp_path / "data")
+    check(made)
+    assert made.digest == digest
+
+
 # Stopping and continuing
 
 
@@ -249,7 +281,10 @@ class Slow(Progress):
 prepare("lfw", {str(root)!r}, {str(tmp_path / "data")!r}, 8, incomplete=True, workers=2,
         progress=Slow())
 """
-    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    with (tmp_path / "errors").open("w") as errors:
+        run = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=errors
+        )
     assert run.stdout is not None
     for _ in range(3):
         run.stdout.readline()
@@ -262,6 +297,7 @@ prepare("lfw", {str(root)!r}, {str(tmp_path / "data")!r}, 8, incomplete=True, wo
     while any(Path(f"/proc/{pid}").exists() and not zombie(pid) for pid in workers):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.05)
+    assert (tmp_path / "errors").read_text() == ""
     assert not (tmp_path / "data" / "lfw-8").exists()
     done = json.loads((tmp_path / "data" / ".lfw-8.partial" / "done.json").read_text())
     assert len(done) >= 2
@@ -387,7 +423,8 @@ def test_what_is_not_prepared_names_the_command(tmp_path: Path) -> None:
 
 def test_damage_is_found_and_says_how_to_make_it_again(root: Path, tmp_path: Path) -> None:
     made = make(root, tmp_path / "data")
-    again = r"lfw-8 is damaged \(.*\): delete this folder and run mibench data prepare lfw --root"
+    command = f"mibench data prepare lfw --root DIR --resolution 8 --data {tmp_path / 'data'}"
+    again = rf"lfw-8 is damaged \(.*\): to make it again, run {command}"
     images = made.folder / "images.npy"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -407,7 +444,7 @@ def test_damage_is_found_and_says_how_to_make_it_again(root: Path, tmp_path: Pat
     (made.folder / "index.json").write_text("{}")
     (problem,) = verify(made.folder)
     assert "index.json cannot be read: it is not a valid index" in problem
-    with pytest.raises(MibenchError, match=r"index.json cannot be read"):
+    with pytest.raises(MibenchError, match=rf"index.json cannot be read.*{command}"):
         open_prepared("lfw", 8, tmp_path / "data")
 
 

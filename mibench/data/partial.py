@@ -103,20 +103,21 @@ class Work:
         todo = [start for start in self.starts if start // self.step not in self.done]
         results = fill_all(map(self._chunk, todo), min(workers, len(todo)))
         unusable: list[tuple[str, str]] = []
-        progress.begin(len(self.listing), f"pictures of {self.source.card.name}")
+        left = sum(min(self.step, len(self.listing) - start) for start in todo)
+        progress.begin(left, f"pictures of {self.source.card.name}")
         try:
             with self._written() as file, contextlib.closing(results):
                 hashed = hashlib.sha256(file.read(self.header))
                 for start in self.starts:
+                    count = min(self.step, len(self.listing) - start)
                     if start // self.step not in self.done:
                         filled = next(results)
                         unusable += filled.unusable
                         if not filled.unusable:
                             self._record(start // self.step, filled.checksum)
-                    count = min(self.step, len(self.listing) - start)
+                        progress.advance(count)
                     # Here, while the workers decode: no second pass over the file is needed.
                     hashed.update(file.read(count * self.row_bytes))
-                    progress.advance(count)
         finally:
             progress.end()
             self._write_record()

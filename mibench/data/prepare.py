@@ -8,6 +8,7 @@ renamed, so under its final name a folder is complete or absent.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mibench.data import prepared
 from mibench.data.catalog import reader
 from mibench.data.decode import cores
 from mibench.data.partial import Work
-from mibench.data.prepared import Prepared
+from mibench.data.prepared import PARTIAL, Prepared
 from mibench.data.source import Listing, Reader
 from mibench.errors import MibenchError, RequestError
 from mibench.progress import SILENT, Progress
@@ -38,7 +39,8 @@ def prepare(
 ) -> Prepared:
     """Check a data set's originals, crop and resize them, and store them as one file.
 
-    What is prepared already is opened and returned. A run that was stopped continues where it was.
+    What is prepared already is checked, opened and returned; it is made again where it is damaged,
+    or lacks pictures that are not to be missing. A run that was stopped continues where it was.
     Memory does not grow with the set, apart from about 200 bytes a picture for its name.
 
     Args:
@@ -62,12 +64,12 @@ def prepare(
     _check_options(source, resolution, crop)
     base = prepared.data_root(data_folder)
     final = base / prepared.folder_name(name, resolution, crop)
-    if final.exists():
+    if _usable(final, incomplete):
         progress.stage(f"pictures of {name}", "cached")
         return prepared.open_prepared(name, resolution, base, crop=crop)
     root = Path(root).expanduser().absolute()
     with _alone(base, final.name):
-        if final.exists():  # another process made it meanwhile
+        if _usable(final, incomplete):  # another process made it meanwhile
             return prepared.open_prepared(name, resolution, base, crop=crop)
         if download:
             source.download(root)
@@ -76,14 +78,23 @@ def prepare(
         listing = source.listing(root, incomplete=incomplete)
         _check_names(source, listing)
         complete = _check_counts(source, listing, incomplete)
-        work = Work(source, root, listing, base / f".{final.name}.partial", resolution, crop)
+        work = Work(source, root, listing, base / PARTIAL.format(final.name), resolution, crop)
         with _explained(base):
             work.begin()
             digest = work.fill(workers or cores(), progress)
             work.finish(digest, complete)
+            if final.exists():  # damaged, or less complete
+                shutil.rmtree(final)
             work.folder.rename(final)
             sync(base)
     return prepared.open_prepared(name, resolution, base, crop=crop)
+
+
+def _usable(folder: Path, incomplete: bool) -> bool:
+    """Whether a set was prepared, is intact, and lacks no picture unless that is accepted."""
+    if not folder.is_dir() or prepared.verify(folder):
+        return False
+    return incomplete or prepared.read_index(folder).complete
 
 
 def _check_options(source: Reader, resolution: int, crop: int | None) -> None:

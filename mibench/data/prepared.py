@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from mibench.types import Frozen, digest
 INDEX = "index.json"
 IMAGES, LABELS, ROW_PARTS, SOURCES = "images.npy", "labels.npy", "parts.npy", "sources.txt"
 FILES = (IMAGES, LABELS, ROW_PARTS, SOURCES)
+PARTIAL = ".{}.partial"  # a folder while it is being prepared, by its final name
 
 
 class Index(Frozen):
@@ -140,9 +142,13 @@ def folder_name(name: str, resolution: int, crop: int | None = None) -> str:
     return f"{name}-{resolution}" + (f"-crop{crop}" if crop else "")
 
 
-def prepare_command(name: str, resolution: int, crop: int | None = None) -> str:
-    """The command that prepares a data set."""
+def prepare_command(
+    name: str, resolution: int, crop: int | None = None, data_folder: str | Path | None = None
+) -> str:
+    """The command that prepares a data set, in another data folder than the usual one if named."""
     extra = f" --crop {crop}" if crop else ""
+    if data_folder is not None and Path(data_folder).expanduser().absolute() != data_root():
+        extra += f" --data {shlex.quote(str(data_folder))}"
     return f"mibench data prepare {name} --root DIR --resolution {resolution}{extra}"
 
 
@@ -167,7 +173,7 @@ def open_prepared(
     """
     card = reader(name).card
     folder = data_root(data_folder) / folder_name(name, resolution, crop)
-    command = prepare_command(name, resolution, crop)
+    command = prepare_command(name, resolution, crop, data_folder)
     if not folder.is_dir():
         raise RequestError(
             f"{card.title} is not prepared at {resolution}×{resolution}: looked for {folder} "
@@ -201,14 +207,25 @@ def read_index(folder: Path) -> Index:
         return Index.model_validate_json((folder / INDEX).read_bytes())
     except (OSError, ValidationError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not a valid index"
-        command = "`mibench data prepare`"
+        name, resolution, *crop = folder.name.split("-")
+        side = int(crop[0].removeprefix("crop")) if crop else None
+        command = prepare_command(name, int(resolution), side, folder.parent)
         raise damaged(folder, f"{INDEX} cannot be read: {what}", command) from error
 
 
 def prepared_folders(data_folder: Path, name: str | None = None) -> list[Path]:
     """Prepared folders of one data set or of all, sorted by name."""
+    return _folders(data_folder, name, "{}")
+
+
+def partial_folders(data_folder: Path, name: str | None = None) -> list[Path]:
+    """Folders of preparations that were stopped, and continue with the same command."""
+    return _folders(data_folder, name, PARTIAL.replace(".", r"\."))
+
+
+def _folders(data_folder: Path, name: str | None, form: str) -> list[Path]:
     wanted = NAMES if name is None else (name,)
-    made = re.compile(f"(?:{'|'.join(wanted)})-[0-9]+(?:-crop[0-9]+)?")
+    made = re.compile(form.format(f"(?:{'|'.join(wanted)})-[0-9]+(?:-crop[0-9]+)?"))
     if not data_folder.is_dir():
         return []
     return sorted(p for p in data_folder.iterdir() if p.is_dir() and made.fullmatch(p.name))
@@ -224,7 +241,7 @@ def verify(folder: Path) -> list[str]:
         index = read_index(folder)
     except MibenchError as error:
         return [str(error)]
-    command = prepare_command(index.dataset, index.resolution, index.crop)
+    command = prepare_command(index.dataset, index.resolution, index.crop, folder.parent)
     problems = []
     for name in FILES:
         entry, path = index.files.get(name), folder / name
@@ -239,4 +256,4 @@ def verify(folder: Path) -> list[str]:
 
 def damaged(folder: Path, what: str, command: str) -> MibenchError:
     """An error for a prepared folder that is not what was written."""
-    return MibenchError(f"{folder} is damaged ({what}): delete this folder and run {command}")
+    return MibenchError(f"{folder} is damaged ({what}): to make it again, run {command}")

@@ -12,7 +12,6 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -77,7 +76,10 @@ class _Worker:
             "from mibench.data.workers import serve; serve()"
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the parent's affair, from the first moment on
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -112,7 +114,6 @@ class _Worker:
 
 def serve() -> None:
     """Fill chunks from standard input until it ends, as it does when the parent is killed too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     while True:
@@ -125,5 +126,8 @@ def serve() -> None:
             answer = fill(chunk)
         except OSError as error:
             answer = error
-        pickle.dump(answer, answers)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers)
+            answers.flush()
+        except BrokenPipeError:  # the parent was killed
+            os._exit(1)  # the interpreter's own end would try to flush again
