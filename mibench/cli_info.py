@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -203,10 +204,13 @@ def _described_protocol(name: str) -> Entry:
 
 def _described_target(name: str) -> Entry:
     protocol = PROTOCOLS[RunSpec.model_fields["protocol"].default]
+    build = timm.model_entrypoint(name)
+    own = build.__module__.startswith("mibench.")
     return {
         "kind": "target",
         "name": name,
-        "module": timm.model_entrypoint(name).__module__,
+        "module": build.__module__,
+        **({"about": inspect.cleandoc(build.__doc__ or "").partition("\n\n")[0]} if own else {}),
         "defaults_of": protocol.name,
         "fields": list(fields(protocol.training, "target.")),
     }

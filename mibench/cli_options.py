@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import click
@@ -22,9 +23,18 @@ data_option = click.option(
     help="Folder of prepared data sets. Without it, the environment variable MIBENCH_DATA names "
     "the folder, else it is `mibench/data` in your cache folder.",
 )
+
+
+def _number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # it passes every range
+        raise click.BadParameter("nan is no number")
+    return value
+
+
 budget_option = click.option(
     "--budget",
     type=click.FloatRange(0, 1, min_open=True),
+    callback=_number,
     help="Share of all epochs and steps, as 0.01 for trying out; without it, all of them. Boards "
     "refuse records of less.",
 )

@@ -14,7 +14,7 @@ from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY
 from mibench.leaderboard.galleries import may_be_shown
 from mibench.metrics import METRICS
 from mibench.metrics.catalogue import HIGHER
-from mibench.types import MetricValue, Record
+from mibench.types import INCOMPLETE, MetricValue, Record
 
 _ABSENT = "—"
 _FILES = {
@@ -84,6 +84,11 @@ def notes(record: Record) -> list[str]:
             f"The evaluator is right on {100 * accuracy:.1f} % of the private test images, less "
             f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: on leaderboards this cell is shown but "
             "not ranked."
+        )
+    if INCOMPLETE in record.artifacts:
+        found.append(
+            "The data set was prepared with --incomplete and lacks pictures: the split is not the "
+            "protocol's, and boards refuse this record."
         )
     if not may_be_shown(record):
         found.append(

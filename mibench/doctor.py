@@ -10,11 +10,14 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import mibench
 from mibench.display import size
 from mibench.types import NEEDED_BYTES, Frozen
+
+if TYPE_CHECKING:
+    from mibench.protocols import Protocol
 
 Status = Literal["ok", "absent", "broken"]
 
@@ -114,7 +117,7 @@ def _device() -> Check:
         remedy = (
             f"this torch is built for CUDA {torch.version.cuda} but sees no GPU: see `nvidia-smi`"
         )
-    found = "the CPU, which the *-32 protocols are made for"
+    found = "the CPU, which synthfaces-32 and the *-small protocols are made for"
     return Check(name="device", status="absent", found=f"no CUDA device; {found}", remedy=remedy)
 
 
@@ -188,4 +191,30 @@ def _assets() -> Iterator[Check]:
         else:
             count = len(protocol.assets)
             found = f"{count} pinned networks verified" if count else "trains its own networks"
-            yield Check(name=name, status="ok", found=found)
+            if missing := _needs(protocol):
+                remedy = f"`mibench run --protocol {protocol.name}` says how to get them"
+                yield Check(name=name, status="absent", found=missing, remedy=remedy)
+            else:
+                yield Check(name=name, status="ok", found=found)
+
+
+def _needs(protocol: Protocol) -> str:
+    """The prepared data sets and weights that a protocol needs and that are not here, if any."""
+    from mibench.data.identity_split import IdentitySplit
+    from mibench.data.prepared import data_root, folder_name
+    from mibench.errors import RequestError
+    from mibench.models.initialisation import check_initialisation
+
+    folders, weights, data = [], [], protocol.data
+    if isinstance(data, IdentitySplit):
+        sets = ((data.dataset, data.crop), (data.public_dataset, data.public_crop))
+        names = [folder_name(name, protocol.resolution, crop) for name, crop in sets if name]
+        folders = [name for name in names if not (data_root() / name).is_dir()]
+    for architecture in protocol.initialisation:
+        try:
+            check_initialisation(architecture, protocol.start(architecture), protocol.resolution)
+        except RequestError:
+            weights.append(architecture)
+    missing = [f"the prepared data of {', '.join(folders)}"] if folders else []
+    missing += [f"the weights of {', '.join(weights)}"] if weights else []
+    return " and ".join(missing) and f"needs {' and '.join(missing)}"

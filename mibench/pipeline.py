@@ -43,8 +43,12 @@ def run_cell(
     split = split_of(cell, folder, progress)
     stages = Stages(cell, artifacts, place, progress, split)
     plan = stages.plan()
-    for task in needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)[:-1]:
+    todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)[:-1]
+    # The target first: if it diverges, nothing else is needed.
+    for task in sorted(todo, key=lambda t: t.stage not in ("data", "target")):
         compute(stages, task)
+        if task.stage == "target" and stages.target_result["diverged"]:
+            break
     return finish(stages, folder, command)
 
 

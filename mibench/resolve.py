@@ -26,6 +26,7 @@ from mibench.types import Frozen, RunSpec
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
+_LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,14 @@ def resolve(spec: RunSpec) -> Cell:
             networks.setdefault(config.architecture, config.resolution)
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)
-    weights = {
-        each: check_initialisation(each, protocol.start(each), resolution)
-        for each, resolution in networks.items()
-    }
+    weights, absent = {}, []
+    for each, resolution in networks.items():
+        try:
+            weights[each] = check_initialisation(each, protocol.start(each), resolution)
+        except RequestError as error:
+            absent.append(str(error))
+    if absent:  # all of them, so that they can be fetched together
+        raise RequestError("\n".join(absent))
     return Cell(
         spec,
         scaled(protocol, spec.budget),
@@ -254,11 +259,20 @@ def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Mo
         for parent in parents:
             place = place[parent]
         place[last] = value
+    # A part keeps its own type, so that a wrong value of it is not held against other types too.
+    for name, part in config:
+        if isinstance(part, Frozen):
+            values[name] = _validated(type(part), values[name], f"{where}.{name}")
+    return _validated(type(config), values, where)
+
+
+def _validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     try:
-        return type(config).model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
-            f"{where}.{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+            f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']} (got {e['input']!r})"
+            + (", which is written as JSON: '[1, 2]'" if e["type"] in _LISTS else "")
             for e in error.errors()
         )
         raise RequestError(f"--set {problems}") from error

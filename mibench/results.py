@@ -17,7 +17,7 @@ from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.pictures import reconstructions_picture
 from mibench.stages import Stages
-from mibench.types import Part, Record, RunSpec, StageCost
+from mibench.types import INCOMPLETE, Part, Record, RunSpec, StageCost
 
 
 def references(stages: Stages, evaluation: Evaluation | None = None) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
     if isinstance(stages.split, PreparedSplit):
         artifacts |= {"split": stages.split.split, "images": stages.split.digest}
         if not stages.split.complete:
-            artifacts["incomplete images"] = stages.split.digest
+            artifacts[INCOMPLETE] = stages.split.digest
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mibench.errors import RequestError
 from mibench.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def run(
     from mibench.pipeline import run_cell
     from mibench.types import RunSpec
 
+    if not 0 < budget <= 1:
+        raise RequestError(f"budget {budget}: a share of all epochs and steps, over 0 and up to 1")
     spec = RunSpec(
         protocol=protocol,
         target=target,

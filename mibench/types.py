@@ -15,6 +15,8 @@ NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is ref
 
 # Marks a config's field as part of its budget, which a share (`--budget`) scales.
 BUDGETED: dict[str, Any] = {"budgeted": True}
+# The artifact that a record names when the data set lacks pictures.
+INCOMPLETE = "incomplete images"
 
 Access = Literal["white-box", "black-box", "label-only"]
 Interval = tuple[float, float]

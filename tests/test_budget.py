@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import Field, ValidationError
 
+import mibench
 from mibench.budget import scaled
 from mibench.errors import RequestError
 from mibench.grid.spec import make_grid
@@ -155,7 +156,7 @@ def test_the_record_says_it(tiny: object, tmp_path: Path) -> None:
     assert torch.isfinite(torch.tensor(record.metrics["attack_accuracy_top1"].value))
 
 
-@pytest.mark.parametrize("share", ["0", "-1", "1.5", "all"])
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan", "all"])
 def test_shares_outside_of_0_to_1_are_refused(share: str) -> None:
     for command in ("run", "grid"):
         result = invoke(command, "--budget", share)
@@ -164,3 +165,5 @@ def test_shares_outside_of_0_to_1_are_refused(share: str) -> None:
     if share != "all":
         with pytest.raises(ValidationError):
             RunSpec(budget=float(share))
+        with pytest.raises(RequestError, match=r"budget .*: a share of all epochs and steps"):
+            mibench.run(budget=float(share))

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from mibench.cli_record import missing_reasons, notes, number, show_record, with_interval
 from mibench.display import duration, size
-from mibench.types import MetricValue, Part, Record, missing
-from tests.command_line import make_record
+from mibench.types import INCOMPLETE, MetricValue, Part, Record, missing
+from tests.command_line import KEY, make_record
 
 
 def shown(record: Record, folder: Path) -> str:
@@ -70,6 +70,13 @@ def test_a_weak_evaluator_is_noted() -> None:
     (note,) = notes(make_record(utility=weak))
     assert "shown but not ranked" in note
     assert notes(make_record(utility=strong)) == []
+
+
+def test_pictures_that_lack_are_noted() -> None:
+    lacking = {INCOMPLETE: "a" * 64, "metrics": KEY}
+    (note,) = notes(make_record(utility={"evaluator_accuracy": 1.0}, artifacts=lacking))
+    assert "prepared with --incomplete" in note
+    assert "boards refuse this record" in note
 
 
 def test_real_people_are_not_to_be_published(tmp_path: Path) -> None:

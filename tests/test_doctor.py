@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -27,6 +28,8 @@ def examined(*args: str) -> tuple[int, dict[str, Any]]:
 def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mibench.assets, "load_asset", lambda asset: ({}, {}))
     monkeypatch.setenv("MIBENCH_INCEPTION", str(tmp_path / "absent.pth"))
+    monkeypatch.setenv("MIBENCH_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     place = tmp_path / "new" / "store"
     code, checks = examined("--store", str(place))
     assert code == 0
@@ -38,6 +41,14 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks["inception weights"]["status"] == "absent"
     assert "https://" in checks["inception weights"]["remedy"]
     assert "4 pinned networks verified" in checks["protocol synthfaces-32"]["found"]
+    assert checks["protocol synthfaces-64"]["found"] == "trains its own networks"
+    papers = checks["protocol celeba-ffhq-64"]
+    assert papers["status"] == "absent"
+    start = (
+        "needs the prepared data of celeba-64, ffhq-64 and the weights of vgg16_bn_mi, resnet152"
+    )
+    assert papers["found"].startswith(start)
+    assert checks["protocol mnist-32"]["found"] == "needs the prepared data of mnist-32"
     assert {"device", "memory", "threads"} <= checks.keys()
     text = invoke("doctor", "--store", str(place)).stdout
     assert "absent.pth" in text

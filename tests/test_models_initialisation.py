@@ -20,6 +20,8 @@ from torchvision.models import vgg16_bn
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.models.initialisation import Initialisation, check_initialisation, initialise
+from mibench.resolve import resolve
+from mibench.types import RunSpec
 
 IMAGENET = Initialisation(source="imagenet")
 SCRATCH = Initialisation()
@@ -204,6 +206,16 @@ def test_absent_imagenet_weights_are_an_error_that_says_how_to_get_them(cache: P
     assert caught.value.exit_code == 2
     with pytest.raises(RequestError, match=message):
         initialise(Classifier("vgg16_bn_mi", 4, 32), IMAGENET)
+
+
+def test_all_absent_weights_are_named_at_once(cache: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        resolve(RunSpec(protocol="celeba-64", attack="improved-gmi"))
+    lines = str(caught.value).splitlines()
+    names = [line.split("'")[1] for line in lines]
+    assert names[0] == "vgg16_bn_mi"
+    assert sorted(names[1:4]) == ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2"]
+    assert sorted(names[4:]) == ["convnext_pico", "regnety_016"]
 
 
 def test_a_download_that_was_broken_off_is_absent(cache: Path) -> None:

@@ -199,6 +199,23 @@ def test_values_that_do_not_fit_are_refused_with_the_value(path: str, value: Any
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("data.classes", "1,2", "a valid tuple (got '1,2'), which is written as JSON: '[1, 2]'"),
+        ("data.val_fraction", 0.9, "--set protocol.data.val_fraction: Input should be less"),
+    ],
+)
+def test_wrong_data_is_not_held_against_other_kinds_of_data(
+    path: str, value: Any, reason: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        resolve(RunSpec(protocol="mnist-32", overrides={f"protocol.{path}": value}))
+    assert reason in str(caught.value)
+    assert str(caught.value).count(f"protocol.{path}") == 1
+    assert "min_images" not in str(caught.value)  # a field of image folders
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         {"attack.augment": True},

@@ -194,6 +194,12 @@ def test_a_target_at_chance_has_diverged(tiny: Protocol, tiny_store: Path, tmp_p
     assert not (tmp_path / "out" / "reconstructions.safetensors").exists()
 
 
+def test_nothing_else_is_computed_for_a_target_at_chance(tiny: Protocol, tmp_path: Path) -> None:
+    chance = {**TINY_RUN, "out": tmp_path / "out", "store": tmp_path / "store"}
+    record = mibench.run(**chance, overrides={"protocol.chance_kappa": 0.99})
+    assert {cost.stage for cost in record.costs} == {"data", "target", "metrics"}
+
+
 LOST = """
 import torch
 

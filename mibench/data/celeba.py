@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from PIL import Image
@@ -116,9 +117,12 @@ class CelebA(Reader):
         try:
             torchvision.datasets.CelebA(str(root), split="all", download=True)
         except Exception as error:  # gdown raises classes of its own
+            advice = "Google Drive limits how often a file is fetched a day: try again tomorrow"
+            if importlib.util.find_spec("gdown") is None:
+                advice = "`pip install gdown`, which torchvision fetches it with"
             raise MibenchError(
-                f"celeba could not be downloaded ({error}). Google Drive limits how often a file "
-                f"is fetched a day: try again tomorrow, or by hand. {self.card.how_to_get}"
+                f"celeba could not be downloaded ({error}). {advice}, or do it by hand. "
+                f"{self.card.how_to_get}"
             ) from error
 
     def _pairs(self, path: Path, *, check: bool) -> dict[str, str]:

@@ -134,20 +134,22 @@ def _check_counts(source: Reader, listing: Listing, incomplete: bool) -> bool:
         RequestError: they are not, and that was not accepted.
     """
     card = source.card
-    found = f"{len(listing):,} pictures of {len(listing.names):,} identities"
-    published = f"{card.images:,} of {card.identities or card.images:,}"
+    found, published = f"{len(listing):,} pictures", f"{card.images:,}"
+    if card.identities:
+        found += f" of {len(listing.names):,} identities"
+        published += f" of {card.identities:,}"
     complete = (len(listing), len(listing.names)) == (
         card.images,
         card.identities or card.images,
     )
     if not complete and not incomplete:
         advice = (
-            "the published number cannot be had any more"
+            "all of them cannot be had any more;"
             if card.always_partial
-            else "fetch what is missing or remove what was added"
+            else "fetch what is missing or remove what was added, or"
         )
         raise source.refuse(
-            f"found {found}, published are {published}: {advice}, or pass --incomplete to use "
+            f"found {found}, published are {published}: {advice} pass --incomplete to use "
             "what there is (the counts are recorded)."
         )
     return complete

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mibench.types import MetricValue, Record, protocol_digest
+from mibench.types import INCOMPLETE, MetricValue, Record, protocol_digest
 
 LEAST_EVALUATOR_ACCURACY = 0.9
 HEADLINE = "attack_accuracy_top1"
@@ -84,8 +84,11 @@ def foreign(record: Record) -> list[str]:
             f"digest is {card.digest[:12]}, the record's "
             f"{str(record.protocol.resolved.get('digest'))[:12]}"
         ]
-    if "incomplete images" in record.artifacts:
-        return ["made from a data set that lacks pictures: prepare it without --incomplete"]
+    if INCOMPLETE in record.artifacts:
+        return [
+            "made from a data set that lacks pictures: prepare it without --incomplete (what can "
+            "be had of FaceScrub differs from person to person: such records do not compare)"
+        ]
     base = short_name(record.attack.name).removeprefix("improved-").partition("+")[0]
     defaults = {**card.attacks.get(base, {}), **card.defenses.get(record.defense.name, {})}
     return [

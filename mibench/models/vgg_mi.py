@@ -119,7 +119,8 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def vgg16_bn_mi(pretrained: bool = False, **kwargs: Any) -> VggMi:
-    """:class:`VggMi` for ``timm.create_model``.
+    """The VGG16 of the papers' released code: the convolutions of `vgg16_bn`, BatchNorm1d on 2,048
+    features at 64×64, one linear layer. Its ImageNet weights are those of `vgg16_bn`.
 
     Raises:
         RequestError: ``pretrained`` is asked for, or ``img_size`` is no multiple of 32.

@@ -42,8 +42,8 @@ _STAND_INS = (
     "The papers' IR152 and FaceNet64 targets and their FaceNet evaluator at 112×112 have no twin "
     "in timm, and start from MS-Celeb-1M; resnet152 and the evaluators regnety_016 and "
     "convnext_pico, from ImageNet, stand in for them.",
-    "A tenth of each private identity's training images is kept for validation; the papers train "
-    "on all of them.",
+    "A share of each private identity's training images (`protocol.data.val_fraction`) is kept for "
+    "validation; the papers train on all of them.",
 )
 _FACES: dict[str, Any] = {
     "resolution": 64,
