@@ -119,6 +119,8 @@ def test_info_of_metrics_and_targets() -> None:
     assert explained("knn_distance")["direction"] == "lower leaks more"
     entry = explained("resnet18")
     assert entry["kind"] == "target"
+    assert "about" not in entry  # timm's own networks are documented there
+    assert "BatchNorm1d on 2,048 features" in " ".join(explained("vgg16_bn_mi")["about"].split())
     assert paths(entry)["target.epochs"]["default"] == PROTOCOLS["synthfaces-32"].training.epochs
 
 
