@@ -266,10 +266,12 @@ def _public(spec: IdentitySplit, data: Prepared, rows: Rows) -> Rows:
     """The public rows out of those that may be public."""
     wanted = spec.public_images or max(1, len(rows))
     if len(rows) < wanted:
+        advice = "take public images from another data set (public_dataset), or ask for fewer"
+        if spec.public_dataset is None:
+            advice = f"make fewer identities private, {advice}"
         raise RequestError(
             f"{data.folder}: {len(rows):,} images can be public, but {wanted:,} are asked for: "
-            "make fewer identities private, take public images from another data set "
-            "(public_dataset), or ask for fewer"
+            f"{advice}"
         )
     ordered = _by_source(data, rows)
     if spec.public_images is None:
