@@ -217,4 +217,4 @@ def _needs(protocol: Protocol) -> str:
             weights.append(architecture)
     missing = [f"the prepared data of {', '.join(folders)}"] if folders else []
     missing += [f"the weights of {', '.join(weights)}"] if weights else []
-    return " and ".join(missing) and f"needs {' and '.join(missing)}"
+    return f"needs {' and '.join(missing)}" if missing else ""

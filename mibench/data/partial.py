@@ -103,13 +103,12 @@ class Work:
         todo = [start for start in self.starts if start // self.step not in self.done]
         results = fill_all(map(self._chunk, todo), min(workers, len(todo)))
         unusable: list[tuple[str, str]] = []
-        left = sum(min(self.step, len(self.listing) - start) for start in todo)
-        progress.begin(left, f"pictures of {self.source.card.name}")
+        progress.begin(sum(map(self._count, todo)), f"pictures of {self.source.card.name}")
         try:
             with self._written() as file, contextlib.closing(results):
                 hashed = hashlib.sha256(file.read(self.header))
                 for start in self.starts:
-                    count = min(self.step, len(self.listing) - start)
+                    count = self._count(start)
                     if start // self.step not in self.done:
                         filled = next(results)
                         unusable += filled.unusable
@@ -172,6 +171,10 @@ class Work:
     def _sources(self) -> bytes:
         return "".join(f"{source}\n" for source in self.listing.sources).encode()
 
+    def _count(self, start: int) -> int:
+        """Rows of the chunk that begins at a row."""
+        return min(self.step, len(self.listing) - start)
+
     def _chunk(self, start: int) -> Chunk:
         rows = slice(start, start + self.step)
         boxes, pixels = self.listing.boxes, self.listing.pixels
@@ -192,9 +195,9 @@ class Work:
         intact = {}
         with self._written() as file:
             for text, checksum in recorded.items():
-                file.seek(self.header + int(text) * self.step * self.row_bytes)
-                count = min(self.step, len(self.listing) - int(text) * self.step)
-                if zlib.crc32(file.read(count * self.row_bytes)) == checksum:
+                start = int(text) * self.step
+                file.seek(self.header + start * self.row_bytes)
+                if zlib.crc32(file.read(self._count(start) * self.row_bytes)) == checksum:
                     intact[int(text)] = checksum
         return intact
 

@@ -18,11 +18,11 @@ from mibench.display import duration
 from mibench.grid.plan import make_plan
 from mibench.grid.spec import expand, make_grid
 from mibench.methods import DEFENSES
+from mibench.resolve import attack_names
 from mibench.store import Store
 from mibench.types import Record
 
 FIXED = {"references", "metrics"}  # stages without a budget
-ATTACKS = ["gmi", "improved-gmi", "kedmi", "improved-kedmi", "vmi", "improved-vmi"]
 
 
 def projected(small: Record, large: Record) -> dict[str, float]:
@@ -60,7 +60,7 @@ def main() -> None:
         "protocol": records[0].protocol.name,
         "data": options.data,
         "defenses": DEFENSES.names(),
-        "attacks": ATTACKS,
+        "attacks": [name for name in attack_names() if "+" not in name],
         "seeds": "0-2",
         "set": {"protocol.initialisation": {}},
     }

@@ -4,8 +4,8 @@
 #   bash tests/gpu/session.sh OUT
 #
 # Parity with the CPU, training throughput, attack speed and memory, synthfaces-64 cells, and what
-# celeba-64 would cost. Writes figures and records to the folder OUT. Run it from the repository's root with mibench's
-# dependencies importable (an installed mibench is not needed).
+# celeba-64 would cost. Writes figures and records to the folder OUT. Run it from the repository's
+# root with mibench's dependencies importable (an installed mibench is not needed).
 set -uo pipefail
 out=${1:?usage: session.sh OUT}
 mkdir -p "$out"
