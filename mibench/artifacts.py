@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from mibench import provenance
-from mibench.errors import ArtifactError, MibenchError
+from mibench.errors import ArtifactError
+from mibench.files import sha256, write_atomic
 from mibench.types import Frozen, canonical_json, digest
 
 MANIFEST = "manifest.json"
@@ -89,28 +88,6 @@ class Artifact:
             raise ArtifactError(f"cannot read {path}: {error}") from error
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment it is absent, as it was, or complete.
-
-    Raises:
-        MibenchError: it could not be written; the message names it.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise MibenchError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors from any device to a safetensors file, atomically."""
     own: dict[str, Tensor] = {}
@@ -172,14 +149,6 @@ def parse_manifest(folder: Path, stage: str, key: str) -> Manifest:
             f"corrupt {stage} artifact: {path} belongs to {manifest.stage}/{manifest.key}"
         )
     return manifest
-
-
-def sha256(path: Path) -> str:
-    result = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            result.update(block)
-    return result.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from mibench import provenance
-from mibench.artifacts import Artifact, save_json, save_tensors, write_atomic
+from mibench.artifacts import Artifact, save_json, save_tensors
 from mibench.data.division import PreparedSplit
 from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
+from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
 from mibench.stages import Stages
 from mibench.types import INCOMPLETE, Part, Record, RunSpec, StageCost

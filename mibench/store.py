@@ -38,10 +38,10 @@ from mibench.artifacts import (
     make_manifest,
     parse_manifest,
     save_json,
-    sha256,
     sync,
 )
 from mibench.errors import ArtifactError, MibenchError, RequestError
+from mibench.files import sha256
 from mibench.types import digest
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "types", "budget", "streams", "progress"},
+    {"errors", "files", "types", "budget", "streams", "progress"},
     {"artifacts", "store", "registry", "provenance", "leaderboard"},
     {
         "dependence",

@@ -19,8 +19,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from mibench.artifacts import Artifact, save_json, save_tensors, write_atomic
+from mibench.artifacts import Artifact, save_json, save_tensors
 from mibench.errors import ArtifactError, MibenchError, RequestError
+from mibench.files import write_atomic
 from mibench.store import Store, default_root, stage_key
 
 KEY = stage_key("target", {"epochs": 3}, 0, [], "source")

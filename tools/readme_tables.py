@@ -16,8 +16,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from mibench.artifacts import write_atomic
 from mibench.cli_leaderboard import leaderboard_commands
+from mibench.files import write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: (?P<options>.*?) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL)

@@ -20,12 +20,13 @@ import numpy as np
 import PIL
 
 from mibench import provenance
-from mibench.artifacts import FileEntry, save_json, sha256, sync, write_atomic
+from mibench.artifacts import FileEntry, save_json, sync
 from mibench.data.pixels import Chunk
 from mibench.data.prepared import IMAGES, INDEX, LABELS, ROW_PARTS, SOURCES, Index
 from mibench.data.source import Listing, Reader
 from mibench.data.workers import fill_all
 from mibench.errors import MibenchError, RequestError
+from mibench.files import sha256, write_atomic
 from mibench.progress import Progress
 
 CHUNK_BYTES = 4 * 2**20  # of pixels: what a worker holds, and what a killed run loses

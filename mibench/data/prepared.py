@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from mibench.artifacts import FileEntry, sha256
+from mibench.artifacts import FileEntry
 from mibench.data.catalog import NAMES, reader
 from mibench.errors import MibenchError, RequestError
+from mibench.files import sha256
 from mibench.store import cache_folder
 from mibench.types import Frozen, digest
 

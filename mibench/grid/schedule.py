@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mibench.artifacts import write_atomic
 from mibench.errors import MibenchError
+from mibench.files import write_atomic
 from mibench.grid.plan import GridCell, Node, Plan
 from mibench.grid.work import Job, Outcome
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mibench.errors import RequestError
+from mibench.files import write_atomic
 from mibench.leaderboard.board import Board, Column, Table, Value
 from mibench.leaderboard.figure import privacy_utility_figure
-from mibench.leaderboard.files import write_whole
 from mibench.leaderboard.formats import csv_text, latex, markdown
 from mibench.leaderboard.records import GALLERIES, RECORDS, load, schema
 from mibench.leaderboard.settings import FILE, read_settings
@@ -61,7 +61,7 @@ def build(folder: Path) -> list[Path]:
     for stale in _left_over(folder, files):
         (folder / stale).unlink()
     for name, data in files.items():
-        write_whole(folder / name, data)
+        write_atomic(folder / name, data)
     render_page(made, folder / RECORDS, folder / GALLERIES, folder / PAGE)
     return [folder / name for name in (*files, PAGE)]
 

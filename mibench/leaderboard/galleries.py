@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mibench.leaderboard.files import write_whole
+from mibench.files import write_atomic
 from mibench.types import Record
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def make_gallery(record: Record, picture: Path, place: Path) -> bool:
     while len(data) >= MOST_BYTES:
         image = image.resize((image.width * 3 // 4, image.height * 3 // 4))
         data = _png(image)
-    write_whole(place, data)
+    write_atomic(place, data)
     return True
 
 

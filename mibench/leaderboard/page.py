@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from mibench.errors import MibenchError
+from mibench.files import write_atomic
 from mibench.leaderboard.board import Board, Column, Table, Value
 from mibench.leaderboard.checks import HEADLINE, overrides, short_name
-from mibench.leaderboard.files import write_whole
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.page_plots import curve_numbers, plots
 from mibench.leaderboard.records import parse
@@ -92,8 +92,8 @@ def render_page(
         },
     )
     for name, text in _libraries().items():
-        write_whole(out.parent / "assets" / name, text.encode())
-    write_whole(out, page.encode())
+        write_atomic(out.parent / "assets" / name, text.encode())
+    write_atomic(out, page.encode())
 
 
 def _libraries() -> dict[str, str]:

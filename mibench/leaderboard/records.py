@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mibench.errors import MibenchError
+from mibench.files import write_atomic
 from mibench.leaderboard.checks import (
     HEADLINE,
     faults,
@@ -23,7 +24,6 @@ from mibench.leaderboard.checks import (
     short_name,
     warnings,
 )
-from mibench.leaderboard.files import write_whole
 from mibench.leaderboard.galleries import make_gallery
 from mibench.types import SCHEMA_VERSION, Record, digest
 
@@ -178,7 +178,7 @@ def _add(path: Path, folder: Path) -> Outcome:
         status = "verification filed"
     if reasons := _disagreements([*_siblings(place, record), Filed(place.name, record)]):
         return Outcome(source, "refused", None, tuple(reasons))
-    write_whole(place, (record.model_dump_json() + "\n").encode())
+    write_atomic(place, (record.model_dump_json() + "\n").encode())
     picture = path.parent / "reconstructions.png"
     make_gallery(record, picture, folder / GALLERIES / record.protocol.name / f"{place.stem}.png")
     return Outcome(source, status, place, (), tuple(warnings(record)))

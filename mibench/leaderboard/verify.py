@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from mibench.errors import MibenchError
+from mibench.files import write_atomic
 from mibench.leaderboard.checks import HEADLINE, foreign, overrides
-from mibench.leaderboard.files import write_whole
 from mibench.leaderboard.records import RECORDS, cell_name, parse
 from mibench.progress import SILENT, Progress
 from mibench.types import MetricValue, Record, RunSpec
@@ -323,7 +323,7 @@ def sign(record: Record, path: Path, by: str) -> Record:
     """Write into a record's file who has reproduced it, and return the new record."""
     names = [name for name in (record.verified_by or "").split(", ") if name]
     signed = record.model_copy(update={"verified_by": ", ".join(dict.fromkeys([*names, by]))})
-    write_whole(path, (signed.model_dump_json() + "\n").encode())
+    write_atomic(path, (signed.model_dump_json() + "\n").encode())
     return signed
 
 

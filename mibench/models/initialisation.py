@@ -18,8 +18,8 @@ import torch
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
-from mibench.artifacts import sha256
 from mibench.errors import RequestError
+from mibench.files import sha256
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.types import Frozen
 

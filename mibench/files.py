@@ -1,0 +1,126 @@
+"""Files that a user or a stranger names, and files that are written whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import uuid
+from pathlib import Path
+
+from mibench.errors import MibenchError, RequestError
+
+MOST_BYTES = 64 * 2**20  # of a text file that someone names: a record, a grid, a method's file
+
+# Windows has neither FIFOs in folders nor these flags.
+_DO_NOT_WAIT, _NO_LINK = getattr(os, "O_NONBLOCK", 0), getattr(os, "O_NOFOLLOW", 0)
+
+
+def user_path(text: str | Path, what: str) -> Path:
+    """The path that a text names, with ``~`` expanded.
+
+    Args:
+        text: what a user, an option or a grid file says.
+        what: what a message calls it: ``"the image folder"``.
+
+    Raises:
+        RequestError: it is empty, holds a NUL byte, has a part that no file system takes, or names
+            the home of a user who isn't there.
+    """
+    shown = repr(str(text)) if len(str(text)) < 200 else f"{str(text)[:60]!r}…"
+    if not str(text):
+        raise RequestError(f"{what}: the path is empty")
+    if "\0" in str(text):
+        raise RequestError(f"{what} {shown}: a path cannot hold a NUL byte")
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except RuntimeError as error:
+        raise RequestError(f"{what} {shown}: there is no such user's home folder") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RequestError(f"{what} {shown} is no usable path: {reason}") from error
+    return path
+
+
+def read_file(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a regular file that a user named; nothing else is opened.
+
+    A device, a FIFO or a socket may never end, or wait for ever: none is read. Links to regular
+    files are followed (:func:`read_plain` refuses them).
+
+    Args:
+        path: the file.
+        what: what a message calls it: ``"the grid"``.
+        most: bytes that it may have.
+
+    Raises:
+        RequestError: there is no such file, it is none, too large, or cannot be read.
+    """
+    return _read(user_path(path, what), what, most, _DO_NOT_WAIT)
+
+
+def read_plain(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
+    """As :func:`read_file`, of a file that a stranger made: a link is refused, too."""
+    return _read(user_path(path, what), what, most, _DO_NOT_WAIT | _NO_LINK)
+
+
+def _read(path: Path, what: str, most: int, flags: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | flags)
+    except FileNotFoundError as error:
+        raise RequestError(f"{what} {path}: there is no such file") from error
+    except OSError as error:
+        link = flags & _NO_LINK and path.is_symlink()
+        reason = "it is a link, which is not followed here" if link else error.strerror
+        raise RequestError(f"{what} {path} cannot be read: {reason}") from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a device, FIFO or socket"
+            raise RequestError(f"{what} {path} is {kind}, not a file")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(most + 1)
+    except OSError as error:
+        raise RequestError(f"{what} {path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    if len(data) > most:
+        raise RequestError(f"{what} {path} has more than {most / 2**20:.3g} MiB")
+    return data
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that at any moment it is absent, as it was, or complete.
+
+    Folders are made. The temporary file beside it has a name that nobody can foresee and is created
+    anew, so that no link that lies there is followed; a link at ``path`` itself is replaced.
+
+    Raises:
+        MibenchError: it could not be written; the message names it.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise MibenchError(
+            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    result = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            result.update(block)
+    return result.hexdigest()
