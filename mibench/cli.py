@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,18 @@ _HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_wid
 KINDS = ("attacks", "defenses", "targets", "protocols", "metrics")  # as in cli_info, unimported
 
 
+class Stopped(KeyboardInterrupt):
+    """Another signal that ends mibench as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise Stopped(number)
+
+
 class Main(click.Group):
     """The top command: keeps the command line as it was typed, and turns errors into exit codes."""
 
@@ -38,15 +51,19 @@ class Main(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; exit codes: 0 done, 1 it failed, 2 the request was wrong, 130 stopped."""
+        """Run a command.
+
+        Exit codes: 0 done, 1 it failed, 2 the request was wrong, 128 + N stopped by signal N (130:
+        Ctrl-C).
+        """
         try:
             return super().invoke(ctx)
         except MibenchError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("stopped; the same command continues", err=True)
-            ctx.exit(130)
+            ctx.exit(128 + (error.number if isinstance(error, Stopped) else signal.SIGINT))
 
 
 @click.group(cls=Main, context_settings=_HELP)
@@ -63,6 +80,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ± is no reason to fail
+    for name in ("SIGTERM", "SIGHUP"):  # of a scheduler, of a terminal that closes
+        number = getattr(signal, name, None)  # Windows lacks the second
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # as under nohup
+            signal.signal(number, _stop)
     cli(prog_name="mibench")
 
 

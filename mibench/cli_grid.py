@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="local: this machine. ray: a Ray cluster, or a Ray of this machine.",
+    help="local: this machine. ray: the Ray cluster at --address.",
 )
 @click.option(
     "--workers",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     help="local: torch threads of a worker. Without it, the cores are shared out.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--address", help="ray: address of a cluster, as auto or 10.0.0.1:6379.")
+@click.option("--address", help="ray: address of the cluster, as auto or 10.0.0.1:6379.")
 @click.option(
     "--num-cpus",
     metavar="[STAGE=]N",
@@ -98,6 +98,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.store import Store, default_root
     from mibench.types import NEEDED_BYTES
 
+    _check_executor(options)
     grids = _grids(options)
     root = Path(options["store"]).expanduser() if options["store"] else default_root()
     store = Store(root)
@@ -115,7 +116,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
         if not options["quiet"]:
             display = stack.enter_context(GridDisplay(plan, workers))
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        executor = _executor(options, workers, display or SILENT)
+        executor = _executor(options, display or SILENT)
         listener = display or Listener()
         result = run_grid(plan, root, executor, listener, device=options["device"])
     done = records(plan.cells, result)
@@ -177,28 +178,38 @@ def _workers(options: dict[str, Any]) -> int:
     return len(local_devices(options["device"], options["workers"]))
 
 
-def _executor(options: dict[str, Any], workers: int, progress: Progress) -> Executor:
-    """The executor that was asked for; options of the other one are refused."""
-    import torch
-
-    from mibench.grid.local import InProcess, Workers, local_devices, threads_each
+def _check_executor(options: dict[str, Any]) -> None:
+    """Refuse an executor's options that are wrong, or the other one's, before anything is read."""
+    from mibench.grid.local import local_devices
+    from mibench.grid.ray_cluster import parse_resources, require_address
     from mibench.pipeline import select_device
 
-    ray_only = [name for name in ("address", "num_cpus", "num_gpus") if options[name]]
     if options["executor"] == "ray":
-        from mibench.grid.ray_cluster import RayCluster, parse_resources
-
         for name in ("workers", "threads"):
             if options[name] is not None:
                 raise RequestError(f"--{name} is for --executor local; see --num-cpus")
+        parse_resources(options["num_cpus"], options["num_gpus"], 0)
+        require_address(options["address"])
+        return
+    for name in ("address", "num_cpus", "num_gpus"):
+        if options[name]:
+            raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
+    for device in set(local_devices(options["device"], options["workers"])):
+        select_device(device)
+
+
+def _executor(options: dict[str, Any], progress: Progress) -> Executor:
+    """The executor that was asked for, by options that :func:`_check_executor` found right."""
+    import torch
+
+    from mibench.grid.local import InProcess, Workers, local_devices, threads_each
+
+    if options["executor"] == "ray":
+        from mibench.grid.ray_cluster import RayCluster, parse_resources
+
         resources = parse_resources(options["num_cpus"], options["num_gpus"], 0)
         return RayCluster(options["address"], resources)
-    if ray_only:
-        name = ray_only[0].replace("_", "-")
-        raise RequestError(f"--{name} is for --executor ray")
     devices = local_devices(options["device"], options["workers"])
-    for device in set(devices):
-        select_device(device)
     threads = options["threads"]
     if len(devices) > 1:
         return Workers(devices, threads or threads_each(len(devices)))

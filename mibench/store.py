@@ -50,6 +50,7 @@ _STAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(rf"(?P<stage>{_STAGE.pattern})-(?P<key>{_KEY.pattern})")
 _TEMPORARY = re.compile(rf"{_OWNER.pattern}-[0-9a-f]{{8}}")
+_SILENT_SECONDS = 2.0  # that a process waits for another one without a word
 # A disk that is full, over quota, read-only or failing: such errors often name no file.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -330,34 +331,30 @@ class Store:
     def _temporary(self, stage: str, key: str) -> Path:
         return self.root / "tmp" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
 
-    def _gate(self) -> FileLock:
+    @contextlib.contextmanager
+    def _gate(self) -> Iterator[None]:
         """Held for the moment in which a lock file is opened, so that none vanishes just then.
 
         A process that locked a file which another one had removed would hold nothing.
         """
         folder = self.root / "locks"
         folder.mkdir(exist_ok=True)
-        return FileLock(folder / "gate")
+        gate = folder / "gate"
+        with _patiently(lambda: _locked_now(gate), "the store's gate", gate):
+            yield
 
     def _try_lock(self, stage: str, key: str) -> FileLock | None:
-        lock = FileLock(self.root / "locks" / f"{stage}-{key}.lock")
         with self._gate():
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                return None
-        return lock
+            return _locked_now(self._lock_file(stage, key))
+
+    def _lock_file(self, stage: str, key: str) -> Path:
+        return self.root / "locks" / f"{stage}-{key}.lock"
 
     @contextlib.contextmanager
     def _locked(self, stage: str, key: str) -> Iterator[None]:
-        if (lock := self._try_lock(stage, key)) is None:
-            log.info("another process is computing the %s %s; waiting for it", stage, key[:12])
-            while (lock := self._try_lock(stage, key)) is None:
-                time.sleep(0.2)
-        try:
+        what = f"the {stage} {key[:12]}, which another process computes"
+        with _patiently(lambda: self._try_lock(stage, key), what, self._lock_file(stage, key)):
             yield
-        finally:
-            lock.release()
 
     @contextlib.contextmanager
     def _if_free(self, stage: str, key: str) -> Iterator[bool]:
@@ -413,11 +410,52 @@ class Store:
             for path in self.root.glob("locks/*.lock"):
                 if _OWNER.fullmatch(path.stem) is None:
                     continue
-                with contextlib.suppress(OSError, Timeout):
-                    lock = FileLock(path)
-                    lock.acquire(blocking=False)
-                    lock.release()
-                    path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    if (lock := _locked_now(path)) is not None:
+                        lock.release()
+                        path.unlink(missing_ok=True)
+
+
+def _locked_now(path: Path) -> FileLock | None:
+    """The lock of a file, held; None where another process holds it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def _patiently(attempt: Callable[[], FileLock | None], what: str, path: Path) -> Iterator[None]:
+    """Hold a lock, however long another process keeps it; say so after two seconds of waiting."""
+    start, told = time.monotonic(), False
+    while (lock := attempt()) is None:
+        if not told and time.monotonic() - start > _SILENT_SECONDS:
+            log.warning("waiting for %s%s", what, _holder(path))
+            told = True
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Who holds a lock file, as far as Linux tells: ``" (held by process 7, which is stopped …)"``.
+
+    A stopped process, or one in a debugger, keeps its locks for as long as it is there.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        inode = path.stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+                number = fields[4]
+                state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+                stopped = f", which is stopped: `kill -CONT {number}` lets it go on"
+                return f" (held by process {number}{stopped if state in 'Tt' else ''})"
+    return f" (its lock is {path})"
 
 
 def _size(folder: Path) -> int:

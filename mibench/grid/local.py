@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 
@@ -110,9 +112,22 @@ class Workers(Executor):
 
 
 def _prepare(threads: int) -> None:
-    """Set up a worker process; Ctrl-C is for the process that started it."""
+    """Set up a worker process, which ends with its parent; Ctrl-C is for that one alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it does, however that ended.
+
+    The pool's own queue would not tell: a worker holds both ends of it. What is half computed is
+    the store's to forget, as after any kill.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def local_devices(device: str, workers: int | None) -> list[str]:

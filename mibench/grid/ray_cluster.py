@@ -63,21 +63,43 @@ def _amounts(option: str, texts: tuple[str, ...]) -> dict[str, float]:
     return amounts
 
 
+def require_address(address: str | None) -> None:
+    """Refuse to run on Ray without a cluster's address.
+
+    None is started here: Ray's servers listen on every interface (``gcs_server``, ``raylet``, the
+    agents and each worker, also with a node address of 127.0.0.1; seen with Ray 2.60), and run
+    what anybody sends them unless they were started with ``RAY_AUTH_MODE=token``. None is looked
+    for either: without an address, Ray would join whatever ran last on this machine.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if not address:
+        raise RequestError(
+            "--executor ray needs --address: mibench neither starts a Ray, whose ports would "
+            "be open to the network without a password, nor joins one unasked. On one machine "
+            "--executor local --workers N does the same. For a cluster of your own: "
+            "`RAY_AUTH_MODE=token ray start --head`, then --address auto with the same "
+            "RAY_AUTH_MODE (Ray 2.52 or later; `ray get-auth-token --generate` makes the token)"
+        )
+
+
 class RayCluster(Executor):
-    """Runs jobs on an existing Ray cluster, or on a Ray of this machine.
+    """Runs jobs on an existing Ray cluster, which is always named (:func:`require_address`).
 
     Args:
-        address: of a cluster, as ``"auto"`` or ``"10.0.0.1:6379"``; None starts a local Ray.
+        address: of a cluster, as ``"auto"`` or ``"10.0.0.1:6379"``.
         resources: by stage; ``""`` for all others.
         retries: how often Ray may run a job again whose worker or node was lost.
 
     Raises:
-        RequestError: Ray is not installed, or no cluster answers at the address.
+        RequestError: there is no address, Ray is not installed, or no cluster answers there.
     """
 
     def __init__(
         self, address: str | None, resources: Mapping[str, Resources], retries: int = 5
     ) -> None:
+        require_address(address)
         self._ray = _import_ray()
         self.resources, self.retries = resources, retries
         self._own = not self._ray.is_initialized()
@@ -87,7 +109,7 @@ class RayCluster(Executor):
             except ConnectionError as error:
                 raise RequestError(
                     f"no Ray cluster answers at {address!r} ({error}): start one with "
-                    "`ray start --head`, or leave --address out"
+                    "`ray start --head`, or use --executor local"
                 ) from error
         self._task = self._ray.remote(_work)
         self._jobs: dict[Any, Job] = {}
@@ -125,7 +147,7 @@ class RayCluster(Executor):
         return outcomes
 
     def close(self) -> None:
-        """Cancel what is under way, and leave the cluster (a local Ray ends)."""
+        """Cancel what is under way, and leave the cluster."""
         for reference in self._jobs:
             self._ray.cancel(reference, force=True)
         if self._own:
