@@ -128,6 +128,10 @@ class _Module:
             self._seen[name] = (hashed, frozenset(mentioned), inner)
         return self._seen[name]
 
+    def binds(self, name: str) -> bool:
+        """Whether it defines a name or takes it from elsewhere; its own parts it does neither."""
+        return name in self.nodes or self.imports.get(name, (self.name, name)) != (self.name, name)
+
     def target(self, alias: str) -> tuple[str, ...]:
         """The module that a local name comes from, and the name in it unless it is the module."""
         source, name = self.imports[alias]
@@ -198,7 +202,7 @@ class _Reach:
         self.stops, self.theirs = set(stops), theirs - {"mibench"}
         self.installed: set[str] = set()
         self._found: dict[str, dict[str, str]] = {}
-        self._pending: list[tuple[_Module, str]] = []
+        self._pending: list[tuple[_Module, str | None]] = []  # None: the whole module
         self._whole: set[str] = set()
         self._modules: dict[str, _Module | None] = {}
 
@@ -225,9 +229,11 @@ class _Reach:
         self._follow()
 
     def _all(self, module: _Module) -> None:
-        if module.name in self._whole:
-            return
-        self._whole.add(module.name)
+        if module.name not in self._whole:
+            self._whole.add(module.name)
+            self._pending.append((module, None))
+
+    def _spread(self, module: _Module) -> None:
         heads: set[str] = set()
         for name in module.nodes:
             if "." not in name:  # a class's text holds its members'
@@ -255,6 +261,9 @@ class _Reach:
     def _follow(self) -> None:
         while self._pending:
             module, name = self._pending.pop()
+            if name is None:
+                self._spread(module)
+                continue
             if _EFFECTS in module.nodes:
                 self._add(module, _EFFECTS)
             _, mentioned, inner = module.read(name)
@@ -274,7 +283,7 @@ class _Reach:
         """Follow ``head.rest`` as it is written in a module."""
         if head in module.nodes:
             self._add(module, head)
-        elif head in module.imports:
+        elif module.binds(head):
             self._imported(*module.target(head), *rest)
         else:  # a builtin, a local variable, or from a starred import
             for source in module.starred:
@@ -288,7 +297,7 @@ class _Reach:
             self.installed.add(_top(source))
             return
         module = self._module(source)
-        if rest and not (module and (rest[0] in module.nodes or rest[0] in module.imports)):
+        if rest and not (module and module.binds(rest[0])):
             below = f"{source}.{rest[0]}"
             if below in _GROUND or self._module(below) is not None:
                 self._imported(below, *rest[1:])

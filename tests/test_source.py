@@ -218,6 +218,13 @@ def test_versions_count_without_their_build(monkeypatch: pytest.MonkeyPatch) -> 
     source._version.cache_clear()
 
 
+def test_a_script_that_imports_all_of_mibench_can_be_read(folder: Path) -> None:
+    write(folder / "script.py", "import mibench\nmibench.run(attack='gmi')")
+    assert code_digest("script") == code_digest("script")
+    write(folder / "cards.py", "from mibench import protocols\nprint(protocols.papers.CARDS)")
+    assert code_digest("cards") != code_digest("script")
+
+
 def test_what_may_be_absent_counts_when_it_is_there(folder: Path) -> None:
     write(folder / "mine.py", "try:\n    import a_gift\nexcept ImportError:\n    a_gift = None")
     mine = importlib.import_module("mine")
