@@ -210,7 +210,7 @@ class _Reach:
         """Digests of definitions, by module and name; where a named file lies does not count."""
         named = {name: texts for name, texts in self._found.items() if not _is_file(name)}
         files = sorted(digest(texts) for name, texts in self._found.items() if _is_file(name))
-        return {**named, "": dict(enumerate(files))} if files else named
+        return {**named, "": {str(i): text for i, text in enumerate(files)}} if files else named
 
     def root(self, module: str, name: str) -> None:
         """Follow a definition that must be there."""
