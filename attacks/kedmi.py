@@ -158,6 +158,8 @@ class Kedmi(Attack):
         ),
     )
 
+    prior_fields = ("prior_training",)
+
     class Config(AttackConfig):
         """Options of KEDMI; defaults are the released code's."""
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from pydantic import ValidationError
+import torch
+from pydantic import ConfigDict, ValidationError
 from torch import Tensor
 
 from mibench import provenance
 from mibench.errors import ArtifactError
 from mibench.files import sha256, write_atomic
-from mibench.types import Frozen, canonical_json, digest
+from mibench.types import Environment, Frozen, canonical_json, digest
 
 MANIFEST = "manifest.json"
 
@@ -36,20 +37,27 @@ class Manifest(Frozen):
     Attributes:
         inputs: what its key was made of.
         files: by path relative to the artifact, with forward slashes.
+        maker: the code, versions and machine that made it, whoever reads it later; None in
+            artifacts of mibench before there was this field, which no key names any more.
         cost: what computing it cost, as its stage reported it.
         checksum: SHA-256 of all other fields.
     """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     key: str
     stage: str
     inputs: dict[str, Any]
     files: dict[str, FileEntry]
-    mibench: str
-    commit: str | None
-    dirty: bool | None
+    maker: Environment | None = None
     created: str
     cost: dict[str, Any]
     checksum: str
+
+    @property
+    def mibench(self) -> str | None:
+        """Version of mibench that made it."""
+        return self.maker.mibench if self.maker else None
 
 
 @dataclass(frozen=True)
@@ -109,9 +117,13 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def make_manifest(
-    folder: Path, stage: str, key: str, inputs: dict[str, Any], cost: dict[str, Any]
+    folder: Path,
+    stage: str,
+    key: str,
+    inputs: dict[str, Any],
+    cost: dict[str, Any],
+    device: torch.device | str,
 ) -> Manifest:
-    commit, dirty = provenance.git_state()
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
         for path in folder.rglob("*")
@@ -122,9 +134,7 @@ def make_manifest(
         "stage": stage,
         "inputs": inputs,
         "files": files,
-        "mibench": provenance.package_version("mibench"),
-        "commit": commit,
-        "dirty": dirty,
+        "maker": provenance.environment(device).model_dump(mode="json"),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cost": cost,
     }

@@ -180,10 +180,9 @@ def run(
     trains no target, and a command that was stopped continues where it was.
     """
     from mibench.display import display
-    from mibench.pipeline import run_folder
+    from mibench.pipeline import run_cell
     from mibench.progress import SILENT
-    from mibench.resolve import parse_setting, resolve
-    from mibench.run import run as run_cell
+    from mibench.resolve import parse_setting
     from mibench.store import default_root
     from mibench.types import RunSpec
 
@@ -198,14 +197,13 @@ def run(
         overrides=dict(map(parse_setting, settings)),
         budget=1 if budget is None else budget,
     )
-    folder = Path(out).expanduser() if out else run_folder(resolve(spec))
     shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What a method prints must not end up in the record's JSON.
     with contextlib.redirect_stdout(sys.stderr), shown as progress, _logged_to_stderr():
-        record = run_cell(
-            **spec.model_dump(),
+        record, folder = run_cell(
+            spec,
             store=store,
-            out=folder,
+            out=Path(out).expanduser() if out else None,
             device=device,
             progress=progress,
             command=shlex.join(["mibench", *ctx.meta[_ARGUMENTS]]),

@@ -2,6 +2,10 @@
 
 A stage's key is made of all that affects its result, and is known without computing anything, so a
 finished cell touches no image and no network, and a grid knows beforehand what its cells share.
+
+The code of a stage is what can be reached by name from the method of
+:class:`~mibench.stages.Stages` that computes and loads it, or from the function that does; where
+that comes to another stage, it stops, for the other's key is a parent.
 """
 
 from __future__ import annotations
@@ -9,22 +13,71 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
 
-from mibench import provenance
+from mibench.data.catalog import reader
 from mibench.data.division import Division, PreparedSplit
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderOptions
+from mibench.errors import RequestError
+from mibench.methods import ATTACKS, DEFENSES
+from mibench.metrics.inception import SHA256, find_inception, inception_place
 from mibench.models.initialisation import Initialisation
 from mibench.resolve import Cell
+from mibench.source import code_digest
 from mibench.store import stage_key
+from mibench.types import digest
 
-_CORE = ("mibench.training", "mibench.models.classifiers", "mibench.streams", "mibench.data.images")
-_RENDERER = ("mibench.data.synthfaces", "mibench.data.rendered", "mibench.streams")
-_LOADERS = ("mibench.data.folder", "mibench.data.decode")
-_GAN = ("mibench.gan_training", "mibench.models.gan")
-_ATTACK_CORE = ("mibench.identity", "mibench.methods", "mibench.models.freeze")
-_JUDGING = ("mibench.evaluate", "mibench.metrics")
+_STAGES = "mibench.stages:Stages"
+_DATA = {
+    SynthFacesData: "mibench.data.rendered:render_dataset",
+    FolderOptions: "mibench.data.folder:load_folder",
+    IdentitySplit: "mibench.data.identity_split:gather",
+}
+# What hands one stage's result to another, or runs and stores any stage; and methods' base classes,
+# which the methods' own code holds.
+_BETWEEN = {"mibench.methods:Attack", "mibench.methods:Defense"} | {
+    f"{_STAGES}.{name}"
+    for name in (
+        "data",
+        "target",
+        "target_result",
+        "general_prior",
+        "prior",
+        "student",
+        "reconstructions",
+        "evaluator",
+        "stage",
+    )
+}
+# What trains a network that a protocol may pin.
+_TRAINS = ("mibench.gan_training:train_general_gan", "mibench.models.evaluators:train_judge")
+
+
+@functools.cache  # mibench's own code is what this process loaded
+def _code(*roots: str, pinned: bool = False) -> str:
+    """Digest of mibench's own code behind a stage; of a pinned network, of what loads it."""
+    stops = (_BETWEEN - set(roots)) | set(_TRAINS if pinned else ())
+    return code_digest(*roots, stops=stops)
+
+
+def _inception() -> str | None:
+    """SHA-256 of Inception's weights; None where they are absent or others, and FID is missing."""
+    try:
+        place = inception_place()
+        status = place.stat()
+    except (OSError, RequestError):
+        return None
+    return _inception_at(place, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _inception_at(place: Path, _mtime_ns: int, _size: int) -> str | None:
+    return SHA256 if isinstance(find_inception(place), Path) else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +137,11 @@ class Keys:
     def data_inputs(self) -> dict[str, Any]:
         """What identifies the images."""
         protocol = self.cell.protocol
+        if isinstance(self.split, PreparedSplit):
+            sets = filter(None, (self.split.spec.dataset, self.split.spec.public_dataset))
+            mirror = {name: reader(name).card.mirror for name in sets}
+            inputs = {"split": self.split.digest, "mirror": mirror}
+            return {**inputs, "resolution": protocol.resolution}
         if self.split is not None:
             return {"split": self.split.digest, "resolution": protocol.resolution}
         return {"data": protocol.data.model_dump(mode="json"), "resolution": protocol.resolution}
@@ -91,10 +149,8 @@ class Keys:
     @functools.cached_property
     def data_key(self) -> str:
         """Key of the images."""
-        sources: tuple[str, ...] = _RENDERER if self.split is None else _LOADERS
-        if isinstance(self.split, PreparedSplit):
-            sources = ()  # the contents of prepared files, and which are used, are in its digest
-        return stage_key("data", self.data_inputs, None, [], provenance.source_digest(*sources))
+        makes = _DATA[type(self.cell.protocol.data)]
+        return stage_key("data", self.data_inputs, None, [], _code(makes))
 
     def start_inputs(self, architecture: str) -> dict[str, Any]:
         """What identifies the weights that a network starts from; nothing from scratch."""
@@ -103,11 +159,11 @@ class Keys:
             return {}
         return {"initialisation": how.identity(self.cell.weights[architecture])}
 
-    def _network_sources(self, architecture: str) -> tuple[str, ...]:
-        """Modules that define a network and its start, beside timm's."""
-        own = timm.model_entrypoint(architecture).__module__
-        start = ("mibench.models.initialisation",) if self.start_inputs(architecture) else ()
-        return (*((own,) if own.startswith("mibench.") else ()), *start)
+    def _trains(self, stage: str, architecture: str) -> str:
+        """Digest of the code behind a stage that trains a network."""
+        defined = timm.model_entrypoint(architecture).__module__
+        own = [] if defined.startswith("timm.") else [code_digest(defined)]
+        return digest([_code(f"{_STAGES}.{stage}"), *own])
 
     @functools.cached_property
     def target_inputs(self) -> dict[str, Any]:
@@ -116,7 +172,7 @@ class Keys:
         return {
             "architecture": cell.architecture,
             "training": cell.training.model_dump(mode="json"),
-            "defense": cell.spec.defense,
+            "defense": cell.defense_name,
             "config": cell.defense_config.model_dump(mode="json"),
             **self.start_inputs(cell.architecture),
         }
@@ -124,12 +180,11 @@ class Keys:
     @functools.cached_property
     def target_key(self) -> str:
         """Key of the target."""
-        source = provenance.source_digest(
-            *_CORE,
-            *self._network_sources(self.cell.architecture),
-            *provenance.method_sources(self.cell.defense_class),
-        )
-        return stage_key("target", self.target_inputs, self.seed, [self.data_key], source)
+        cell = self.cell
+        method = code_digest(cell.defense_class, also=DEFENSES.files_of(cell.defense_class))
+        ends = _code(f"{_STAGES}.target_result")
+        code = digest([self._trains("target", cell.architecture), ends, method])
+        return stage_key("target", self.target_inputs, self.seed, [self.data_key], code)
 
     @property
     def general_prior_is_trained(self) -> bool:
@@ -152,16 +207,22 @@ class Keys:
     def general_prior_key(self) -> str:
         """Key of the general prior; a pinned one is identified by its checksum."""
         if not self.general_prior_is_trained:
-            return self.cell.protocol.assets["prior"].sha256
-        inputs, source = self.general_prior_inputs, provenance.source_digest(*_GAN)
-        return stage_key("general-prior", inputs, self.prior_seed, [self.data_key], source)
+            return self._pinned("prior", "general_prior")
+        inputs, code = self.general_prior_inputs, _code(f"{_STAGES}.general_prior")
+        return stage_key("general-prior", inputs, self.prior_seed, [self.data_key], code)
+
+    def _pinned(self, role: str, stage: str) -> str:
+        """Key of a network that the protocol pins: its checksum, and the code that loads it."""
+        inputs = {"sha256": self.cell.protocol.assets[role].sha256}
+        return stage_key("pinned", inputs, None, [], _code(f"{_STAGES}.{stage}", pinned=True))
 
     @functools.cached_property
     def prior_inputs(self) -> dict[str, Any]:
-        """What identifies the attack's own prior: the attack and its fields on priors."""
-        config = self.cell.attack_config.model_dump(mode="json")
-        own = {k: v for k, v in config.items() if k.startswith("prior_training")}
-        return {"attack": self.cell.attack.base, **own}
+        """What identifies the attack's own prior: all that its training sees of the config."""
+        attack = self.cell.attack_class
+        seen = set(attack.prior_config(self.cell.attack_config).__dict__)
+        config = self.cell.attack_config.model_dump(mode="json", include=seen)
+        return {"attack": self.cell.attack.base, **config}
 
     @functools.cached_property
     def prior_key(self) -> str:
@@ -172,15 +233,19 @@ class Keys:
         parents = [self.general_prior_key, self.data_key]
         if attack.target_specific_prior():
             parents.append(self.target_key)
-        source = provenance.source_digest(*_GAN, *provenance.method_sources(attack))
-        return stage_key("prior", self.prior_inputs, self.seed, parents, source)
+        # No attack's problem comes near its prior.
+        own = self._attack_code("mibench.methods:Problem")
+        code = digest([_code(f"{_STAGES}.prior"), own])
+        return stage_key("prior", self.prior_inputs, self.seed, parents, code)
+
+    def _attack_code(self, *stops: str) -> str:
+        attack = self.cell.attack_class
+        return code_digest(attack, also=ATTACKS.files_of(attack), stops=stops)
 
     def student_key(self, architecture: str) -> str:
         """Key of one student."""
-        inputs = self.student_inputs(architecture)
-        own = self._network_sources(architecture)
-        source = provenance.source_digest(*_CORE, *own, "mibench.students")
-        return stage_key("student", inputs, self.seed, [self.target_key, self.data_key], source)
+        inputs, code = self.student_inputs(architecture), self._trains("student", architecture)
+        return stage_key("student", inputs, self.seed, [self.target_key, self.data_key], code)
 
     def student_inputs(self, architecture: str) -> dict[str, Any]:
         """What identifies a student, beside the target and the images."""
@@ -205,10 +270,8 @@ class Keys:
         """Key of the reconstructions."""
         students = [self.student_key(each) for each in self.student_architectures()]
         parents = [self.target_key, self.prior_key, *students]
-        source = provenance.source_digest(
-            *_ATTACK_CORE, *provenance.method_sources(self.cell.attack_class)
-        )
-        return stage_key("reconstructions", self.attack_inputs, self.seed, parents, source)
+        code = digest([_code(f"{_STAGES}.reconstructions"), self._attack_code()])
+        return stage_key("reconstructions", self.attack_inputs, self.seed, parents, code)
 
     def student_architectures(self) -> tuple[str, ...]:
         """The students that the attack takes along; none without model augmentation."""
@@ -219,10 +282,9 @@ class Keys:
         """Key of an evaluator; a pinned one is identified by its checksum."""
         protocol = self.cell.protocol
         if role in protocol.assets:
-            return protocol.assets[role].sha256
-        own = self._network_sources(getattr(protocol, role).architecture)
-        source = provenance.source_digest(*_CORE, *own, "mibench.models.evaluators")
-        return stage_key("evaluator", self.evaluator_inputs(role), None, [self.data_key], source)
+            return self._pinned(role, "evaluator")
+        code = self._trains("evaluator", getattr(protocol, role).architecture)
+        return stage_key("evaluator", self.evaluator_inputs(role), None, [self.data_key], code)
 
     def evaluator_inputs(self, role: str) -> dict[str, Any]:
         """What identifies an evaluator, beside the images; not the seed, for one judges all."""
@@ -233,19 +295,20 @@ class Keys:
         return {"role": role, **config.model_dump(mode="json"), **start, **known}
 
     @functools.cached_property
-    def _judging(self) -> tuple[dict[str, Any], list[str], str]:
-        """Inputs, parents and source of every stage that judges images."""
+    def _judging(self) -> tuple[dict[str, Any], list[str]]:
+        """Inputs and parents of every stage that judges images."""
         protocol = self.cell.protocol
         fields = {"name", "version", "samples", "attacked", "chance_kappa"}
         inputs = protocol.model_dump(mode="json", include=fields)
         inputs["pinned"] = {role: asset.sha256 for role, asset in protocol.assets.items()}
+        inputs["inception"] = _inception()
         parents = [
             self.target_key,
             self.evaluator_key("evaluator"),
             self.evaluator_key("second"),
             self.general_prior_key,
         ]
-        return inputs, parents, provenance.source_digest(*_JUDGING)
+        return inputs, parents
 
     @functools.cached_property
     def judging_inputs(self) -> dict[str, Any]:
@@ -255,16 +318,17 @@ class Keys:
     @functools.cached_property
     def references_key(self) -> str:
         """Key of floors, ceiling and accuracies: they depend on the target, not on the attack."""
-        inputs, parents, source = self._judging
-        return stage_key("references", inputs, self.seed, parents, source)
+        inputs, parents = self._judging
+        return stage_key(
+            "references", inputs, self.seed, parents, _code("mibench.results:references")
+        )
 
     @functools.cached_property
     def metrics_key(self) -> str:
         """Key of the last stage: the metrics and the picture."""
-        inputs, parents, source = self._judging
-        source += provenance.source_digest("mibench.pictures")
-        parents = [*parents, self.reconstructions_key]
-        return stage_key("metrics", inputs, self.seed, parents, source)
+        inputs, parents = self._judging
+        parents = [*parents, self.references_key, self.reconstructions_key]
+        return stage_key("metrics", inputs, self.seed, parents, _code("mibench.results:result"))
 
     def plan(self) -> dict[str, Task]:
         """All stages of the cell by name, parents first; what is pinned is no stage."""

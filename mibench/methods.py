@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.data.images import ImageSet
-from mibench.errors import DivergedError
+from mibench.errors import DivergedError, MibenchError, RequestError
 from mibench.gan_training import GanConfig
 from mibench.identity import IdentityConfig, IdentityLoss
 from mibench.models.classifiers import Classifier, Outputs
@@ -206,11 +208,14 @@ class Attack(ABC):
         card: provenance; access: what it may see of the target; Config: its options.
         optimises_identity: whether it minimises the identity loss, and so has the variants
             ``+lom``, ``+ma`` and ``improved-``.
+        prior_fields: the fields of ``Config`` that :meth:`train_prior` may read, and that its
+            prior's key holds; None: all that the attack's own ``Config`` adds.
     """
 
     card: ClassVar[AttackCard]
     access: ClassVar[Access] = "white-box"
     optimises_identity: ClassVar[bool] = True
+    prior_fields: ClassVar[tuple[str, ...] | None] = None
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 
     def __init__(self, config: Any) -> None:
@@ -220,7 +225,8 @@ class Attack(ABC):
         """The image prior of the attack; here the protocol's general prior.
 
         An attack that overrides this with a second argument ``target`` gets the frozen target,
-        and its prior's key then depends on the target.
+        and its prior's key then depends on the target. ``self.config`` holds the fields of
+        :attr:`prior_fields` alone; reading another one is an error.
         """
         return job.general()
 
@@ -232,6 +238,40 @@ class Attack(ABC):
     def own_prior(cls) -> bool:
         """Whether the attack trains a prior of its own kind."""
         return cls.train_prior is not Attack.train_prior
+
+    @classmethod
+    def prior_config(cls, config: AttackConfig) -> AttackConfig:
+        """What :meth:`train_prior` sees of a config: what its prior's key holds.
+
+        Attacks and variants that differ in other fields share a prior, so those are not there to
+        be read.
+
+        Raises:
+            RequestError: ``prior_fields`` names a field that the config has not.
+        """
+        kind = type(config)
+        names = cls.prior_fields
+        if names is None:
+            names = tuple(
+                name for name in kind.model_fields if name not in AttackConfig.model_fields
+            )
+        for name in names:
+            if name not in kind.model_fields:
+                raise RequestError(f"{cls.__name__}.prior_fields: the config has no field {name!r}")
+
+        class Seen(kind):  # type: ignore[valid-type, misc]
+            def __getattr__(self, name: str) -> Any:
+                if name in kind.model_fields:
+                    raise MibenchError(
+                        f"{cls.__name__}.train_prior() reads config.{name}, which the key of its "
+                        f"prior does not hold: add {name!r} to {cls.__name__}.prior_fields"
+                    )
+                return super().__getattr__(name)
+
+        seen: AttackConfig = Seen.model_construct(**{name: getattr(config, name) for name in names})
+        for name in set(kind.model_fields) - set(names):  # defaults that were filled in
+            del seen.__dict__[name]
+        return seen
 
     @classmethod
     def target_specific_prior(cls) -> bool:
@@ -303,6 +343,34 @@ class Defense(TrainingHooks):
         if type(self).postprocess is not Defense.postprocess:
             model.output_filter = self.postprocess
         return model
+
+
+@contextlib.contextmanager
+def contained(*methods: type[Attack] | type[Defense]) -> Iterator[None]:
+    """A method that ends the program (``sys.exit()``) fails, instead of ending mibench unheard.
+
+    Ctrl-C and ordinary exceptions pass.
+
+    Args:
+        methods: whose hooks run inside the block.
+
+    Raises:
+        MibenchError: anything else was raised; it names the method and the hook.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        files = {inspect.getfile(cls): cls.__name__ for cls in methods}
+        hook = next((each for each in frames if each.filename in files), frames[-1])
+        where = f"{files.get(hook.filename, hook.filename)}: {hook.name}()"
+        raise MibenchError(
+            f"{where} raised {type(error).__name__} ({frames[-1].filename}, line "
+            f"{frames[-1].lineno}), which would have ended mibench without a word: raise an "
+            "Exception that says what is wrong"
+        ) from error
 
 
 ATTACKS: Registry[Attack] = Registry("attack", Attack, "mibench.attacks", "mibench.attacks")

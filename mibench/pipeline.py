@@ -7,21 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from mibench.data.division import Division, prepared_split
 from mibench.data.folder import make_split, write_split
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, RequestError
 from mibench.keys import Task, needed
+from mibench.methods import contained
+from mibench.naming import setting_token
 from mibench.progress import Progress
-from mibench.resolve import Cell, resolve
-from mibench.results import record, references, result, write
+from mibench.resolve import PARTS, Cell, resolve
+from mibench.results import IMAGES, RECORD, record, references, result, write
 from mibench.stages import Stages
 from mibench.store import Store, default_root
-from mibench.types import NEEDED_BYTES, Record, RunSpec, digest
+from mibench.types import NEEDED_BYTES, Record, RunSpec, canonical_json, digest
 
 RUNS = Path("mibench-runs")
+SPLIT = "split.json"
+_LONGEST_NAME = 200  # bytes; file systems take 255
 
 
 def run_cell(
@@ -32,15 +38,19 @@ def run_cell(
     device: str,
     progress: Progress,
     command: str | None,
-) -> Record:
-    """Run the cell that ``spec`` asks for; :func:`mibench.run` says what the arguments mean."""
+) -> tuple[Record, Path]:
+    """Run the cell that ``spec`` asks for; :func:`mibench.run` says what the arguments mean.
+
+    Returns:
+        The record, and the run folder that it was written to.
+    """
     cell = resolve(spec)
     place = select_device(device)
     artifacts = Store(store or default_root())
     artifacts.require_space(NEEDED_BYTES)
-    folder = Path(out) if out is not None else run_folder(cell)
-    folder.mkdir(parents=True, exist_ok=True)
-    split = split_of(cell, folder, progress)
+    split = split_of(cell, progress)
+    folder = Path(out) if out is not None else run_folder(cell, split)
+    claim(folder, cell, split)
     stages = Stages(cell, artifacts, place, progress, split)
     plan = stages.plan()
     todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)[:-1]
@@ -49,7 +59,7 @@ def run_cell(
         compute(stages, task)
         if task.stage == "target" and stages.target_result["diverged"]:
             break
-    return finish(stages, folder, command)
+    return finish(stages, folder, command), folder
 
 
 def compute(stages: Stages, task: Task) -> None:
@@ -72,14 +82,21 @@ def compute(stages: Stages, task: Task) -> None:
         "references": lambda: references(stages),
         "metrics": lambda: result(stages),
     }
-    with contextlib.suppress(DivergedError):
+    cell = stages.cell
+    with contained(cell.defense_class, cell.attack_class), contextlib.suppress(DivergedError):
         work[name]()
 
 
 def finish(stages: Stages, folder: Path, command: str | None) -> Record:
-    """Write the run folder of a cell, computing what is missing."""
-    artifact = result(stages)
-    made = record(stages, artifact, command)
+    """Write the run folder of a cell, computing what is missing.
+
+    The split of an image folder is written beside the record.
+    """
+    with contained(stages.cell.defense_class, stages.cell.attack_class):
+        artifact = result(stages)
+        made = record(stages, artifact, command)
+    if isinstance(stages.split, FolderSplit):
+        write_split(stages.split, folder / SPLIT)
     write(folder, made, artifact)
     return made
 
@@ -106,20 +123,78 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def run_folder(cell: Cell) -> Path:
-    """Where a cell's results go unless told otherwise."""
-    defense = cell.spec.defense.rpartition(":")[2]
-    changed = f"-set-{digest(cell.spec.overrides)[:8]}" if cell.spec.overrides else ""
-    if cell.spec.budget != 1:
-        changed += f"-budget-{cell.spec.budget!r}"
-    name = f"{cell.attack.full}_{defense}_{cell.architecture}_seed{cell.spec.seed}{changed}"
+def run_folder(cell: Cell, split: Division | None) -> Path:
+    """Where a cell's results go unless told otherwise: its name holds all that they depend on.
+
+    ``<attack>_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a method of
+    someone else has a digest of its code, and other settings, a budget and images that the
+    protocol does not draw itself follow.
+    """
+    spec = cell.spec
+    mains = {k: v for k, v in spec.overrides.items() if k.startswith(("defense.", "target."))}
+    others = {k: v for k, v in spec.overrides.items() if k not in mains}
+    attack = cell.attack.full + _digest_of(cell.attack_source)
+    defense = cell.defense_name + _digest_of(cell.defense_source)
+    defense += f"-{setting_token(mains)}" if mains else ""
+    name = f"{attack}_{defense}_{cell.architecture}_seed{spec.seed}"
+    name += f"-set-{setting_token(others)}" if others else ""
+    name += f"-budget-{spec.budget!r}" if spec.budget != 1 else ""
+    name += f"-data{_digest_of(split.digest)}" if split is not None else ""
+    if len(name.encode()) > _LONGEST_NAME:
+        name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
     return RUNS / cell.protocol.name / name
 
 
-def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
-    """How the images are divided; None where the protocol draws them itself.
+def _digest_of(source: str | None) -> str:
+    return f"-{source[:8]}" if source else ""
 
-    The split of an image folder is also written to the run folder, which is made for it.
+
+def claim(folder: Path, cell: Cell, split: Division | None) -> None:
+    """Make a cell's run folder, unless it holds another cell's record.
+
+    Raises:
+        RequestError: it does, or it cannot be made; raised before anything is computed.
+    """
+    path = folder / RECORD
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = Record.model_validate_json(path.read_bytes()) if path.exists() else None
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{RECORD} there is no record"
+        raise RequestError(f"the run folder {folder} cannot be used: {reason}") from error
+    if old is None:
+        return
+    mine = {
+        "protocol": cell.protocol.name,
+        "target": cell.architecture,
+        "defense": cell.defense_name,
+        "attack": cell.attack.full,
+        "seed": cell.spec.seed,
+        "settings": [cell.passed(part) for part in PARTS],
+    }
+    theirs = {
+        "protocol": old.protocol.name,
+        "target": old.target.name,
+        "defense": old.defense.name,
+        "attack": old.attack.name,
+        "seed": old.seed,
+        "settings": [getattr(old, part).passed for part in PARTS],
+    }
+    if split is not None and IMAGES in old.artifacts:
+        mine[IMAGES], theirs[IMAGES] = split.digest, old.artifacts[IMAGES]
+    # As JSON, for a record's lists may have been tuples.
+    other = [name for name in mine if canonical_json(mine[name]) != canonical_json(theirs[name])]
+    if other:
+        raise RequestError(
+            f"the run folder {folder} holds the record of another cell, which would be lost "
+            f"({old.attack.name} against {old.target.name} under {old.defense.name} on "
+            f"{old.protocol.name}, seed {old.seed}; it differs in {', '.join(other)}): name "
+            "another one with --out, or remove that record"
+        )
+
+
+def split_of(cell: Cell, progress: Progress) -> Division | None:
+    """How the images are divided; None where the protocol draws them itself. Nothing is written.
 
     Raises:
         RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
@@ -143,7 +218,5 @@ def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
     else:
         assert cell.spec.root is not None
         split = make_split(cell.spec.root, **options.model_dump())
-        folder.mkdir(parents=True, exist_ok=True)
-        write_split(split, folder / "split.json")
     progress.stage("split", "done")
     return split

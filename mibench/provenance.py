@@ -1,124 +1,18 @@
-"""Where a result comes from: source digests, the environment, peak memory."""
+"""Where a result comes from: commit, versions, device, peak memory."""
 
 from __future__ import annotations
 
-import ast
 import functools
-import hashlib
 import importlib.metadata
-import importlib.util
-import inspect
 import platform
 import re
 import subprocess
 import sys
-import weakref
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
-from mibench.errors import MibenchError
-from mibench.types import Environment, digest
-
-_PINNED: weakref.WeakKeyDictionary[ModuleType, str] = weakref.WeakKeyDictionary()
-
-
-def source_digest(*sources: ModuleType | Path | str) -> str:
-    """SHA-256 of the normalised source of modules, packages and files, in the order given.
-
-    Comments, docstrings, blank lines and formatting do not count; names and constants do, and so
-    does everything that runs. A package stands for all of its Python files.
-
-    A module that is already imported is digested once: when its file changes later, the code that
-    runs in this process is still the old one, and a new digest would file old results under it.
-
-    Args:
-        sources: modules, paths of files, or dotted module names (which are not imported).
-
-    Raises:
-        MibenchError: a source does not exist or does not parse.
-    """
-    return digest([_one_digest(source) for source in sources])
-
-
-def _one_digest(source: ModuleType | Path | str) -> str:
-    if isinstance(source, Path):
-        return _path_digest(source)
-    module = sys.modules.get(source) if isinstance(source, str) else source
-    if module is None:
-        return _path_digest(_module_path(str(source)))
-    if module not in _PINNED:
-        if module.__file__ is None:
-            raise MibenchError(f"module {module.__name__} has no source file to digest")
-        _PINNED[module] = _path_digest(_package_or_file(Path(module.__file__)))
-    return _PINNED[module]
-
-
-def _module_path(name: str) -> Path:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        spec = None
-    if spec is None or spec.origin is None:
-        raise MibenchError(f"no source file for module {name!r}")
-    return _package_or_file(Path(spec.origin))
-
-
-def _package_or_file(path: Path) -> Path:
-    return path.parent if path.name == "__init__.py" else path
-
-
-def _path_digest(path: Path) -> str:
-    if path.is_dir():
-        files = sorted(path.rglob("*.py"))
-        return digest([[file.relative_to(path).as_posix(), _path_digest(file)] for file in files])
-    try:
-        status = path.stat()
-        return _file_digest(path, status.st_mtime_ns, status.st_size)
-    except (OSError, SyntaxError, UnicodeDecodeError) as error:
-        raise MibenchError(f"cannot digest the source {path}: {error}") from error
-
-
-def method_sources(cls: type) -> tuple[ModuleType | str, ...]:
-    """The modules that define a method: its own, and the parts of the core that it alone brings in.
-
-    These are the mibench modules that its file imports by name, without the contracts that every
-    method imports (a change there that matters is in the stages' own lists).
-    """
-    path = Path(inspect.getfile(cls))
-    common = {f"mibench.{name}" for name in ("methods", "types", "registry", "errors", "progress")}
-    names = {
-        node.module
-        for node in ast.walk(ast.parse(path.read_bytes()))
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    }
-    own = sorted(name for name in names - common if name.startswith("mibench."))
-    return (sys.modules[cls.__module__], *own)
-
-
-@functools.cache
-def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
-    return hashlib.sha256(normalised_source(path.read_bytes()).encode()).hexdigest()
-
-
-def normalised_source(source: str | bytes) -> str:
-    """Source text reduced to what runs: no comments, docstrings, blank lines or formatting."""
-    return ast.unparse(_DropBareStrings().visit(ast.parse(source)))
-
-
-class _DropBareStrings(ast.NodeTransformer):
-    """Removes string statements: docstrings, and the strings that document attributes."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        is_string = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_string else self.generic_visit(node)
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        return node
+from mibench.types import Environment
 
 
 def package_version(name: str) -> str:

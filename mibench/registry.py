@@ -57,6 +57,8 @@ class Registry(Generic[T]):
         self.package = package
         self.group = group
         self._classes: dict[str, type[T]] = {}
+        self._names: dict[type, str] = {}
+        self._passed_on: dict[type, ModuleType] = {}
         self._files: dict[Path, tuple[bytes, ModuleType]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -102,6 +104,15 @@ class Registry(Generic[T]):
             raise RequestError(self._unknown(name))
         return self._classes[name]
 
+    def name_of(self, cls: type) -> str:
+        """What a class is called everywhere: its registered name, else the class's own name."""
+        return self._names.get(cls, cls.__name__)
+
+    def files_of(self, cls: type) -> tuple[ModuleType, ...]:
+        """Modules beside its own that a class came through: a file that imports and changes it."""
+        module = self._passed_on.get(cls)
+        return (module,) if module is not None else ()
+
     def load_file(self, spec: str) -> type[T]:
         """The class of a ``path/to/mine.py:Class`` spec; loads a changed file again.
 
@@ -122,6 +133,8 @@ class Registry(Generic[T]):
             hint = closest(class_name, found) or f"its {self.kind}s: {', '.join(found) or 'none'}"
             raise RequestError(f"{path} has no class {class_name!r}; {hint}")
         self._check_base(cls)
+        if cls.__module__ != module.__name__:
+            self._passed_on[cls] = module
         return cls
 
     def _add(self, name: str, cls: type) -> None:
@@ -144,6 +157,11 @@ class Registry(Generic[T]):
             raise RequestError(
                 f"two {self.kind}s are called {name!r}: {_where(other)} and {_where(cls)}; "
                 "rename one of them"
+            )
+        if self._names.setdefault(cls, name) != name:
+            raise RequestError(
+                f"the {self.kind} {_where(cls)} is called {self._names[cls]!r} and {name!r}: "
+                "give it one name"
             )
         self._classes[name] = cls
 
@@ -185,9 +203,9 @@ class Registry(Generic[T]):
     def _load_module(self, name: str, module: str) -> None:
         try:
             importlib.import_module(module)
-        except RequestError:
+        except (RequestError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # sys.exit() is no way out of mibench either
             raise RequestError(
                 f"{self.kind} {name!r} cannot be imported from {module}: {_summary(error)}"
             ) from error
@@ -200,7 +218,9 @@ class Registry(Generic[T]):
     def _load_entry_point(self, point: importlib.metadata.EntryPoint) -> None:
         try:
             cls = point.load()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise RequestError(
                 f"{self.kind} {point.name!r} from {_origin(point)} cannot be loaded: "
                 f"{_summary(error)}; fix or uninstall that package"
@@ -225,9 +245,9 @@ class Registry(Generic[T]):
         try:
             # Not through importlib, whose bytecode cache misses an edit within the same second.
             exec(compile(source, path, "exec"), module.__dict__)
-        except Exception as error:
+        except BaseException as error:
             del sys.modules[name]
-            if isinstance(error, RequestError):
+            if isinstance(error, RequestError | KeyboardInterrupt):
                 raise
             raise RequestError(f"{path} cannot be imported: {_summary(error)}") from error
         self._files[path] = (source, module)
@@ -243,8 +263,10 @@ def _origin(point: importlib.metadata.EntryPoint) -> str:
     return f"the entry point {point.value!r}{package}"
 
 
-def _summary(error: Exception) -> str:
+def _summary(error: BaseException) -> str:
     """An error with its type and the line that raised it, without the whole traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    if isinstance(error, SystemExit):
+        return f"it ends the program (sys.exit){place}"
     return f"{type(error).__name__}: {error}{place}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -14,13 +14,22 @@ from mibench.budget import scaled
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
-from mibench.methods import ATTACKS, DEFENSES, Attack, AttackConfig, Defense, DefenseConfig
+from mibench.methods import (
+    ATTACKS,
+    DEFENSES,
+    Attack,
+    AttackConfig,
+    Defense,
+    DefenseConfig,
+    contained,
+)
 from mibench.models.classifiers import Classifier
 from mibench.models.evaluators import JudgeConfig
 from mibench.models.gan import map_sizes
 from mibench.models.initialisation import check_initialisation
 from mibench.protocols import Protocol, folder_protocol, protocol_named
 from mibench.registry import closest
+from mibench.source import outside_digest
 from mibench.training import TrainingConfig
 from mibench.types import Frozen, RunSpec
 
@@ -31,7 +40,12 @@ _LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
 
 @dataclass(frozen=True)
 class AttackName:
-    """An attack's name taken apart: the base attack and its improvements."""
+    """An attack's name taken apart: the base attack and its improvements.
+
+    Attributes:
+        base: a registered name, or ``path/to/file.py:Class`` as it was asked for; of a resolved
+            cell, the name that the attack has everywhere.
+    """
 
     base: str
     lom: bool = False
@@ -46,16 +60,19 @@ class AttackName:
 
     @classmethod
     def parse(cls, name: str) -> AttackName:
-        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``.
+        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``; X may be a file's class.
 
         Raises:
             RequestError: a part after ``+`` is neither ``lom`` nor ``ma``, or is there twice.
         """
-        if name.startswith("improved-"):
-            if "+" in name:
+        improved = name.startswith("improved-")
+        path, colon, last = name.removeprefix("improved-").rpartition(":")  # a path may hold a +
+        last, *parts = last.split("+")
+        base = path + colon + last
+        if improved:
+            if parts:
                 raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
-            return cls(name.removeprefix("improved-"), True, True)
-        base, *parts = name.split("+")
+            return cls(base, True, True)
         if not set(parts) <= {"lom", "ma"} or len(set(parts)) != len(parts):
             raise RequestError(f"attack {name!r}: after `+` may come lom and ma, once each")
         return cls(base, "lom" in parts, "ma" in parts)
@@ -73,18 +90,28 @@ def attack_names() -> list[str]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with all options resolved."""
+    """A cell with all options resolved.
+
+    Attributes:
+        defense_name: the defense's one name, wherever and however its file was named; likewise
+            ``attack.base``.
+        defense_source, attack_source: digest of a method's code that is not mibench's own.
+        weights: by architecture, what identifies the weights that it starts from.
+    """
 
     spec: RunSpec
     protocol: Protocol
     architecture: str
     training: TrainingConfig
+    defense_name: str
+    defense_source: str | None
     defense_class: type[Defense]
     defense_config: DefenseConfig
     attack: AttackName
+    attack_source: str | None
     attack_class: type[Attack]
     attack_config: AttackConfig
-    weights: dict[str, str]  # by architecture: what identifies the weights it starts from
+    weights: dict[str, str]
 
     def passed(self, part: str) -> dict[str, Any]:
         """The overrides that were passed for one of the four parts; a budget is the protocol's."""
@@ -109,6 +136,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return path.strip(), value
 
 
+@contained()  # methods' configs may run code
 def resolve(spec: RunSpec) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
 
@@ -126,7 +154,8 @@ def resolve(spec: RunSpec) -> Cell:
     architecture = spec.target or protocol.target
 
     defense_class = DEFENSES.get(spec.defense)
-    card_defense = protocol.defenses.get(spec.defense, {})
+    defense_name = DEFENSES.name_of(defense_class)
+    card_defense = protocol.defenses.get(defense_name, {})
     defense_config = with_overrides(
         defense_class.Config(), _under("defense", card_defense, overrides), "defense"
     )
@@ -138,6 +167,7 @@ def resolve(spec: RunSpec) -> Cell:
 
     name = AttackName.parse(spec.attack)
     attack_class = ATTACKS.get(name.base)
+    name = replace(name, base=ATTACKS.name_of(attack_class))
     if (name.lom or name.ma) and not attack_class.optimises_identity:
         raise RequestError(
             f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
@@ -183,9 +213,12 @@ def resolve(spec: RunSpec) -> Cell:
         scaled(protocol, spec.budget),
         architecture,
         scaled(training, spec.budget),
+        defense_name,
+        outside_digest(defense_class, *DEFENSES.files_of(defense_class)),
         defense_class,
         defense_config,
         name,
+        outside_digest(attack_class, *ATTACKS.files_of(attack_class)),
         attack_class,
         scaled(attack_config, spec.budget),
         weights,

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
-from mibench import provenance
-from mibench.artifacts import Artifact, save_json, save_tensors
+from mibench.artifacts import Artifact, Manifest, save_json, save_tensors
 from mibench.data.division import PreparedSplit
 from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
 from mibench.stages import Stages
-from mibench.types import INCOMPLETE, Part, Record, RunSpec, StageCost
+from mibench.types import INCOMPLETE, Environment, Part, Record, RunSpec, StageCost
+
+RECORD = "record.json"
+IMAGES = "images"  # the artifact that identifies the images, where the protocol draws none
 
 
 def references(stages: Stages, evaluation: Evaluation | None = None) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def result(stages: Stages) -> Artifact:
             images,
             evaluation.confidence(images),
             [train.names[label] for label in stages.labels.tolist()],
-            f"{cell.attack.full} against {cell.architecture} under {cell.spec.defense} "
+            f"{cell.attack.full} against {cell.architecture} under {cell.defense_name} "
             f"({cell.protocol.name}, seed {stages.seed})",
         )
         tensors = {"images": images.contiguous(), "labels": stages.labels}
@@ -87,18 +89,32 @@ def _save_summary(stages: Stages, folder: Path, status: str) -> None:
     for task in stages.plan().values():
         manifest = stages.store.manifest(task.stage, task.key)
         if manifest is not None:
-            costs[task.name] = {"key": task.key, **manifest.cost}
+            costs[task.name] = _cost(manifest)
     summary = {"status": status, "target": stages.target_result, "costs": costs}
     save_json(folder / "summary.json", summary)
 
 
+def _cost(manifest: Manifest) -> dict[str, Any]:
+    """What a record says of a stage: its key, its cost, and who made it."""
+    assert manifest.maker is not None  # keys hold the code, so whoever made it knew of makers
+    maker = manifest.maker.model_dump(mode="json")
+    return {"key": manifest.key, "maker": maker, **manifest.cost}
+
+
 def _costs(stages: Stages, artifact: Artifact) -> tuple[StageCost, ...]:
     stored = dict(artifact.load_json("summary.json")["costs"])
-    stored["metrics"] = {"key": artifact.manifest.key, **artifact.manifest.cost}
+    stored["metrics"] = _cost(artifact.manifest)
     return tuple(
         StageCost(stage=name, cached=name not in stages.computed, **cost)
         for name, cost in stored.items()
     )
+
+
+def _environment(costs: tuple[StageCost, ...]) -> Environment:
+    """What made the last stage; it counts as dirty if what made any other one was."""
+    makers = [cost.maker for cost in costs if cost.maker is not None]
+    dirty = True if any(maker.dirty for maker in makers) else makers[-1].dirty
+    return makers[-1].model_copy(update={"dirty": dirty})
 
 
 def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
@@ -123,14 +139,17 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         "metrics": artifact.manifest.key,
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
     }
+    if stages.split is not None:
+        artifacts[IMAGES] = stages.split.digest
     if isinstance(stages.split, PreparedSplit):
-        artifacts |= {"split": stages.split.split, "images": stages.split.digest}
+        artifacts["split"] = stages.split.split
         if not stages.split.complete:
             artifacts[INCOMPLETE] = stages.split.digest
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256
     attack_config = cell.attack_config.model_dump(mode="json")
+    costs = _costs(stages, artifact)
     return Record(
         status="complete" if complete else "diverged",
         protocol=Part(
@@ -145,11 +164,17 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
             resolved=cell.training.model_dump(mode="json"),
         ),
         defense=Part(
-            name=cell.spec.defense.rpartition(":")[2],
+            name=cell.defense_name,
+            source=cell.defense_source,
             passed=cell.passed("defense"),
             resolved=cell.defense_config.model_dump(mode="json"),
         ),
-        attack=Part(name=cell.attack.full, passed=cell.passed("attack"), resolved=attack_config),
+        attack=Part(
+            name=cell.attack.full,
+            source=cell.attack_source,
+            passed=cell.passed("attack"),
+            resolved=attack_config,
+        ),
         seed=stages.seed,
         access=cell.attack_class.access,
         prior=f"{cell.attack_class.card.prior_recipe}"
@@ -157,9 +182,9 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         utility=utility,
         metrics=load(values["metrics"]),
         references={name: load(each) for name, each in values["references"].items()},
-        costs=_costs(stages, artifact),
+        costs=costs,
         artifacts=artifacts,
-        environment=provenance.environment(stages.device),
+        environment=_environment(costs),
         command=command or command_of(cell.spec),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -189,4 +214,4 @@ def write(folder: Path, record: Record, artifact: Artifact) -> None:
             source, place = artifact.file(name), folder / name
             if not place.exists() or place.read_bytes() != source.read_bytes():
                 write_atomic(place, source.read_bytes())
-    save_json(folder / "record.json", record.model_dump(mode="json"))
+    save_json(folder / RECORD, record.model_dump(mode="json"))

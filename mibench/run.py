@@ -48,7 +48,8 @@ def run(
         budget: share of all epochs and steps, in (0, 1]; less than 1 is for trying out, and boards
             refuse such records.
         store: folder of cached stages; None: ``MIBENCH_STORE`` or the user's cache folder.
-        out: run folder for record, reconstructions and picture; None: below ``mibench-runs/``.
+        out: run folder for record, reconstructions and picture, which holds no other cell's
+            record; None: below ``mibench-runs/``, under a name that no other cell has.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         progress: told of stages and steps.
         command: what the record states as its command; None reconstructs one.
@@ -77,4 +78,7 @@ def run(
         overrides=dict(overrides or {}),
         budget=budget,
     )
-    return run_cell(spec, store=store, out=out, device=device, progress=progress, command=command)
+    record, _ = run_cell(
+        spec, store=store, out=out, device=device, progress=progress, command=command
+    )
+    return record

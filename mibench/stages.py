@@ -93,7 +93,7 @@ class Stages(Keys):
                 **cost,
             }
 
-        artifact = self.store.get_or_compute(name.split(" ")[0], key, inputs, timed)
+        artifact = self.store.get_or_compute(name.split(" ")[0], key, inputs, timed, self.device)
         if not artifact.cached:
             self.computed.add(name)
         if not artifact.cached or name not in self._told:
@@ -158,7 +158,7 @@ class Stages(Keys):
 
     def _train_target(self, folder: Path) -> dict[str, Any]:
         cell, data = self.cell, self.data
-        generator = stream(self.seed, "target", cell.architecture, cell.spec.defense)
+        generator = stream(self.seed, "target", cell.architecture, cell.defense_name)
         defense = cell.defense_class(cell.defense_config)
         model = self._empty_target(defense, generator, cell.protocol.start(cell.architecture))
         model = defense.pretrain(model, data.public, generator, self.progress)
@@ -231,14 +231,15 @@ class Stages(Keys):
     @functools.cached_property
     def prior(self) -> Prior:
         """The attack's prior."""
-        attack = self.cell.attack_class(self.cell.attack_config)
-        if not attack.own_prior():
+        kind = self.cell.attack_class
+        if not kind.own_prior():
             return self.general_prior()
 
         def compute(folder: Path) -> dict[str, Any]:
+            attack = kind(kind.prior_config(self.cell.attack_config))
             generator = stream(self.seed, "prior", self.cell.attack.base)
             job = PriorJob(self.data.public, self.general_prior, generator, self.progress)
-            extra = {"target": self.frozen_target} if attack.target_specific_prior() else {}
+            extra = {"target": self.frozen_target} if kind.target_specific_prior() else {}
             devices = [self.device] if self.device.type == "cuda" else []
             # A stochastic target draws its noise from torch's own generator: seed that too.
             with torch.random.fork_rng(devices=devices):

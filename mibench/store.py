@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -43,6 +43,9 @@ from mibench.artifacts import (
 from mibench.errors import ArtifactError, MibenchError, RequestError
 from mibench.files import sha256
 from mibench.types import digest
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +98,14 @@ def stage_key(
         config: the resolved configuration, JSON values only (no NaN).
         seed: None for a stage without randomness of its own.
         parents: keys of the artifacts that it reads, in a fixed order.
-        source: digest of the code that defines it (``provenance.source_digest``).
+        source: digest of the code that computes it (:func:`mibench.source.code_digest`).
     """
     parts = {"config": config, "seed": seed, "parents": list(parents), "source": source}
     return digest({"stage": stage, **parts})
 
 
 class Store:
-    """A folder of artifacts, shared by any number of processes.
+    """A folder of artifacts, shared by any number of processes; made when it is first written to.
 
     Raises:
         RequestError: ``root`` cannot be a folder.
@@ -112,20 +115,25 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         # Files that this process has hashed, with the size and time that they had then.
         self._hashed: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        if self.root.exists() and not self.root.is_dir():
+            raise self._unusable("it is no folder")
+
+    def _unusable(self, reason: str | None) -> RequestError:
+        return RequestError(
+            f"the store {self.root} cannot be created: {reason}; "
+            "choose a folder with --store or MIBENCH_STORE"
+        )
+
+    def require_space(self, needed: int) -> None:
+        """Make the folder and check that ``needed`` bytes are free, before long work.
+
+        Raises:
+            RequestError: it cannot be made, or they are not.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RequestError(
-                f"the store {self.root} cannot be created: {error.strerror}; "
-                "choose a folder with --store or MIBENCH_STORE"
-            ) from error
-
-    def require_space(self, needed: int) -> None:
-        """Check that ``needed`` bytes are free, before long work.
-
-        Raises:
-            RequestError: they are not.
-        """
+            raise self._unusable(error.strerror) from error
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise RequestError(
@@ -139,6 +147,7 @@ class Store:
         key: str,
         inputs: dict[str, Any],
         compute: Callable[[Path], dict[str, Any]],
+        device: torch.device | str = "cpu",
     ) -> Artifact:
         """The artifact of ``key``, computed unless it is there and intact.
 
@@ -151,6 +160,7 @@ class Store:
             inputs: what the key was made of, JSON values, kept in the manifest.
             compute: writes the artifact's files into the empty folder it is given and returns what
                 that cost (JSON values). What it raises is passed on and nothing is kept.
+            device: where it is computed, for the manifest.
 
         Raises:
             MibenchError: the store could not be written (full, read-only); the message says where.
@@ -159,13 +169,16 @@ class Store:
         with contextlib.suppress(ArtifactError):  # looked at again, and logged, under the lock
             if (manifest := self._read(stage, key)) is not None:
                 return Artifact(folder, manifest, cached=True)
-        with self._explained(f"write the {stage} artifact"), self._locked(stage, key):
+        with self._explained(f"write the {stage} artifact"), contextlib.ExitStack() as held:
+            self.root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(self._locked(stage, key))
             if (artifact := self.find(stage, key)) is not None:
                 return artifact
             self._remove_temporaries(held=(stage, key))
             if folder.exists():
                 self._discard(stage, key)
-            return Artifact(folder, self._build(stage, key, inputs, compute), cached=False)
+            manifest = self._build(stage, key, inputs, compute, device)
+            return Artifact(folder, manifest, cached=False)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact of ``key``, or None when it is absent or corrupt (which is logged)."""
@@ -229,6 +242,8 @@ class Store:
         Returns:
             Bytes freed (with ``dry_run``: that would be).
         """
+        if not self.root.exists():
+            return 0
         with self._explained("remove artifacts"):
             freed = self._remove_temporaries(dry_run=dry_run)
             if older_than_days is not None:
@@ -289,6 +304,7 @@ class Store:
         key: str,
         inputs: dict[str, Any],
         compute: Callable[[Path], dict[str, Any]],
+        device: torch.device | str,
     ) -> Manifest:
         """Compute an artifact and put it in its place; the caller holds its lock."""
         folder = self._folder(stage, key)
@@ -296,7 +312,7 @@ class Store:
         try:
             temporary.mkdir(parents=True)
             cost = compute(temporary)
-            manifest = make_manifest(temporary, stage, key, inputs, cost)
+            manifest = make_manifest(temporary, stage, key, inputs, cost, device)
             save_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
             for path in [*temporary.rglob("*"), temporary]:
                 sync(path)

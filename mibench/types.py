@@ -128,28 +128,22 @@ def missing(reason: str) -> MetricValue:
 
 
 class Part(Frozen):
-    """One of a cell's four parts: its name, what was passed, and what that resolved to."""
+    """One of a cell's four parts: its name, what was passed, and what that resolved to.
+
+    Attributes:
+        source: SHA-256 of the normalised source, with the modules that it reaches by import, of a
+            method that is not one of mibench's own files; None for mibench's own.
+    """
 
     name: str
     version: int | None = None
+    source: str | None = None
     passed: dict[str, Any]
     resolved: dict[str, Any]
 
 
-class StageCost(Frozen):
-    """What a stage cost when it was computed (``cached``: in an earlier run)."""
-
-    stage: str
-    key: str
-    cached: bool
-    seconds: float
-    iterations: int | None = None
-    queries: int | None = None
-    peak_memory_bytes: int | None = None
-
-
 class Environment(Frozen):
-    """Where a record was made."""
+    """Where a record or a stage was made, and with what."""
 
     mibench: str
     commit: str | None
@@ -163,8 +157,29 @@ class Environment(Frozen):
     platform: str
 
 
+class StageCost(Frozen):
+    """What a stage cost when it was computed (``cached``: in an earlier run).
+
+    Attributes:
+        maker: where and with what it was computed then; None in records of earlier releases.
+    """
+
+    stage: str
+    key: str
+    cached: bool
+    seconds: float
+    iterations: int | None = None
+    queries: int | None = None
+    peak_memory_bytes: int | None = None
+    maker: Environment | None = None
+
+
 class Record(Frozen):
-    """The result of one cell (DESIGN.md, "Record"); accuracies are fractions in [0, 1]."""
+    """The result of one cell (DESIGN.md, "Record"); accuracies are fractions in [0, 1].
+
+    Attributes:
+        environment: what made the last stage, whoever prints it later; dirty if any stage's was.
+    """
 
     schema_version: int = SCHEMA_VERSION
     status: Literal["complete", "diverged"]

@@ -120,7 +120,7 @@ def test_noise_is_for_the_steps_that_are_taken() -> None:
 
 def test_folder_command_and_grid_name_the_share() -> None:
     spec = RunSpec(attack="gmi", budget=0.05)
-    assert run_folder(resolve(spec)).name.endswith("_seed0-budget-0.05")
+    assert run_folder(resolve(spec), None).name.endswith("_seed0-budget-0.05")
     assert command_of(spec).endswith("--budget 0.05")
     assert "--budget" not in command_of(RunSpec())
     (cell,) = make_grid({"budget": 0.05}, "test").cells()

@@ -196,7 +196,7 @@ def test_a_grid_runs_resumes_and_equals_single_runs(
             defense=cell.spec.defense,
             seed=3,
             store=tmp_path / "other",
-            out=tmp_path / "single",
+            out=tmp_path / "single" / str(index),
         )
         assert made[index].results() == single.results()
         assert {cost.stage for cost in made[index].costs} == {cost.stage for cost in single.costs}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import platform
 import subprocess
 import sys
@@ -10,97 +9,7 @@ import pytest
 import torch
 
 import mibench.types
-from mibench.errors import MibenchError
-from mibench.provenance import checkout_state, environment, peak_memory_bytes, source_digest
-
-PLAIN = """
-import os
-class Net:
-    rate: float = 0.1
-    def scale(self, x):
-        if x:
-            return x * 2
-        return {"a": 1}
-"""
-SAME = [
-    PLAIN.replace("import os", '"""Module."""\n# comment\n\n\nimport os  # why'),
-    PLAIN.replace("class Net:", 'class Net:\n    """Doc."""'),
-    PLAIN.replace("= 0.1", '= 0.1\n    """What the rate is."""'),
-    PLAIN.replace("(self, x):", '(\n        self,\n        x,\n    ):\n        """Doc."""'),
-    PLAIN.replace('{"a": 1}', "{\n            'a': (1),\n        }"),
-]
-DIFFERENT = [
-    PLAIN.replace("* 2", "* 3"),
-    PLAIN.replace("0.1", "0.2"),
-    PLAIN.replace("x", "y"),
-    PLAIN.replace("import os", "import sys"),
-    PLAIN.replace('"a"', '"b"'),
-    PLAIN.replace("    if x:\n            return", "    if x:\n            yield"),
-]
-
-
-def digest_of(folder: Path, source: str) -> str:
-    path = folder / "method.py"
-    path.write_text(source)
-    return source_digest(path)
-
-
-@pytest.mark.parametrize("source", SAME)
-def test_what_does_not_run_does_not_count(tmp_path: Path, source: str) -> None:
-    assert source != PLAIN
-    assert digest_of(tmp_path, source) == digest_of(tmp_path, PLAIN)
-
-
-@pytest.mark.parametrize("source", DIFFERENT)
-def test_what_runs_counts(tmp_path: Path, source: str) -> None:
-    assert source != PLAIN
-    assert digest_of(tmp_path, source) != digest_of(tmp_path, PLAIN)
-
-
-def test_a_body_of_documentation_only(tmp_path: Path) -> None:
-    documented = digest_of(tmp_path, 'class Error(Exception):\n    """Doc."""\n')
-    assert documented == digest_of(tmp_path, "class Error(Exception):\n    pass\n")
-
-
-def test_the_place_and_name_of_a_file_do_not_count(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.py", tmp_path / "b.py"
-    first.write_text("x = 1"), second.write_text("x = 1")
-    assert source_digest(first) == source_digest(second)
-    second.write_text("x = 2")
-    assert source_digest(first, second) != source_digest(second, first)
-
-
-def test_packages_and_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "pack_for_digest"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "part.py").write_text("x = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    before = source_digest("pack_for_digest")
-    assert "pack_for_digest" not in sys.modules
-    assert before == source_digest(package)
-    (package / "part.py").write_text("x = 22")
-    assert source_digest("pack_for_digest") not in (before, source_digest("pack_for_digest.part"))
-
-
-def test_loaded_code_keeps_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "loaded_for_digest.py"
-    path.write_text("x = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module("loaded_for_digest")
-    before = source_digest(module)
-    path.write_text("x = 22")
-    assert source_digest(module) == source_digest("loaded_for_digest") == before
-    assert source_digest(path) != before
-
-
-def test_missing_and_broken_sources_are_named(tmp_path: Path) -> None:
-    with pytest.raises(MibenchError, match=r"gone\.py"):
-        source_digest(tmp_path / "gone.py")
-    with pytest.raises(MibenchError, match="no_such_module"):
-        source_digest("mibench.no_such_module")
-    with pytest.raises(MibenchError, match=r"method\.py"):
-        digest_of(tmp_path, "def f(:")
+from mibench.provenance import checkout_state, environment, peak_memory_bytes
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -74,6 +74,7 @@ def test_variants_of_an_attack_without_an_identity_loss_are_refused(
 ) -> None:
     monkeypatch.setattr(ATTACKS, "get", lambda name: Sampler)
     monkeypatch.setattr(ATTACKS, "names", lambda: ["sampler"])
+    monkeypatch.setattr(ATTACKS, "name_of", lambda cls: "sampler")
     assert cell("sampler").attack_class is Sampler
     assert attack_names() == ["sampler"]
     for name in ("sampler+lom", "sampler+ma", "improved-sampler"):

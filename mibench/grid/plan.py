@@ -136,15 +136,15 @@ def make_plan(specs: Iterable[RunSpec], store: Store, out: Path | None = None) -
 def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -> GridCell:
     try:
         cell = resolve(spec)
-        folder = run_folder(cell)
-        if out is not None:
-            folder = out.joinpath(*folder.parts[1:])
         card = cell.protocol
         options = card.data.model_dump(mode="json")
         place = digest([spec.root, spec.data, card.resolution, options])
         if place not in splits:
-            splits[place] = split_of(cell, folder, SILENT)
+            splits[place] = split_of(cell, SILENT)
         split = splits[place]
+        folder = run_folder(cell, split)
+        if out is not None:
+            folder = out.joinpath(*folder.parts[1:])
         return GridCell(spec, folder, Keys(cell, split).plan(), split)
     except RequestError as error:
         where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mibench.data.division import Division
+from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
 from mibench.keys import Task
 from mibench.pipeline import compute, finish, select_device
@@ -33,6 +34,7 @@ class Job:
         spec, split: the cell and, unless its images are rendered, its split.
         folder: the cell's run folder.
         task: the stage; the last one, ``metrics``, also writes the run folder.
+        goal: key of the cell's last stage, which holds all that the cell depends on.
         store: root of the store. device: ``"auto"``, ``"cpu"``, ``"cuda:1"``.
         cwd: folder that relative paths start from.
     """
@@ -41,6 +43,7 @@ class Job:
     split: Division | None
     folder: Path
     task: Task
+    goal: str
     store: Path
     device: str
     cwd: Path
@@ -103,14 +106,23 @@ _kept: dict[str, Stages] = {}
 
 
 def _stages(job: Job) -> Stages:
-    key = digest([job.spec.model_dump(mode="json"), str(job.store), job.device])
+    key = digest([job.spec.model_dump(mode="json"), job.goal, str(job.store), job.device])
     if key not in _kept:
         _kept.clear()  # before the next cell's data and networks come
         device = select_device(job.device)
-        _kept[key] = Stages(resolve(job.spec), Store(job.store), device, SILENT, job.split)
+        stages = Stages(resolve(job.spec), Store(job.store), device, SILENT, job.split)
+        if stages.metrics_key != job.goal:
+            raise MibenchError(
+                f"the code, packages or weights of {worker_name()} are not those that the grid was "
+                "planned with: leave them alone while it runs, have the same on every node, and "
+                "start it again"
+            )
+        _kept[key] = stages
     return _kept[key]
 
 
 def job_of(cell: GridCell, task: Task, store: Path, device: str) -> Job:
     """The job of a stage for one of its cells."""
-    return Job(cell.spec, cell.split, cell.folder, task, store.absolute(), device, Path.cwd())
+    return Job(
+        cell.spec, cell.split, cell.folder, task, cell.goal, store.absolute(), device, Path.cwd()
+    )

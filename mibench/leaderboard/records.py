@@ -6,7 +6,6 @@ Layout: ``records/<protocol>/<cell>.json``, and ``galleries/<protocol>/<cell>.pn
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +24,10 @@ from mibench.leaderboard.checks import (
     warnings,
 )
 from mibench.leaderboard.galleries import make_gallery
-from mibench.types import SCHEMA_VERSION, Record, digest
+from mibench.naming import setting_token
+from mibench.types import SCHEMA_VERSION, Record
 
 RECORDS, GALLERIES = "records", "galleries"
-
-_READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
 
 
 @dataclass(frozen=True)
@@ -56,22 +54,6 @@ class Outcome:
     place: Path | None = None
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
-
-
-def setting_token(passed: dict[str, Any]) -> str:
-    """A short text for what was passed through ``--set``: ``scale=0``, else a digest."""
-    plain = {path: _plain(value) for path, value in passed.items()}
-    if len(plain) == 1:
-        path, value = next(iter(plain.items()))
-        text = json.dumps(value) if not isinstance(value, str) else value
-        if path.startswith(("defense.", "target.")) and _READABLE.fullmatch(text):
-            return f"{path.removeprefix('defense.')}={text}"
-    return digest(plain)[:8]
-
-
-def _plain(value: Any) -> Any:
-    """0 and 0.0 are one setting."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def cell_name(record: Record) -> str:

@@ -28,20 +28,29 @@ VARIABLE = "MIBENCH_INCEPTION"
 FEATURES = 2048
 
 
+def inception_place() -> Path:
+    """Where Inception's weights are looked for and put.
+
+    The file that the environment variable ``MIBENCH_INCEPTION`` names, else the place in torch's
+    hub cache where torch-fidelity keeps it.
+    """
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+
+
 def find_inception(path: Path | None = None) -> Path | str:
     """The file with Inception's weights, or why there is none.
 
     Args:
-        path: the file; None: what the environment variable ``MIBENCH_INCEPTION`` names, else the
-            place in torch's hub cache where torch-fidelity keeps it.
+        path: the file; None: :func:`inception_place`.
 
     Returns:
         The path of a file with the right checksum, or a reason to hand to
         :func:`mibench.types.missing`. A place that was named but is wrong never falls back to
         another.
     """
-    named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
-    place = named or Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    place = path or inception_place()
     if not place.is_file():
         # The reason goes into records, which are published: no name of anybody's home folder.
         shown = str(place).replace(str(Path.home()), "~", 1)
