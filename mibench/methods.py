@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.data.images import ImageSet
-from mibench.errors import DivergedError
+from mibench.errors import DivergedError, MibenchError
 from mibench.gan_training import GanConfig
 from mibench.identity import IdentityConfig, IdentityLoss
 from mibench.models.classifiers import Classifier, Outputs
@@ -294,7 +295,11 @@ class Defense(TrainingHooks):
         return logits
 
     def guarantee(self) -> dict[str, float | str]:
-        """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one."""
+        """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one.
+
+        Fields of ``Config`` that were found in training, as noise for a given ε, may stand beside
+        them. Records take it through :func:`claimed`; its unit is the card's ``privacy_unit``.
+        """
         return {}
 
     def deploy(self, model: Classifier) -> Classifier:
@@ -303,6 +308,33 @@ class Defense(TrainingHooks):
         if type(self).postprocess is not Defense.postprocess:
             model.output_filter = self.postprocess
         return model
+
+
+def claimed(defense: Defense) -> dict[str, float]:
+    """A defense's guarantee as it may stand in a record.
+
+    Raises:
+        MibenchError: it is no guarantee, or holds more than one.
+    """
+    given = defense.guarantee()
+    numbers = {
+        name: float(value)
+        for name, value in given.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+    epsilon, delta = numbers.get("epsilon", math.nan), numbers.get("delta", 0.5)
+    if not given or (
+        numbers.keys() == given.keys() <= {"epsilon", "delta", *defense.Config.model_fields}
+        and epsilon >= 0
+        and 0 < delta < 1
+        and defense.card.privacy_unit is not None
+    ):
+        return numbers
+    raise MibenchError(
+        f"{type(defense).__name__}.guarantee() returned {given!r}: it is empty, or finite numbers "
+        "`epsilon`, at least 0, and `delta`, between 0 and 1, beside nothing but fields of the "
+        "defense's Config; and the card names its `privacy_unit`"
+    )
 
 
 ATTACKS: Registry[Attack] = Registry("attack", Attack, "mibench.attacks", "mibench.attacks")

@@ -15,6 +15,7 @@ LAYERS = (
     {"errors", "files", "types", "budget", "streams", "progress"},
     {"artifacts", "store", "registry", "provenance", "leaderboard"},
     {
+        "accounting",
         "dependence",
         "data",
         "models",
