@@ -174,11 +174,13 @@ class DpSgd(Defense):
         noise = self.config.noise_multiplier or self._find_noise(mechanism)
         epsilon = mechanism.epsilon(noise)
         if math.isinf(epsilon):
-            other = "use --set defense.accountant=rdp, or " if mechanism.accountant == "prv" else ""
+            way = "less" if noise > 1 else "more"
+            if mechanism.accountant == "prv":
+                way = f"--set defense.accountant=rdp, or {way}"
             raise RequestError(
                 f"dp-sgd: the accountant {mechanism.accountant} knows no ε for "
-                f"defense.noise_multiplier={noise:g} in {mechanism.text}: {other}change the noise "
-                "(0 is the control, which claims no guarantee)"
+                f"defense.noise_multiplier={noise:g} in {mechanism.text}: use {way} noise "
+                "(0 is the control, without a guarantee)"
             )
         return _Plan(noise, epsilon, delta)
 

@@ -297,8 +297,8 @@ class Defense(TrainingHooks):
     def guarantee(self) -> dict[str, float | str]:
         """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one.
 
-        Fields of ``Config`` that were found in training, as noise for a given ε, may stand beside
-        them. Records take it through :func:`claimed`; its unit is the card's ``privacy_unit``.
+        The main knob may stand beside them where it was found in training, as noise for a given ε.
+        Records take it through :func:`claimed`; its unit is the card's ``privacy_unit``.
         """
         return {}
 
@@ -324,7 +324,7 @@ def claimed(defense: Defense) -> dict[str, float]:
     }
     epsilon, delta = numbers.get("epsilon", math.nan), numbers.get("delta", 0.5)
     if not given or (
-        numbers.keys() == given.keys() <= {"epsilon", "delta", *defense.Config.model_fields}
+        numbers.keys() == given.keys() <= {"epsilon", "delta", defense.strength}
         and epsilon >= 0
         and 0 < delta < 1
         and defense.card.privacy_unit is not None
@@ -332,8 +332,8 @@ def claimed(defense: Defense) -> dict[str, float]:
         return numbers
     raise MibenchError(
         f"{type(defense).__name__}.guarantee() returned {given!r}: it is empty, or finite numbers "
-        "`epsilon`, at least 0, and `delta`, between 0 and 1, beside nothing but fields of the "
-        "defense's Config; and the card names its `privacy_unit`"
+        "`epsilon`, at least 0, and `delta`, between 0 and 1, beside nothing but the defense's main "
+        "knob; and the card names its `privacy_unit`"
     )
 
 
