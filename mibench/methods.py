@@ -332,8 +332,8 @@ def claimed(defense: Defense) -> dict[str, float]:
         return numbers
     raise MibenchError(
         f"{type(defense).__name__}.guarantee() returned {given!r}: it is empty, or finite numbers "
-        "`epsilon`, at least 0, and `delta`, between 0 and 1, beside nothing but the defense's main "
-        "knob; and the card names its `privacy_unit`"
+        "`epsilon`, at least 0, and `delta`, between 0 and 1, beside nothing but the defense's "
+        "main knob; and the card names its `privacy_unit`"
     )
 
 
