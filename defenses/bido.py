@@ -15,7 +15,7 @@ from mibench.dependence import COCO, HSIC, gaussian_gram, linear_gram
 from mibench.errors import RequestError
 from mibench.methods import Defense, DefenseConfig, register_defense
 from mibench.models.classifiers import Classifier
-from mibench.training import TrainState
+from mibench.training import TrainingConfig, TrainState
 from mibench.types import DefenseCard
 
 MEASURES = {"hsic": HSIC, "coco": COCO}
@@ -109,7 +109,10 @@ class Bido(Defense):
             "The step size follows the protocol's schedule, where the code halves it at given "
             "epochs; training starts where the protocol's target starts, the code's from ImageNet.",
             "The code keeps the epoch that is best on the test images; here the last one is kept.",
-            "Identities whose images are not a multiple of `images_per_identity` repeat some.",
+            "Identities whose images are not a multiple of `images_per_identity` repeat some. What "
+            "an epoch leaves over is dropped only where it would make batches of one identity, "
+            "which say nothing about labels; the code's sampler stops as soon as fewer identities "
+            "are left than a batch has places.",
         ),
         adaptive_attack="the white-box attacks as they are: a plain classifier is deployed",
     )
@@ -145,34 +148,61 @@ class Bido(Defense):
         weight_x, weight_y = self.config.weights
         return (weight_x * on_images - weight_y * on_labels).sum()
 
+    def check(self, labels: Tensor, config: TrainingConfig) -> None:
+        """Refuse what leaves no batch of two identities, without which labels say nothing.
+
+        Raises:
+            RequestError: there is one identity, or a batch has no room for two.
+        """
+        self.steps_per_epoch(labels, config.batch_size)
+
     def sampler(
         self, labels: Tensor, batch_size: int, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Batches of ``images_per_identity`` images of each of their identities.
+        """Batches of ``images_per_identity`` images of each of their two or more identities.
 
-        An epoch visits every image once; an identity whose images do not fill its last group
-        fills it up with images that it has already shown. A batch holds an identity twice only
-        when fewer identities are left than it has places.
+        An epoch shows every image once, but for what :meth:`_dealt` drops; an identity whose images
+        do not fill its last group fills it up with images that it has already shown. A batch holds
+        an identity twice only when fewer identities are left than it has places.
         """
         groups = [
-            self._grouped((labels == label).nonzero().squeeze(1), generator)
+            list(self._grouped((labels == label).nonzero().squeeze(1), generator))
             for label in labels.unique().tolist()
         ]
         left = torch.tensor([len(group) for group in groups])
+        batches = [
+            torch.cat([groups[identity].pop() for identity in batch])
+            for batch in self._dealt(left, batch_size, generator)
+        ]
+        for position in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[position]
+
+    def _dealt(self, left: Tensor, batch_size: int, generator: torch.Generator) -> list[list[int]]:
+        """Which identities the batches of an epoch hold, one entry a group.
+
+        Where nothing but groups of one identity is left for a batch, they are dropped: it has more
+        groups than there are batches, or a batch holds two groups and their number is odd. Which
+        images these are changes from epoch to epoch. The released sampler drops more: it stops
+        when fewer identities are left than a batch has places.
+
+        Args:
+            left: groups of each identity ``(identities,)``; how many batches there are depends on
+                it alone.
+        """
+        left, places = left.clone(), batch_size // self.config.images_per_identity
         batches = []
-        for remaining in range(self.steps_per_epoch(labels, batch_size), 0, -1):
+        for remaining in range(math.ceil(int(left.sum()) / places), 0, -1):
             wanted = math.ceil(int(left.sum()) / remaining)
-            batch: list[Tensor] = []
+            batch: list[int] = []
             while len(batch) < wanted:
                 # Identities with the most groups left come first, so that none piles up at the end.
                 order = left + torch.rand(len(left), generator=generator)
-                places = min(wanted - len(batch), int((left > 0).sum()))
-                for identity in order.topk(places).indices.tolist():
-                    left[identity] -= 1
-                    batch.append(groups[identity][left[identity]])
-            batches.append(torch.cat(batch))
-        for position in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[position]
+                taken = order.topk(min(wanted - len(batch), int((left > 0).sum()))).indices
+                left[taken] -= 1
+                batch += taken.tolist()
+            if len(set(batch)) > 1:
+                batches.append(batch)
+        return batches
 
     def _grouped(self, positions: Tensor, generator: torch.Generator) -> Tensor:
         """One identity's image positions, shuffled, in rows of ``images_per_identity``."""
@@ -182,16 +212,18 @@ class Bido(Defense):
         return shuffled[torch.arange(rows * size) % len(positions)].view(rows, size)
 
     def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
-        """How many batches :meth:`sampler` yields.
-
-        Raises:
-            RequestError: a batch has no room for two identities, without which labels say nothing.
-        """
+        """How many batches :meth:`sampler` yields; raises as :meth:`check` does."""
         size = self.config.images_per_identity
         if batch_size < 2 * size:
             raise RequestError(
                 f"target.batch_size={batch_size} holds fewer than two identities with "
                 f"defense.images_per_identity={size}; set target.batch_size to {2 * size} or more"
             )
-        groups = int(labels.bincount().add(size - 1).div(size, rounding_mode="floor").sum())
-        return math.ceil(groups / (batch_size // size))
+        counts = labels.unique(return_counts=True)[1]
+        if len(counts) < 2:
+            raise RequestError(
+                "bido compares images of different identities, and the private training images "
+                f"show {len(counts)}: give at least two"
+            )
+        groups = counts.add(size - 1).div(size, rounding_mode="floor")
+        return len(self._dealt(groups, batch_size, torch.Generator()))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from opacus.accountants import create_accountant
-from opacus.accountants.accountant import IAccountant
-from opacus.accountants.utils import get_noise_multiplier
 from opacus.optimizers import DPOptimizer
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from mibench.accounting import Accountant, Mechanism
 from mibench.errors import RequestError
 from mibench.methods import Defense, DefenseConfig, register_defense
 from mibench.models.classifiers import Classifier
@@ -32,6 +30,9 @@ from mibench.training import TrainingConfig, TrainState
 from mibench.types import DefenseCard
 
 DEFAULT_EPSILON = 8.0
+# What a subclass may replace and keep the guarantee: layers and the start, which are checked or
+# public, and what is done with the trained model.
+_OUTSIDE = {"Config", "prepare", "pretrain", "deploy", "postprocess"}
 _LOOPED_AT_ONCE = 16  # spares most of Opacus' work for each part; more was not faster
 
 
@@ -41,23 +42,35 @@ class DpSgdConfig(DefenseConfig):
     noise_multiplier: float | None = Field(
         None,
         ge=0,
+        allow_inf_nan=False,
         description="standard deviation of the noise in units of `max_grad_norm`; null: the least "
         "that reaches `target_epsilon`; 0: the control, without clipping, noise or guarantee",
     )
     target_epsilon: float | None = Field(
         None,
         gt=0,
+        allow_inf_nan=False,
         description="ε to spend over the whole training; null: 8 unless `noise_multiplier` is "
         "given, which excludes it",
     )
     delta: float | None = Field(
-        None, gt=0, lt=1, description="δ of the guarantee; null: 1/N^1.1 for N training images"
+        None,
+        gt=0,
+        lt=1,
+        description="δ of the guarantee, below 1/N; null: 1/N^1.1 for N training images",
     )
     max_grad_norm: float = Field(
-        1.0, gt=0, description="L2 norm that one image's gradient is clipped to"
+        1.0,
+        # Far beyond these, clipped gradients or their noise leave single precision.
+        ge=1e-9,
+        le=1e9,
+        allow_inf_nan=False,
+        description="L2 norm that one image's gradient is clipped to",
     )
-    accountant: Literal["rdp", "prv"] = Field(
-        "rdp", description="privacy accountant: Rényi (`rdp`) or privacy loss variables (`prv`)"
+    accountant: Accountant = Field(
+        "rdp",
+        description="privacy accountant: Rényi (`rdp`) or privacy loss variables (`prv`), which is "
+        "tighter, and knows no ε over about 100",
     )
     gradients: Literal["auto", "loop", "vmap"] = Field(
         "auto",
@@ -87,8 +100,12 @@ class DpSgd(Defense):
 
     Each image joins a batch independently with probability q = batch size / N (Poisson sampling),
     its gradient is clipped to norm C, and the update is (Σ clipped gradients + N(0, σ²C²I)) /
-    (qN). An empty batch takes its step of noise like any other. ε follows from q, σ and the steps
-    that were taken. Batch normalisation is replaced by group normalisation, in the control too.
+    (qN). An empty batch takes its step of noise like any other. ε follows from q, σ and the number
+    of steps, and is computed before the first; a training that ends early has spent no more. Batch
+    normalisation is replaced by group normalisation, in the control too.
+
+    ε holds for this algorithm alone. A subclass that changes a part of it also says what it
+    guarantees, in ``guarantee()``; without that it is refused (see :meth:`check`).
     """
 
     card: ClassVar[DefenseCard] = DefenseCard(
@@ -100,6 +117,8 @@ class DpSgd(Defense):
         reference_code="https://github.com/pytorch/opacus",
         deviations=(
             "the guarantee is for one image; an identity with k images has a far weaker one",
+            "ε is of the training steps alone: choosing settings by validation accuracy spends "
+            "more, which is not counted, and weights to start from are taken to be public",
             "noise and batches come from a seeded generator, so that a run can be repeated; it is "
             "not cryptographically secure, and who knows the seed can remove the noise",
             "batch normalisation becomes group normalisation (at most 32 groups of at least 4)",
@@ -125,6 +144,67 @@ class DpSgd(Defense):
         super().__init__(config)
         self._engine: _Engine | None = None  # None: not engaged yet, or the control
 
+    def check(self, labels: Tensor, config: TrainingConfig) -> None:
+        """Refuse a training whose ε would be unknown or wrong; the control has none.
+
+        Raises:
+            RequestError: the class changes what ε was computed for, δ protects no single image,
+                or the accountant gives no ε or finds no noise.
+        """
+        self._plan(labels, config)
+
+    def _plan(self, labels: Tensor, config: TrainingConfig) -> _Plan | None:
+        """Noise, ε and δ of the whole training; None for the control."""
+        if self.config.noise_multiplier == 0:
+            return None
+        self._check_own_algorithm()
+        count = len(labels)
+        delta = self.config.delta or count**-1.1
+        if delta >= 1 / count:
+            raise RequestError(
+                f"dp-sgd: δ = {delta:.3g} is no guarantee for one of {count} images, since "
+                f"publishing one of them would have it: set defense.delta below {1 / count:.3g}"
+            )
+        mechanism = Mechanism(
+            self.config.accountant,
+            _sample_rate(labels, config.batch_size),
+            config.steps(self.steps_per_epoch(labels, config.batch_size)),
+            delta,
+        )
+        noise = self.config.noise_multiplier or self._find_noise(mechanism)
+        epsilon = mechanism.epsilon(noise)
+        if math.isinf(epsilon):
+            way = "less" if noise > 1 else "more"
+            if mechanism.accountant == "prv":
+                way = f"--set defense.accountant=rdp, or {way}"
+            raise RequestError(
+                f"dp-sgd: the accountant {mechanism.accountant} knows no ε for "
+                f"defense.noise_multiplier={noise:g} in {mechanism.text}: use {way} noise "
+                "(0 is the control, without a guarantee)"
+            )
+        return _Plan(noise, epsilon, delta)
+
+    def _check_own_algorithm(self) -> None:
+        """Refuse a subclass that replaces a part of the algorithm and keeps the guarantee.
+
+        Raises:
+            RequestError: naming the parts.
+        """
+        if type(self).guarantee is not DpSgd.guarantee:
+            return
+        below = type(self).__mro__[: type(self).__mro__.index(DpSgd)]
+        replaced = sorted(
+            name
+            for name in {name for each in (self, *below) for name in vars(each)} - _OUTSIDE
+            if not name.startswith("__") and callable(getattr(DpSgd, name, None))
+        )
+        if replaced:
+            raise RequestError(
+                f"{type(self).__name__} replaces {', '.join(replaced)} of dp-sgd, for which ε was "
+                "computed, and might claim a guarantee that it does not have: override guarantee() "
+                "too, with what holds (super().guarantee() if ε does, {} for none)"
+            )
+
     def prepare(self, model: Classifier) -> Classifier:
         """Replace batch normalisation.
 
@@ -134,6 +214,10 @@ class DpSgd(Defense):
         replace_batch_norm(model)
         check_no_batch_statistics(model)
         return model
+
+    def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
+        """How many batches :meth:`sampler` yields: as many as hold all images on average."""
+        return math.ceil(len(labels) / batch_size)
 
     def sampler(
         self, labels: Tensor, batch_size: int, generator: torch.Generator
@@ -152,38 +236,36 @@ class DpSgd(Defense):
         config: TrainingConfig,
         generator: torch.Generator,
     ) -> tuple[Classifier, torch.optim.Optimizer]:
-        """Find the noise and put Opacus' optimizer around ``optimizer``; not in the control.
+        """Put Opacus' optimizer around ``optimizer``; not in the control.
 
         Raises:
-            RequestError: no noise reaches the target ε, or the model cannot be vectorised.
+            RequestError: as :meth:`check` does; a layer records statistics of the training images,
+                or the model cannot be vectorised.
         """
         self._engine = None
         # Drawn in the control too, so that both see the same batches.
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        rate = _sample_rate(labels, config.batch_size)
-        self._expected_batch = rate * len(labels)
-        if self.config.noise_multiplier == 0:
+        self._expected_batch = _sample_rate(labels, config.batch_size) * len(labels)
+        plan = self._plan(labels, config)
+        if plan is None:
             return model, optimizer
-        delta = self.config.delta or len(labels) ** -1.1
-        steps = config.steps(self.steps_per_epoch(labels, config.batch_size))
+        check_no_batch_statistics(model)  # again, for what a subclass has made of it
         device = next(model.parameters()).device
         private = DPOptimizer(
             optimizer,
-            noise_multiplier=self.config.noise_multiplier or self._find_noise(rate, steps, delta),
+            noise_multiplier=plan.noise,
             max_grad_norm=self.config.max_grad_norm,
             expected_batch_size=self._expected_batch,
             generator=torch.Generator(device).manual_seed(seed),
         )
-        accountant = create_accountant(self.config.accountant)
-        private.attach_step_hook(accountant.get_optimizer_hook_fn(rate))
         how, at_once = self._gradient_function(model, device)
-        self._engine = _Engine(private, accountant, delta, how, at_once)
+        self._engine = _Engine(private, plan, how, at_once)
         return model, private
 
     def backward(
         self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState
     ) -> Tensor:
-        """Prepare the step on a batch of images ``(n, 3, h, w)``, n ≥ 0.
+        """Prepare the step on a batch of images ``(n, 3, h, w)``, n ≥ 0; :meth:`loss` is not asked.
 
         Opacus clips and sums part after part of the batch; the last part is left to the loop's
         ``optimizer.step()``, which then adds the noise once.
@@ -225,34 +307,23 @@ class DpSgd(Defense):
         return model
 
     def guarantee(self) -> dict[str, float | str]:
-        """ε and δ of the steps taken, and the noise multiplier; empty for the control."""
+        """ε and δ of the training, and the noise multiplier; empty for the control."""
         if self._engine is None:
             return {}
-        return {
-            "epsilon": float(self._engine.accountant.get_epsilon(self._engine.delta)),
-            "delta": self._engine.delta,
-            "noise_multiplier": float(self._engine.optimizer.noise_multiplier),
-        }
+        plan = self._engine.plan
+        return {"epsilon": plan.epsilon, "delta": plan.delta, "noise_multiplier": plan.noise}
 
-    def _find_noise(self, rate: float, steps: int, delta: float) -> float:
+    def _find_noise(self, mechanism: Mechanism) -> float:
         epsilon = self.config.target_epsilon or DEFAULT_EPSILON
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the accountant, about noise that it tries first
-            try:
-                return get_noise_multiplier(
-                    target_epsilon=epsilon,
-                    target_delta=delta,
-                    sample_rate=rate,
-                    steps=steps,
-                    accountant=self.config.accountant,
-                    epsilon_tolerance=min(0.01, epsilon / 100),
-                )
-            except ValueError as error:
-                raise RequestError(
-                    f"dp-sgd cannot reach target_epsilon={epsilon:g} at δ={delta:.3g} in {steps} "
-                    f"steps of sample rate {rate:.3g} ({error}): raise target_epsilon or delta, "
-                    "or train for fewer epochs"
-                ) from error
+        noise = mechanism.least_noise(epsilon)
+        if noise is None:
+            raise RequestError(
+                f"dp-sgd: the accountant {mechanism.accountant} knows no noise that spends "
+                f"target_epsilon={epsilon:g} in {mechanism.text}: where it is too small, raise "
+                "target_epsilon or delta or train for fewer epochs; where it is too large, lower "
+                "it or give defense.noise_multiplier instead"
+            )
+        return noise
 
     def _gradient_function(
         self, model: Classifier, device: torch.device
@@ -268,12 +339,20 @@ class DpSgd(Defense):
 
 
 @dataclass(frozen=True)
+class _Plan:
+    """What is settled before a private training: its noise multiplier, ε and δ."""
+
+    noise: float
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class _Engine:
-    """What one private training works with; the optimizer counts its steps in the accountant."""
+    """What one private training works with."""
 
     optimizer: DPOptimizer
-    accountant: IAccountant
-    delta: float
+    plan: _Plan
     gradients: GradientFunction
     at_once: int
 

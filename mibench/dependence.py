@@ -64,8 +64,11 @@ def trace_of_product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def root_of_norm(first: Tensor, second: Tensor) -> Tensor:
-    """sqrt(‖AB‖_F) / m, ``(...)``."""
-    return torch.linalg.matrix_norm(first @ second).sqrt() / first.shape[-1]
+    """sqrt(‖AB‖_F) / m, ``(...)``; 0 without a gradient where A or B is constant."""
+    norm = torch.linalg.matrix_norm(first @ second)
+    # The root's slope at 0 is infinite, which the chain rule would multiply by 0.
+    zero = norm == 0
+    return norm.masked_fill(zero, 1).sqrt().masked_fill(zero, 0) / first.shape[-1]
 
 
 @dataclass(frozen=True)

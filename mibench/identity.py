@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier, Outputs
 from mibench.streams import RowStreams, noise_from
 from mibench.types import Frozen
@@ -54,7 +55,15 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Tensor) -> FeatureStatistics:
-        """Statistics of features ``(n, d)``; the paper takes about 5,000 public images."""
+        """Statistics of features ``(n, d)``; the paper takes about 5,000 public images.
+
+        Raises:
+            RequestError: there are fewer than two, which have no standard deviation.
+        """
+        if len(features) < 2:
+            raise RequestError(
+                f"LOM's feature statistics take at least two public images, not {len(features)}"
+            )
         return cls(features.mean(0), features.std(0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -334,7 +335,11 @@ class Defense(TrainingHooks):
         return logits
 
     def guarantee(self) -> dict[str, float | str]:
-        """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one."""
+        """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one.
+
+        The main knob may stand beside them where it was found in training, as noise for a given ε.
+        Records take it through :func:`claimed`; its unit is the card's ``privacy_unit``.
+        """
         return {}
 
     def deploy(self, model: Classifier) -> Classifier:
@@ -371,6 +376,33 @@ def contained(*methods: type[Attack] | type[Defense]) -> Iterator[None]:
             f"{frames[-1].lineno}), which would have ended mibench without a word: raise an "
             "Exception that says what is wrong"
         ) from error
+
+
+def claimed(defense: Defense) -> dict[str, float]:
+    """A defense's guarantee as it may stand in a record.
+
+    Raises:
+        MibenchError: it is no guarantee, or holds more than one.
+    """
+    given = defense.guarantee()
+    numbers = {
+        name: float(value)
+        for name, value in given.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+    epsilon, delta = numbers.get("epsilon", math.nan), numbers.get("delta", 0.5)
+    if not given or (
+        numbers.keys() == given.keys() <= {"epsilon", "delta", defense.strength}
+        and epsilon >= 0
+        and 0 < delta < 1
+        and defense.card.privacy_unit is not None
+    ):
+        return numbers
+    raise MibenchError(
+        f"{type(defense).__name__}.guarantee() returned {given!r}: it is empty, or finite numbers "
+        "`epsilon`, at least 0, and `delta`, between 0 and 1, beside nothing but the defense's "
+        "main knob; and the card names its `privacy_unit`"
+    )
 
 
 ATTACKS: Registry[Attack] = Registry("attack", Attack, "mibench.attacks", "mibench.attacks")

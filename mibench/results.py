@@ -124,14 +124,15 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
     complete, outcome = summary["status"] == "complete", summary["target"]
     protocol = cell.protocol
     utility: dict[str, float | str | None] = {
+        **outcome["guarantee"],  # first: nothing of a defense's own stands in an accuracy's place
+        "epsilon": outcome["guarantee"].get("epsilon"),
+        "delta": outcome["guarantee"].get("delta"),
+        "privacy_unit": cell.defense_class.card.privacy_unit if outcome["guarantee"] else None,
         "natural_accuracy": None,
         "evaluator_accuracy": None,
-        "epsilon": None,
-        "delta": None,
-        "privacy_unit": cell.defense_class.card.privacy_unit if outcome["guarantee"] else None,
+        "validation_accuracy": outcome.get("validation_accuracy"),
+        **values["utility"],
     }
-    utility |= values["utility"]
-    utility |= {"validation_accuracy": outcome.get("validation_accuracy"), **outcome["guarantee"]}
     artifacts = {
         "target": stages.target_key,
         "prior": stages.prior_key,

@@ -26,7 +26,7 @@ from mibench.errors import DivergedError
 from mibench.gan_training import train_general_gan
 from mibench.identity import FeatureStatistics, IdentityLoss
 from mibench.keys import Keys, evaluator_stage
-from mibench.methods import ACCESS, PriorJob, Problem, WhiteBoxTarget
+from mibench.methods import ACCESS, PriorJob, Problem, WhiteBoxTarget, claimed
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.evaluators import JudgeConfig, train_judge
 from mibench.models.freeze import freeze
@@ -160,6 +160,7 @@ class Stages(Keys):
         cell, data = self.cell, self.data
         generator = stream(self.seed, "target", cell.architecture, cell.defense_name)
         defense = cell.defense_class(cell.defense_config)
+        defense.check(data.train.labels.cpu(), cell.training)
         model = self._empty_target(defense, generator, cell.protocol.start(cell.architecture))
         model = defense.pretrain(model, data.public, generator, self.progress)
         model, result = train_classifier(
@@ -170,7 +171,7 @@ class Stages(Keys):
             "steps": result.steps,
             "loss": result.loss if result.diverged is None else None,
             "diverged": result.diverged,
-            "guarantee": defense.guarantee(),
+            "guarantee": claimed(defense),
             "identities": data.identities,
         }
         if result.diverged is None:

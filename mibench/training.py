@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet, to_float
+from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.progress import Progress
 from mibench.types import BUDGETED, Frozen
@@ -91,6 +92,19 @@ class TrainingHooks:
 
     mirror: bool = True
 
+    def check(self, labels: Tensor, config: TrainingConfig) -> None:
+        """Refuse training images or settings that these hooks cannot work with.
+
+        Called before anything is trained; ``pretrain`` of a defense included.
+
+        Args:
+            labels: of the training images, ``(n,)`` on the CPU.
+            config: how they are trained on.
+
+        Raises:
+            RequestError: naming what is wrong, and what to do.
+        """
+
     def prepare(self, model: Classifier) -> Classifier:
         """Wrap or replace layers before training. Returns the module that will be deployed."""
         return model
@@ -102,14 +116,17 @@ class TrainingHooks:
     def sampler(
         self, labels: Tensor, batch_size: int, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Index batches of one epoch over training images with ``labels`` (CPU)."""
+        """Index batches of one epoch over training images with ``labels`` (CPU).
+
+        No batch holds one image, which would break BatchNorm; so an odd number of images in
+        batches of two makes one batch of three.
+        """
         order = torch.randperm(len(labels), generator=generator)
-        # A last batch of one image would break BatchNorm: spread the rest over all batches.
-        yield from torch.tensor_split(order, math.ceil(len(labels) / batch_size))
+        yield from torch.tensor_split(order, self.steps_per_epoch(labels, batch_size))
 
     def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
         """How many batches :meth:`sampler` yields."""
-        return math.ceil(len(labels) / batch_size)
+        return max(1, min(math.ceil(len(labels) / batch_size), len(labels) // 2))
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
         """Scalar loss of a batch."""
@@ -210,11 +227,17 @@ def train_classifier(
     Returns:
         The trained model in evaluation mode, and how training ended. A loss that is not finite
         ends training at once with ``diverged`` set.
+
+    Raises:
+        RequestError: there are fewer than two images, or ``hooks`` cannot work with them.
     """
     hooks = hooks or TrainingHooks()
     hooks.mirror = data.mirror
     device = data.images.device
     labels = data.labels.cpu()
+    if len(labels) < 2:
+        raise RequestError(f"{label}: training takes at least two images, and there is one or none")
+    hooks.check(labels, config)
     per_epoch = hooks.steps_per_epoch(labels, config.batch_size)
     state = TrainState(0, 0, config.epochs, config.steps(per_epoch))
     model = model.to(device).to(memory_format=torch.channels_last).train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
@@ -110,6 +113,32 @@ def test_float32_is_enough(measure: Measure, spread: float, offset: float) -> No
         slopes.append(slope.double())
     torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=0)
     assert (slopes[0] - slopes[1]).norm() < 2e-3 * slopes[1].norm()
+
+
+@pytest.mark.parametrize("measure", [HSIC, COCO], ids=["hsic", "coco"])
+@pytest.mark.parametrize("samples", [1, 2, 28])
+def test_one_identity_has_no_dependence_and_no_gradient(measure: Measure, samples: int) -> None:
+    """Its label kernel is constant, and so 0 when centred."""
+    layer = torch.randn(samples, 5, generator=stream(0), requires_grad=True)
+    labels = linear_gram(F.one_hot(torch.full((samples,), 2)).float())
+    grams = measure.transform(torch.stack([labels, gaussian_gram(layer, 5.0)]))
+    value = measure.compare(grams[1], grams[0])
+    (slope,) = torch.autograd.grad(value, layer)
+    assert value == 0
+    assert (slope == 0).all()
+
+
+@pytest.mark.parametrize("measure", [HSIC, COCO], ids=["hsic", "coco"])
+def test_a_batch_without_dependence_leaves_the_others_their_gradient(measure: Measure) -> None:
+    _, layer, targets = scene()
+    layer.requires_grad_()
+    constant = torch.zeros(12, dtype=torch.int64)
+    labels = torch.stack([linear_gram(targets), linear_gram(F.one_hot(constant).float())])
+    values = measure(gaussian_gram(layer, 5.0), labels)
+    assert values[0] > 0 == values[1]
+    (both,) = torch.autograd.grad(values.sum(), layer, retain_graph=True)
+    (first,) = torch.autograd.grad(values[0], layer)
+    torch.testing.assert_close(both, first)
 
 
 @pytest.mark.parametrize("measure", [HSIC, COCO], ids=["hsic", "coco"])
@@ -271,6 +300,103 @@ def uneven() -> Tensor:
     counts = torch.arange(40) % 11 + 1
     labels = torch.arange(40).repeat_interleave(counts)
     return labels[torch.randperm(len(labels), generator=stream(0, "labels"))]
+
+
+# People of LFW with 20 pictures or more: 62, the most frequent with as many as the next three.
+PEOPLE = torch.tensor(
+    [371, 165, 85, 76, *(54, 50, 46, 37, 36, 34, 33, 31, 29, 29), *[14 + i % 15 for i in range(48)]]
+)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_unbalanced_people_stay_finite_over_an_epoch(measure: Any) -> None:
+    labels = torch.arange(62).repeat_interleave(PEOPLE)
+    images = torch.randint(256, (len(labels), 3, 32, 32), generator=stream(0), dtype=torch.uint8)
+    images = images // 8 + (labels * 3)[:, None, None, None].byte()
+    names = tuple(map(str, range(62)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Classifier("test_resnet", 62, 32)
+    defense = Bido(BidoConfig(measure=measure))
+    config = TrainingConfig(epochs=1, batch_size=32, **Bido.training)
+    model, result = train_classifier(
+        model, ImageSet(images, labels, names), config, stream(1), SILENT, defense
+    )
+    assert result.diverged is None
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_batches_of_one_identity_are_dropped_and_no_others() -> None:
+    labels = torch.arange(62).repeat_interleave(PEOPLE)
+    defense = Bido(BidoConfig())
+    batches = list(defense.sampler(labels, 32, stream(0)))
+    groups = int(PEOPLE.add(3).div(4, rounding_mode="floor").sum())
+    # 93 groups of the first, and 32 of them would have been batches of their own.
+    assert len(batches) == defense.steps_per_epoch(labels, 32) < math.ceil(groups / 8)
+    shown = torch.cat(batches).bincount(minlength=len(labels)) > 0
+    assert shown[labels > 0].all()
+    assert 0.5 < shown[labels == 0].float().mean() < 1
+    again = torch.cat(list(defense.sampler(labels, 32, stream(1)))).bincount(minlength=len(labels))
+    assert (shown | (again > 0))[labels == 0].sum() > shown[labels == 0].sum()  # not the same ones
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    images=st.lists(
+        st.one_of(st.integers(0, 12), st.integers(0, 400)), min_size=2, max_size=40
+    ).filter(lambda counts: sum(count > 0 for count in counts) > 1),
+    size=st.integers(2, 6),
+    places=st.integers(2, 12),
+    spare=st.integers(0, 1),
+    seed=st.integers(0, 3),
+)
+def test_every_batch_has_two_identities(
+    images: list[int], size: int, places: int, spare: int, seed: int
+) -> None:
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
+    defense, batch_size = Bido(BidoConfig(images_per_identity=size)), places * size + spare
+    batches = list(defense.sampler(labels, batch_size, stream(seed)))
+    assert len(batches) == defense.steps_per_epoch(labels, batch_size) > 0
+    for index in batches:
+        counts = labels[index].bincount()
+        assert len(index) <= batch_size
+        assert (counts > 0).sum() > 1
+        assert (counts % size == 0).all()
+    groups = [math.ceil(count / size) for count in images]
+    dropped = sum(groups) - sum(len(index) // size for index in batches)
+    # What is dropped is of one identity, or the one group that is left of an odd number.
+    missing = {
+        int(label) for label in labels[torch.cat(batches).bincount(minlength=len(labels)) == 0]
+    }
+    assert len(missing) <= 1
+    if dropped and places > 2:
+        assert max(groups) > sum(groups) / places
+    again = list(defense.sampler(labels, batch_size, stream(seed)))
+    assert all(map(torch.equal, batches, again))
+
+
+@pytest.mark.parametrize(
+    ("people", "images", "expected"),
+    [
+        (100, 30, "8d75a5f8a43319bdf14268d1e02113a2e26a610d00e38d728186cf2223d02c81"),
+        (5, 1800, "8d0a932b8f1603320289e9997f6806754fb51acbf5ec2da5c59551c74e127feb"),
+    ],
+    ids=["synthfaces-32", "mnist-32-small"],
+)
+def test_batches_behind_filed_records(people: int, images: int, expected: str) -> None:
+    """Balanced sets keep the batches that they had before leftovers were dropped."""
+    found = hashlib.sha256()
+    labels = torch.arange(people).repeat_interleave(images)
+    for index in Bido(BidoConfig()).sampler(labels, 64, stream(0, "batches")):
+        found.update(index.numpy().tobytes() + b"|")
+    assert found.hexdigest() == expected
+
+
+def test_one_identity_is_refused_before_training() -> None:
+    data = ImageSet(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.full((40,), 3), ("a",) * 4)
+    config = TrainingConfig(epochs=1, batch_size=16)
+    with pytest.raises(RequestError, match="show 1: give at least two"):
+        train_classifier(classifier(), data, config, stream(0), SILENT, Bido(BidoConfig()))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +148,146 @@ def test_impossible_target_is_refused() -> None:
         train(DpSgd(DpSgdConfig(target_epsilon=1e-7, delta=1e-9)))
 
 
+PLAN = {"noise_multiplier": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        # ε is too large for the accountant of privacy loss variables: gigabytes, then infinite.
+        ({"noise_multiplier": 0.005, "accountant": "prv"}, r"prv knows no ε.*accountant=rdp"),
+        ({"target_epsilon": 1e-3, "accountant": "prv"}, "prv knows no noise.*too large, lower"),
+        ({"noise_multiplier": 1e-200}, r"rdp knows no ε.*1e-200.*0 is the control"),
+        ({"noise_multiplier": 1e12}, "rdp knows no ε"),
+        ({"target_epsilon": 0.01, "delta": 1e-5}, "rdp knows no noise.*raise target_epsilon"),
+        ({**PLAN, "delta": 1 / 3000}, r"δ = 0\.000333.*set defense\.delta below 0\.000333"),
+    ],
+)
+def test_what_has_no_epsilon_is_refused_before_training(
+    options: dict[str, Any], match: str
+) -> None:
+    """With the images and steps of ``synthfaces-32``."""
+    labels, config = torch.zeros(3000), SGD.model_copy(update={"batch_size": 64, "epochs": 30})
+    with pytest.raises(RequestError, match=match):
+        DpSgd(DpSgdConfig(**options)).check(labels, config)
+
+
+def test_noise_that_only_one_accountant_can_account_for_passes_with_it() -> None:
+    labels, config = torch.zeros(3000), SGD.model_copy(update={"batch_size": 64, "epochs": 30})
+    DpSgd(DpSgdConfig(noise_multiplier=0.005)).check(labels, config)
+    DpSgd(DpSgdConfig(target_epsilon=1000)).check(labels, config)
+    DpSgd(DpSgdConfig(target_epsilon=0.05, accountant="prv")).check(labels, config)
+    DpSgd(DpSgdConfig(noise_multiplier=0, accountant="prv", delta=0.5)).check(labels, config)
+
+
+def test_a_training_that_ends_early_has_the_epsilon_that_was_planned() -> None:
+    class Lost(DpSgd):
+        def backward(self, model, images, labels, state):
+            super().backward(model, images, labels, state)
+            return images.new_tensor(math.nan if state.step == 2 else 1.0)
+
+        def guarantee(self):
+            return super().guarantee()
+
+    whole, lost = DpSgd(DpSgdConfig(**PLAN)), Lost(DpSgdConfig(**PLAN))
+    train(whole)
+    model = lost.prepare(make())
+    _, result = train_classifier(model, data(), SGD, stream(0), SILENT, lost)
+    assert result.diverged is not None
+    assert result.steps == 3
+    assert lost.guarantee() == whole.guarantee()
+
+
+# A guarantee is dp-sgd's own
+
+
+def batches_in_order(
+    self: object, labels: Tensor, batch_size: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    yield from torch.arange(len(labels)).split(batch_size)
+
+
+def anything(self: object, *arguments: object) -> Any:
+    raise AssertionError("it is refused before it is called")
+
+
+REPLACED = {
+    "sampler": batches_in_order,
+    **dict.fromkeys(
+        ("steps_per_epoch", "backward", "loss", "optimizer", "engage", "augment", "release"),
+        anything,
+    ),
+}
+
+
+@pytest.mark.parametrize("hook", REPLACED)
+def test_a_replaced_part_loses_the_guarantee(hook: str) -> None:
+    changed = type("Changed", (DpSgd,), {hook: REPLACED[hook]})
+    below = type("Below", (changed,), {})
+    mixed = type("Mixed", (type("Mixin", (), {hook: REPLACED[hook]}), DpSgd), {})
+    for cls in (changed, below, mixed):
+        message = rf"{cls.__name__} replaces {hook} of dp-sgd.*override guarantee\(\)"
+        with pytest.raises(RequestError, match=message):
+            train(cls(DpSgdConfig(**PLAN)))
+    own = type("Own", (changed,), {"guarantee": lambda self: {}})
+    own(DpSgdConfig(**PLAN))._check_own_algorithm()
+    if hook not in ("steps_per_epoch", "engage"):
+        changed(DpSgdConfig(noise_multiplier=0)).check(torch.zeros(12), SGD)  # claims nothing
+
+
+def test_a_replaced_part_of_one_object_loses_it_too() -> None:
+    defense = DpSgd(DpSgdConfig(**PLAN))
+    defense.sampler = functools.partial(batches_in_order, defense)  # type: ignore[method-assign]
+    with pytest.raises(RequestError, match="replaces sampler"):
+        train(defense)
+
+
+def test_what_is_outside_the_algorithm_may_be_replaced() -> None:
+    class Other(DpSgd):
+        def __init__(self, config):
+            super().__init__(config)
+            self.note = "mine"
+
+        def helper(self):
+            return 1
+
+        def prepare(self, model):
+            return super().prepare(model)
+
+        def postprocess(self, logits):
+            return logits.round()
+
+    defense = Other(DpSgdConfig(**PLAN))
+    train(defense)
+    assert defense.guarantee()["epsilon"] > 0
+
+
+def test_batch_statistics_that_a_subclass_puts_back_are_refused() -> None:
+    class Kept(DpSgd):
+        def prepare(self, model):
+            return model
+
+    with pytest.raises(RequestError, match="BatchNorm2d"):
+        train(Kept(DpSgdConfig(**PLAN)), "test_resnet")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_grad_norm", math.inf),
+        ("max_grad_norm", 1e-30),
+        ("noise_multiplier", math.inf),
+        ("noise_multiplier", math.nan),
+        ("target_epsilon", math.inf),
+        ("delta", 0),
+        ("delta", 1),
+    ],
+)
+def test_impossible_values_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=field):
+        DpSgdConfig(**{field: value})
+
+
 def test_two_sources_of_noise_are_refused() -> None:
     with pytest.raises(ValidationError, match="not both"):
         DpSgdConfig(noise_multiplier=1.0, target_epsilon=8.0)
@@ -193,6 +336,9 @@ def test_empty_batches_count_as_steps(options: dict[str, float]) -> None:
         def sampler(self, labels, batch_size, generator):
             for _ in range(self.steps_per_epoch(labels, batch_size)):
                 yield torch.zeros(0, dtype=torch.int64)
+
+        def guarantee(self):  # of the steps alone; without it such a sampler is refused
+            return super().guarantee()
 
     defense = Empty(DpSgdConfig(**options))
     model = defense.prepare(make())
@@ -269,6 +415,9 @@ class Plain(DpSgd):
 
     def release(self, model):
         return model
+
+    def guarantee(self):
+        return {}
 
 
 def test_control_is_plain_training_of_the_same_model() -> None:

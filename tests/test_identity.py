@@ -11,6 +11,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 from torch import Tensor
 
+from mibench.errors import RequestError
 from mibench.identity import (
     FeatureStatistics,
     IdentityConfig,
@@ -87,6 +88,11 @@ def test_feature_statistics_are_mean_and_standard_deviation_per_dimension() -> N
     statistics = FeatureStatistics.of(features)
     np.testing.assert_allclose(statistics.mean, features.numpy().mean(0), rtol=1e-5)
     np.testing.assert_allclose(statistics.std, features.numpy().std(0, ddof=1), rtol=1e-5)
+
+
+def test_one_image_has_no_statistics() -> None:
+    with pytest.raises(RequestError, match="at least two public images, not 1"):
+        FeatureStatistics.of(FEATURES[:1])
 
 
 def test_the_baseline_is_cross_entropy_alone() -> None:

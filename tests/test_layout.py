@@ -15,6 +15,7 @@ LAYERS = (
     {"errors", "files", "types", "budget", "streams", "progress", "naming"},
     {"artifacts", "store", "registry", "provenance", "source", "leaderboard"},
     {
+        "accounting",
         "dependence",
         "data",
         "models",

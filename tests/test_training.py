@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
+from mibench.errors import RequestError
 from mibench.gan_training import (
     GanConfig,
     MovingAverage,
@@ -123,6 +124,32 @@ def test_the_generator_alone_decides() -> None:
     torch.rand(3)  # torch's global stream is not part of it
     assert torch.equal(first, train()[0])
     assert not torch.allclose(first, train(seed=1)[0])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 21])
+def test_no_batch_of_one_image(count: int) -> None:
+    """BatchNorm on 1×1 maps raises on it."""
+    hooks, labels = TrainingHooks(), torch.zeros(count)
+    sizes = [len(index) for index in hooks.sampler(labels, 2, stream(0))]
+    assert len(sizes) == hooks.steps_per_epoch(labels, 2)
+    assert sorted(sizes) == [2] * (count // 2 - count % 2) + [3] * (count % 2)
+
+
+def test_one_image_is_refused() -> None:
+    with pytest.raises(RequestError, match="target: training takes at least two images"):
+        train(data=faces().select(torch.tensor([0])))
+
+
+def test_hooks_are_asked_before_anything_is_trained() -> None:
+    class Refusing(TrainingHooks):
+        def check(self, labels: Tensor, config: TrainingConfig) -> None:
+            raise RequestError(f"{len(labels)} images in batches of {config.batch_size}")
+
+        def optimizer(self, model: Classifier, config: TrainingConfig) -> Any:
+            raise AssertionError("nothing is trained")
+
+    with pytest.raises(RequestError, match="21 images in batches of 8"):
+        train(Refusing())
 
 
 class Noisy(TrainingHooks):
