@@ -44,6 +44,40 @@ def user_path(text: str | Path, what: str) -> Path:
     return path
 
 
+def output_folder(text: str | Path, what: str) -> Path:
+    """The folder that a text names, to write to; it need not exist yet, and is not made.
+
+    Raises:
+        RequestError: as :func:`user_path`; it, or what it would lie in, is no folder or cannot be
+            written to.
+    """
+    path = user_path(text, what)
+    place = path.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        where = f"{what} {path}" if place == path.absolute() else f"{what} {path}: {place}"
+        raise RequestError(f"{where} is no folder; choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RequestError(f"{what} {path}: {place} cannot be written to; choose another place")
+    return path
+
+
+def input_folder(text: str | Path, what: str) -> Path:
+    """The folder that a text names, to read from.
+
+    Raises:
+        RequestError: as :func:`user_path`; it is no folder, or may not be listed.
+    """
+    path = user_path(text, what)
+    if not path.is_dir():
+        missing = "is no folder" if os.path.lexists(path) else "is not there"
+        raise RequestError(f"{what} {path} {missing}: check its name ({path.absolute()})")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise RequestError(f"{what} {path} cannot be read: check its permissions")
+    return path
+
+
 def read_file(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file that a user named; nothing else is opened.
 

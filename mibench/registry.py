@@ -10,12 +10,13 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
 from mibench.errors import RequestError
+from mibench.request import shown
 from mibench.types import digest
 
 T = TypeVar("T")
@@ -26,12 +27,20 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 def closest(name: str, candidates: Iterable[str]) -> str:
     """``"did you mean 'x' or 'y'?"`` for the candidates nearest to ``name``, ``""`` without any."""
+    if len(name) > 200:
+        return ""  # no name of ours, and difflib takes time in its square
     # Case and underscores are the usual slips, so they are compared as if equal.
     folded = {_fold(candidate): candidate for candidate in candidates}
     matches = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.6)
     if not matches:
         return ""
     return f"did you mean {' or '.join(repr(folded[match]) for match in matches)}?"
+
+
+def no_such(kind: str, name: str, names: Collection[str]) -> str:
+    """The message that nothing of a kind is called so, with close names or else all."""
+    hint = closest(name, names) or f"there are {', '.join(names)}"
+    return f"there is no {kind} {shown(name)}; {hint}"
 
 
 def _fold(name: str) -> str:
@@ -76,6 +85,21 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, sorted, without importing any method."""
         return sorted({*self._modules(), *self._entry_points(), *self._classes})
+
+    def check(self, name: str) -> None:
+        """Refuse a name that nothing is registered under, without importing any method.
+
+        Raises:
+            RequestError: it is unknown; the message offers close ones.
+        """
+        if name not in self.names():
+            raise RequestError(self._unknown(name))
+
+    def file(self, name: str) -> Path | None:
+        """The file of a method in the package, unimported; None where it is elsewhere."""
+        module = self._modules().get(name)
+        spec = importlib.util.find_spec(module) if module else None
+        return Path(spec.origin) if spec and spec.origin else None
 
     def get(self, name: str) -> type[T]:
         """The class of a name, or of a ``path/to/mine.py:Class`` spec; imports what it needs.
@@ -159,7 +183,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: str) -> str:
         names = self.names()
-        parts = [f"unknown {self.kind} {name!r}", closest(name, names)]
+        parts = [f"unknown {self.kind} {shown(name)}", closest(name, names)]
         parts.append(f"Known: {', '.join(names) or 'none'}, or path/to/file.py:Class")
         return "; ".join(part for part in parts if part)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mibench.cli import KINDS
-from mibench.cli_info import KINDS as LISTED
+from mibench.listing import KINDS as LISTED
 from mibench.methods import ATTACKS, DEFENSES
 from mibench.protocols import PROTOCOLS
 from tests.command_line import invoke

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "files", "types", "budget", "streams", "progress"},
-    {"artifacts", "store", "registry", "provenance", "leaderboard"},
+    {"errors", "files", "types", "request", "budget", "streams", "progress"},
+    {"artifacts", "store", "reading", "registry", "listing", "provenance", "leaderboard"},
     {
         "dependence",
         "data",
