@@ -41,12 +41,14 @@ class DpSgdConfig(DefenseConfig):
     noise_multiplier: float | None = Field(
         None,
         ge=0,
+        le=1e6,
         description="standard deviation of the noise in units of `max_grad_norm`; null: the least "
         "that reaches `target_epsilon`; 0: the control, without clipping, noise or guarantee",
     )
     target_epsilon: float | None = Field(
         None,
         gt=0,
+        le=1e9,
         description="ε to spend over the whole training; null: 8 unless `noise_multiplier` is "
         "given, which excludes it",
     )
@@ -54,7 +56,7 @@ class DpSgdConfig(DefenseConfig):
         None, gt=0, lt=1, description="δ of the guarantee; null: 1/N^1.1 for N training images"
     )
     max_grad_norm: float = Field(
-        1.0, gt=0, description="L2 norm that one image's gradient is clipped to"
+        1.0, gt=0, le=1e30, description="L2 norm that one image's gradient is clipped to"
     )
     accountant: Literal["rdp", "prv"] = Field(
         "rdp", description="privacy accountant: Rényi (`rdp`) or privacy loss variables (`prv`)"
@@ -67,6 +69,7 @@ class DpSgdConfig(DefenseConfig):
     gradient_memory: int = Field(
         512,
         ge=1,
+        le=2**20,
         description="MiB that the per-image gradients held at once may take; bounds memory, not "
         "results",
     )

@@ -114,14 +114,13 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     workers = _workers(options)
     specs = expand(grids)
     root = kept or default_root()
-    store = Store(root)
     with contextlib.redirect_stdout(sys.stderr):
-        plan = make_plan(specs, store, out)
+        plan = make_plan(specs, root, out)
     shown = console(sys.stderr if options["as_json"] else sys.stdout)
     show_plan(plan, workers, shown)
     if options["dry_run"]:
         return
-    store.require_space(NEEDED_BYTES)
+    Store(root).require_space(NEEDED_BYTES)
     with contextlib.ExitStack() as stack:
         display = None
         if not options["quiet"]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -58,8 +59,13 @@ def output_folder(text: str | Path, what: str) -> Path:
     if not place.is_dir():
         where = f"{what} {path}" if place == path.absolute() else f"{what} {path}: {place}"
         raise RequestError(f"{where} is no folder; choose another place")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise RequestError(f"{what} {path}: {place} cannot be written to; choose another place")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell: /proc, full disks
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"{what} {path}: {place} cannot be written to ({error.strerror}); choose another place"
+        ) from error
     return path
 
 

@@ -13,7 +13,6 @@ from mibench.data.folder import make_split, write_split
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.errors import DivergedError, RequestError
-from mibench.files import output_folder
 from mibench.keys import Task, needed
 from mibench.progress import Progress
 from mibench.request import check_device
@@ -36,12 +35,11 @@ def run_cell(
     command: str | None,
 ) -> Record:
     """Run the cell that ``spec`` asks for; :func:`mibench.run` says what the arguments mean."""
-    place = select_device(device)
-    root = default_root() if store is None else output_folder(store, "the store")
     cell = resolve(spec)
-    folder = output_folder(run_folder(cell) if out is None else out, "the run folder")
-    artifacts = Store(root)
+    place = select_device(device)
+    artifacts = Store(store or default_root())
     artifacts.require_space(NEEDED_BYTES)
+    folder = Path(out) if out is not None else run_folder(cell)
     folder.mkdir(parents=True, exist_ok=True)
     split = split_of(cell, folder, progress)
     stages = Stages(cell, artifacts, place, progress, split)

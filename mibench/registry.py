@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Generic, TypeVar
 
 from mibench.errors import RequestError
+from mibench.files import read_file, user_path
 from mibench.request import shown
 from mibench.types import digest
 
@@ -133,12 +135,10 @@ class Registry(Generic[T]):
             RequestError: the file or the class is missing, fails to import, or is of another base.
         """
         path_text, _, class_name = spec.rpartition(":")
-        path = Path(path_text).expanduser().resolve()
         if not path_text.endswith(".py") or not class_name.isidentifier():
             example = f"path/to/mine.py:My{self.kind.capitalize()}"
-            raise RequestError(f"{spec!r} does not name a class in a file; write {example}")
-        if not path.is_file():
-            raise RequestError(f"{self.kind} file not found: {path} (from {spec!r})")
+            raise RequestError(f"{shown(spec)} does not name a class in a file; write {example}")
+        path = Path(os.path.realpath(user_path(path_text, f"the {self.kind} file")))
         module = self._import_file(path)
         cls = getattr(module, class_name, None)
         if not isinstance(cls, type):
@@ -234,10 +234,7 @@ class Registry(Generic[T]):
         self._add(point.name, cls)
 
     def _import_file(self, path: Path) -> ModuleType:
-        try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+        source = read_file(path, f"the {self.kind} file")
         known = self._files.get(path)
         if known is not None and known[0] == source:
             return known[1]

@@ -147,6 +147,18 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return path, found
 
 
+def write_setting(path: str, value: Any) -> str:
+    """The text ``path=value`` that :func:`parse_setting` reads as these two."""
+    if isinstance(value, str):
+        try:
+            json.loads(value, parse_constant=str)
+        except json.JSONDecodeError:
+            return f"{path}={value}"
+        except (ValueError, RecursionError):
+            pass
+    return f"{path}={json.dumps(value)}"  # also of text that reads like a number or a list
+
+
 def check_device(name: str) -> str:
     """Refuse a device's name that stands for none that mibench computes on.
 

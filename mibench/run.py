@@ -61,9 +61,12 @@ def run(
         RequestError: the request is wrong; raised before anything is computed.
         MibenchError: a stage failed.
     """
+    from mibench.files import output_folder
     from mibench.request import check_device, make_request
 
     check_device(device)
+    store = None if store is None else output_folder(store, "the store")
+    out = None if out is None else output_folder(out, "the run folder")
     spec = make_request(
         protocol=protocol,
         target=target,

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import huggingface_hub
 import timm
@@ -19,11 +19,12 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from mibench.errors import RequestError
-from mibench.files import sha256
+from mibench.files import sha256, user_path
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.types import Frozen
 
-Triple = tuple[float, float, float]
+Channel = Annotated[float, Field(ge=-1e6, le=1e6)]
+Triple = tuple[Channel, Channel, Channel]
 
 # Layers that weights of another network lack, and so start anew unless the file has them all.
 _OWN_LAYERS = {"vgg16_bn_mi": ("bn.",)}
@@ -79,8 +80,8 @@ class Initialisation(Frozen):
             raise ValueError("from scratch there is no file whose `sha256` could be checked")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give `mean` and `std`, or neither")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError("`std` must be above 0")
+        if self.std is not None and min(self.std) < 1e-6:
+            raise ValueError("`std` must be at least 1e-6")
         return self
 
     def identity(self, weights: str) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _located(architecture: str, how: Initialisation) -> Path:
     """The weights' file, which exists."""
     if how.source == "imagenet":
         return _cached(architecture)
-    path = Path(str(how.path)).expanduser()
+    path = user_path(str(how.path), f"the weights of {architecture!r}")
     if not path.is_file():
         raise RequestError(
             f"the weights of {architecture!r} are not there: {path.absolute()} is no file. Put "
