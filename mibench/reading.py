@@ -7,7 +7,8 @@ Reading these takes milliseconds, where importing torch, timm and Opacus takes s
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,14 +87,14 @@ def read_module(path: Path) -> dict[str, Any]:
     """
     try:
         tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError) as error:
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UnreadableError from error
     names: dict[str, Any] = {}
     _define(tree.body, names)
     return names
 
 
-def _define(body: list[ast.stmt], names: dict[str, Any]) -> None:
+def _define(body: list[ast.stmt], names: MutableMapping[str, Any]) -> None:
     for statement in body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -103,11 +104,11 @@ def _define(body: list[ast.stmt], names: dict[str, Any]) -> None:
             case ast.FunctionDef(name=name, body=[*_, ast.Return(value=ast.expr() as value)]):
                 names[name] = _value(value, names)
             case ast.ClassDef(name=name):
-                inside: dict[str, Any] = {}
+                inside = ChainMap[str, Any]({}, names)
                 _define(statement.body, inside)
                 bases = tuple(map(ast.unparse, statement.bases))
                 decorators = tuple(_value(each, names) for each in statement.decorator_list)
-                names[name] = Class(bases, decorators, inside)
+                names[name] = Class(bases, decorators, inside.maps[0])
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:

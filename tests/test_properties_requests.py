@@ -46,7 +46,7 @@ from mibench.results import command_of
 from mibench.types import RunSpec, canonical_json
 
 QUICK = settings(
-    max_examples=200,
+    max_examples=120,
     deadline=60_000,  # a hang is a failure; machines that do other things are slow
     derandomize=True,
     database=None,
@@ -106,9 +106,8 @@ VALUES = st.one_of(NUMBERS, NUMBERS, JSON, FOREIGN)
 
 # --- every field of every method and protocol -----------------------------------------------------
 
-
-def cards() -> dict[str, Protocol]:
-    return {**PROTOCOLS, "folder": folder_protocol(FolderOptions())}
+CARDS: dict[str, Protocol] = {**PROTOCOLS, "folder": folder_protocol(FolderOptions())}
+ATTACK_NAMES, DEFENSE_NAMES = attack_names(), DEFENSES.names()
 
 
 def field_paths(config: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -122,7 +121,7 @@ def field_paths(config: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
 @functools.cache
 def paths_of(protocol: str, attack: str, defense: str) -> tuple[str, ...]:
     base = attack.removeprefix("improved-").partition("+")[0]
-    card = cards()[protocol]
+    card = CARDS[protocol]
     parts = {
         "protocol": card,
         "target": card.training,
@@ -136,8 +135,8 @@ def paths_of(protocol: str, attack: str, defense: str) -> tuple[str, ...]:
 @st.composite
 def requests(draw: st.DrawFn) -> dict[str, Any]:
     """A request, right but for the values of some fields."""
-    protocol = draw(st.sampled_from(sorted(cards())))
-    attack, defense = draw(st.sampled_from(attack_names())), draw(st.sampled_from(DEFENSES.names()))
+    protocol = draw(st.sampled_from(sorted(CARDS)))
+    attack, defense = draw(st.sampled_from(ATTACK_NAMES)), draw(st.sampled_from(DEFENSE_NAMES))
     paths = st.sampled_from(paths_of(protocol, attack, defense))
     return {
         "protocol": protocol,

@@ -112,7 +112,7 @@ def check_initialisation(architecture: str, how: Initialisation, resolution: int
     check_architecture(architecture)
     if how.source == "scratch":
         return "scratch"
-    path = _located(architecture, how)
+    path = locate_weights(architecture, how)
     found = _pinned(path, how)
     status = path.stat()
     _check_fits(architecture, resolution, path, status.st_mtime_ns, status.st_size)
@@ -131,7 +131,7 @@ def initialise(model: Classifier, how: Initialisation) -> Classifier:
         RequestError: as :func:`check_initialisation`.
     """
     if how.source != "scratch":
-        path = _located(model.architecture, how)
+        path = locate_weights(model.architecture, how)
         _pinned(path, how)
         names = _fitting(model, path)
         with safe_open(path, framework="pt") as opened:
@@ -143,8 +143,14 @@ def initialise(model: Classifier, how: Initialisation) -> Classifier:
     return model
 
 
-def _located(architecture: str, how: Initialisation) -> Path:
-    """The weights' file, which exists."""
+def locate_weights(architecture: str, how: Initialisation) -> Path:
+    """The file of the weights that a network starts from, where it does not start from scratch.
+
+    It is there; whether it is the right one is for :func:`check_initialisation`, which reads it.
+
+    Raises:
+        RequestError: it is not on this machine; the message says how to get it.
+    """
     if how.source == "imagenet":
         return _cached(architecture)
     path = user_path(str(how.path), f"the weights of {architecture!r}")
