@@ -54,16 +54,26 @@ class Gmi(Attack):
         """Options of GMI; defaults are the released code's."""
 
         iterations: int = Field(
-            2400, ge=1, description="steps of gradient descent", json_schema_extra=BUDGETED
+            2400,
+            ge=1,
+            le=10**9,
+            description="steps of gradient descent",
+            json_schema_extra=BUDGETED,
         )
-        learning_rate: float = Field(0.02, gt=0, description="step size at the published batch")
+        learning_rate: float = Field(
+            0.02, gt=0, le=1e30, description="step size at the published batch"
+        )
         reference_batch: float = Field(
-            60, gt=0, description="batch over which the published loss was averaged"
+            60, gt=0, le=1e30, description="batch over which the published loss was averaged"
         )
         momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
-        identity_weight: float = Field(100, ge=0, description="weight of the identity loss")
-        prior_weight: float = Field(1, ge=0, description="weight of the critic's score")
-        clip: float = Field(1, gt=0, description="latents are clamped to ± this after each step")
+        identity_weight: float = Field(
+            100, ge=0, le=1e30, description="weight of the identity loss"
+        )
+        prior_weight: float = Field(1, ge=0, le=1e30, description="weight of the critic's score")
+        clip: float = Field(
+            1, gt=0, le=1e30, description="latents are clamped to ± this after each step"
+        )
 
     config: Config
 

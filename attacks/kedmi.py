@@ -24,13 +24,16 @@ class FineTuning(Frozen):
     start: bool = Field(
         True, description="start from the general prior; false: from scratch, as published"
     )
-    steps: int = Field(2000, ge=1, description="critic steps", json_schema_extra=BUDGETED)
-    generator_every: int = Field(5, ge=1, description="critic steps per generator step (n_critic)")
-    batch_size: int = Field(64, ge=2, description="images a step")
-    learning_rate: float = Field(2e-4, gt=0, description="Adam's step, betas (0.5, 0.999)")
+    steps: int = Field(2000, ge=1, le=10**9, description="critic steps", json_schema_extra=BUDGETED)
+    generator_every: int = Field(
+        5, ge=1, le=1000, description="critic steps per generator step (n_critic)"
+    )
+    batch_size: int = Field(64, ge=2, le=65_536, description="images a step")
+    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="Adam's step, betas (0.5, 0.999)")
     entropy_weight: float = Field(
         1e-4,
         ge=0,
+        le=1e30,
         description="weight of the entropy of D(G(z)), summed over the batch as in released code",
     )
     ema: float = Field(0.95, ge=0, lt=1, description="decay of the generator's moving average")
@@ -164,16 +167,25 @@ class Kedmi(Attack):
         """Options of KEDMI; defaults are the released code's."""
 
         iterations: int = Field(
-            2400, ge=1, description="steps of Adam on (μ, log σ²)", json_schema_extra=BUDGETED
+            2400,
+            ge=1,
+            le=10**9,
+            description="steps of Adam on (μ, log σ²)",
+            json_schema_extra=BUDGETED,
         )
-        learning_rate: float = Field(0.02, gt=0, description="Adam's step")
-        identity_weight: float = Field(100, ge=0, description="weight of the identity loss")
-        prior_weight: float = Field(1, ge=0, description="weight of the realism loss")
+        learning_rate: float = Field(0.02, gt=0, le=1e30, description="Adam's step")
+        identity_weight: float = Field(
+            100, ge=0, le=1e30, description="weight of the identity loss"
+        )
+        prior_weight: float = Field(1, ge=0, le=1e30, description="weight of the realism loss")
         initial_log_variance: float = Field(
-            1, description="log σ² at the start (BiDO's copy of the code: 0)"
+            1, ge=-80, le=80, description="log σ² at the start (BiDO's copy of the code: 0)"
         )
         clip: float | None = Field(
-            1, gt=0, description="latents are clamped to ± this in the loop; null: not at all"
+            1,
+            gt=0,
+            le=1e30,
+            description="latents are clamped to ± this in the loop; null: not at all",
         )
         coupled: bool = Field(
             False, description="minibatch discrimination over the attack batch, as published"

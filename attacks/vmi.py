@@ -71,25 +71,33 @@ class VmiConfig(AttackConfig):
     iterations: int = Field(
         4867,
         ge=1,
+        le=10**9,
         description="steps (released run: 31 epochs of 10,000 draws, 64 a step)",
         json_schema_extra=BUDGETED,
     )
     samples_per_step: int = Field(
-        64, ge=1, description="draws of z per identity and step, over which its loss is averaged"
+        64,
+        ge=1,
+        le=65_536,
+        description="draws of z per identity and step, over which its loss is averaged",
     )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="how q's parameters are updated")
-    learning_rate: float = Field(1e-4, gt=0, description="the optimizer's step size")
+    learning_rate: float = Field(1e-4, gt=0, le=1e30, description="the optimizer's step size")
     momentum: float = Field(
         0.9, ge=0, lt=1, description="momentum of SGD; the first decay rate β₁ of Adam"
     )
-    identity_weight: float = Field(1.0, ge=0, description="weight λ_a of the identity loss")
-    kl_weight: float = Field(1e-3, ge=0, description="weight λ_KL of KL(q‖N(0, I)), in nats")
-    flow_depth: int = Field(10, ge=1, description="steps K in each level of the flow")
+    identity_weight: float = Field(
+        1.0, ge=0, le=1e30, description="weight λ_a of the identity loss"
+    )
+    kl_weight: float = Field(
+        1e-3, ge=0, le=1e30, description="weight λ_KL of KL(q‖N(0, I)), in nats"
+    )
+    flow_depth: int = Field(10, ge=1, le=1000, description="steps K in each level of the flow")
     flow_levels: int = Field(
-        3, ge=1, description="levels L of the flow; half of the dimensions leave after each"
+        3, ge=1, le=16, description="levels L of the flow; half of the dimensions leave after each"
     )
     flow_width: int = Field(
-        100, ge=1, description="units in each of the two hidden layers of a coupling"
+        100, ge=1, le=65_536, description="units in each of the two hidden layers of a coupling"
     )
 
     @model_validator(mode="after")

@@ -33,12 +33,14 @@ class BidoConfig(DefenseConfig):
     scale: float = Field(
         1.0,
         ge=0,
+        le=1e30,
         allow_inf_nan=False,
         description="factor of both weights, the defense's strength; 0: the control",
     )
     lambda_x: float | None = Field(
         None,
         ge=0,
+        le=1e30,
         allow_inf_nan=False,
         description="weight λ_x of the dependence between layers and images, made small; None: "
         "published, 0.05 for `hsic` and 5 for `coco`",
@@ -46,6 +48,7 @@ class BidoConfig(DefenseConfig):
     lambda_y: float | None = Field(
         None,
         ge=0,
+        le=1e30,
         allow_inf_nan=False,
         description="weight λ_y of the dependence between layers and labels, made large; None: "
         "published, 0.5 for `hsic` and 25 for `coco`",
@@ -53,10 +56,13 @@ class BidoConfig(DefenseConfig):
     sigma: float = Field(
         5.0,
         gt=0,
+        le=1e15,
         allow_inf_nan=False,
         description="bandwidth σ of the Gaussian kernels exp(−‖a − b‖²/(2σ²·dim))",
     )
-    images_per_identity: int = Field(4, ge=2, description="images of each identity in a batch")
+    images_per_identity: int = Field(
+        4, ge=2, le=65_536, description="images of each identity in a batch"
+    )
 
     @property
     def weights(self) -> tuple[float, float]:

@@ -42,6 +42,7 @@ class DpSgdConfig(DefenseConfig):
     noise_multiplier: float | None = Field(
         None,
         ge=0,
+        le=1e6,
         allow_inf_nan=False,
         description="standard deviation of the noise in units of `max_grad_norm`; null: the least "
         "that reaches `target_epsilon`; 0: the control, without clipping, noise or guarantee",
@@ -49,6 +50,7 @@ class DpSgdConfig(DefenseConfig):
     target_epsilon: float | None = Field(
         None,
         gt=0,
+        le=1e9,
         allow_inf_nan=False,
         description="ε to spend over the whole training; null: 8 unless `noise_multiplier` is "
         "given, which excludes it",
@@ -80,6 +82,7 @@ class DpSgdConfig(DefenseConfig):
     gradient_memory: int = Field(
         512,
         ge=1,
+        le=2**20,
         description="MiB that the per-image gradients held at once may take; bounds memory, not "
         "results",
     )

@@ -22,6 +22,7 @@ class MidConfig(DefenseConfig):
     beta: float = Field(
         0.01,
         ge=0,
+        le=1e30,
         allow_inf_nan=False,
         description="weight β of the bottleneck's KL divergence, in nats; 0: the control, which "
         "keeps the noisy bottleneck",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ARGUMENTS = "mibench.arguments"
 _HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-KINDS = ("attacks", "defenses", "targets", "protocols", "metrics")  # as in cli_info, unimported
+KINDS = ("attacks", "defenses", "targets", "protocols", "metrics")  # as in listing, unimported
 
 
 class Stopped(KeyboardInterrupt):
@@ -116,7 +116,7 @@ def main() -> None:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
     help="Seed of target, prior, students and attack. The same seed gives the same result.",
@@ -147,7 +147,8 @@ def main() -> None:
     "--device",
     default="auto",
     show_default=True,
-    help="Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.",
+    help="Where to compute: auto, cpu, cuda, cuda:N or mps. auto takes a CUDA GPU where there is "
+    "one.",
 )
 @click.option(
     "--json",
@@ -179,14 +180,13 @@ def run(
     Stages that the store holds are not computed again, so a second attack on the same target
     trains no target, and a command that was stopped continues where it was.
     """
-    from mibench.display import display
-    from mibench.pipeline import run_cell
+    from mibench.files import output_folder
+    from mibench.listing import refuse_unknown
     from mibench.progress import SILENT
-    from mibench.resolve import parse_setting
-    from mibench.store import default_root
-    from mibench.types import RunSpec
+    from mibench.request import check_device, make_request, parse_setting
 
-    spec = RunSpec(
+    check_device(device)
+    spec = make_request(
         protocol=protocol,
         target=target,
         defense=defense,
@@ -197,18 +197,31 @@ def run(
         overrides=dict(map(parse_setting, settings)),
         budget=1 if budget is None else budget,
     )
+    refuse_unknown(spec)
+    kept = None if store is None else output_folder(store, "--store")
+    chosen = None if out is None else output_folder(out, "--out")
+
+    from mibench.display import display
+    from mibench.pipeline import run_cell
+    from mibench.store import default_root
+
     shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What a method prints must not end up in the record's JSON.
     with contextlib.redirect_stdout(sys.stderr), shown as progress, _logged_to_stderr():
         record, folder = run_cell(
             spec,
-            store=store,
-            out=Path(out).expanduser() if out else None,
+            store=kept,
+            out=chosen,
             device=device,
             progress=progress,
-            command=shlex.join(["mibench", *ctx.meta[_ARGUMENTS]]),
+            command=_text(shlex.join(["mibench", *ctx.meta[_ARGUMENTS]])),
         )
-    _show_record(record, folder, Path(store).expanduser() if store else default_root(), as_json)
+    _show_record(record, folder, kept or default_root(), as_json)
+
+
+def _text(command: str) -> str:
+    """A command line as a record can hold it: bytes that are no text are written as escapes."""
+    return command.encode("utf-8", "backslashreplace").decode()
 
 
 def _show_record(record: Record, folder: Path, store: Path, as_json: bool) -> None:
@@ -251,8 +264,8 @@ def list_(kind: str, pattern: str | None, as_json: bool) -> None:
 
     PATTERN narrows the names with wildcards: mibench list targets 'resnet*'
     """
-    from mibench.cli_info import listing
     from mibench.cli_tables import console, show_listing
+    from mibench.listing import listing
 
     entries = listing(kind, pattern)
     if as_json:
@@ -265,17 +278,28 @@ def list_(kind: str, pattern: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
+@click.option(
+    "--protocol",
+    help="Show what an attack's, a defense's or a target's fields are in this protocol, which has "
+    "budgets and strengths of its own. Without it, in synthfaces-32.",
+)
 @json_option
-def info(name: str, as_json: bool) -> None:
+def info(name: str, protocol: str | None, as_json: bool) -> None:
     """Explain NAME: an attack, defense, protocol, metric or target.
 
-    Shows where it comes from, how it differs from its source, and its fields for `--set` with
-    their defaults and meaning.
+    Shows where it comes from, how it differs from its source, and its fields for `--set`: their
+    defaults, what they are in a protocol, and their meaning.
     """
+    from mibench.listing import check_protocol, refuse_misspelt
+
+    if protocol is not None:
+        check_protocol(protocol)
+    refuse_misspelt(name)
+
     from mibench.cli_info import describe
     from mibench.cli_tables import console, show_description
 
-    entry = describe(name)
+    entry = describe(name, protocol)
     if as_json:
         print_json(entry)
     else:
@@ -296,9 +320,11 @@ def doctor(ctx: click.Context, store: str | None, as_json: bool) -> None:
     """Show versions, device, memory, threads and store; what is missing, and how to get it."""
     from mibench.cli_tables import console, show_checks
     from mibench.doctor import examine
+    from mibench.files import user_path
     from mibench.store import default_root
 
-    checks = examine(Path(store).expanduser().absolute() if store else default_root())
+    root = default_root() if store is None else user_path(store, "--store").absolute()
+    checks = examine(root)
     broken = any(check.status == "broken" for check in checks)
     if as_json:
         found = [check.model_dump() for check in checks]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,15 +55,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     help="local: worker processes. Without it, one a GPU; on a CPU this process does all.",
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     help="local: torch threads of a worker. Without it, the cores are shared out.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--address", help="ray: address of the cluster, as auto or 10.0.0.1:6379.")
 @click.option(
     "--num-cpus",
@@ -88,6 +87,22 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     it. A cell that fails does so alone. The same command again continues where the last one
     stopped.
     """
+    from mibench.files import output_folder
+    from mibench.listing import check_method, check_protocol
+    from mibench.request import check_device
+    from mibench.types import NEEDED_BYTES
+
+    check_device(options["device"])
+    _check_executor(options)
+    grids = _grids(options)
+    for each in grids:
+        check_protocol(each.protocol)
+        for kind, names in (("defense", each.defenses), ("attack", each.attacks)):
+            for name in names:
+                check_method(kind, name)
+    kept = None if options["store"] is None else output_folder(options["store"], "--store")
+    out = None if options["out"] is None else output_folder(options["out"], "--out")
+
     from mibench.cli_tables import console
     from mibench.grid.plan import make_plan
     from mibench.grid.run import records, run_grid
@@ -96,21 +111,17 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.grid_display import GridDisplay, show_plan, show_result
     from mibench.progress import SILENT
     from mibench.store import Store, default_root
-    from mibench.types import NEEDED_BYTES
 
-    _check_executor(options)
-    grids = _grids(options)
-    root = Path(options["store"]).expanduser() if options["store"] else default_root()
-    store = Store(root)
-    out = Path(options["out"]).expanduser() if options["out"] else None
-    with contextlib.redirect_stdout(sys.stderr):
-        plan = make_plan(expand(grids), store, out)
-    shown = console(sys.stderr if options["as_json"] else sys.stdout)
     workers = _workers(options)
+    specs = expand(grids)
+    root = kept or default_root()
+    with contextlib.redirect_stdout(sys.stderr):
+        plan = make_plan(specs, root, out)
+    shown = console(sys.stderr if options["as_json"] else sys.stdout)
     show_plan(plan, workers, shown)
     if options["dry_run"]:
         return
-    store.require_space(NEEDED_BYTES)
+    Store(root).require_space(NEEDED_BYTES)
     with contextlib.ExitStack() as stack:
         display = None
         if not options["quiet"]:
@@ -129,8 +140,9 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
 
 def _grids(options: dict[str, Any]) -> list[GridSpec]:
     """Grids of the file, with the options' fields in the place of the file's."""
+    from mibench.files import user_path
     from mibench.grid.spec import make_grid, read_grids
-    from mibench.resolve import parse_setting
+    from mibench.request import parse_setting
 
     fields: dict[str, Any] = {}
     for name in ("protocol", "root", "data", "budget", "seeds"):
@@ -150,12 +162,12 @@ def _grids(options: dict[str, Any]) -> list[GridSpec]:
         return [make_grid(fields, "grid")]
     return [
         make_grid({**grid.model_dump(exclude_unset=True), **fields}, options["file"])
-        for grid in read_grids(Path(options["file"]).expanduser())
+        for grid in read_grids(user_path(options["file"], "the grid file"))
     ]
 
 
 def _sweep(text: str) -> tuple[str, str, Any]:
-    from mibench.resolve import parse_setting
+    from mibench.request import parse_setting
 
     # A defense may be a file, path/to/mine.py:Mine, so the last colon is the one.
     defense, colon, setting = text.rpartition(":")
@@ -170,21 +182,27 @@ def _sweep(text: str) -> tuple[str, str, Any]:
 
 
 def _workers(options: dict[str, Any]) -> int:
-    """How many stages run at once, for estimates."""
-    from mibench.grid.local import local_devices
+    """How many stages run at once, for estimates.
 
-    if options["executor"] == "ray":
+    Raises:
+        RequestError: a device is not on this machine.
+    """
+    from mibench.grid.local import local_devices
+    from mibench.pipeline import select_device
+
+    if options["executor"] == "ray":  # whose nodes have devices of their own
         return options["workers"] or 1
-    return len(local_devices(options["device"], options["workers"]))
+    devices = local_devices(options["device"], options["workers"])
+    for device in set(devices):
+        select_device(device)
+    return len(devices)
 
 
 def _check_executor(options: dict[str, Any]) -> None:
     """Refuse an executor's options that are wrong, or the other one's, before anything is read."""
-    from mibench.grid.local import local_devices
-    from mibench.grid.ray_cluster import parse_resources, require_address
-    from mibench.pipeline import select_device
-
     if options["executor"] == "ray":
+        from mibench.grid.ray_cluster import parse_resources, require_address
+
         for name in ("workers", "threads"):
             if options[name] is not None:
                 raise RequestError(f"--{name} is for --executor local; see --num-cpus")
@@ -194,8 +212,6 @@ def _check_executor(options: dict[str, Any]) -> None:
     for name in ("address", "num_cpus", "num_gpus"):
         if options[name]:
             raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
-    for device in set(local_devices(options["device"], options["workers"])):
-        select_device(device)
 
 
 def _executor(options: dict[str, Any], progress: Progress) -> Executor:

@@ -1,13 +1,12 @@
-"""What ``mibench list`` and ``mibench info`` say about methods, protocols, metrics and targets."""
+"""What ``mibench info`` says about a method, protocol, metric or target."""
 
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import annotated_types
@@ -17,136 +16,56 @@ from pydantic.fields import FieldInfo
 
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
+from mibench.listing import Entry, nothing_called
 from mibench.methods import ATTACKS, DEFENSES
 from mibench.metrics import METRICS
-from mibench.protocols import PROTOCOLS, Protocol, folder_protocol
-from mibench.registry import closest
-from mibench.resolve import AttackName, attack_names
+from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, protocol_named
+from mibench.resolve import AttackName, attack_settings, defense_settings
 from mibench.types import RunSpec
 
-Entry = dict[str, Any]
 _FIXED = {"attack.augment", "attack.identity.objective"}  # chosen by the attack's name
-_VARIANTS = {
-    (False, False): "",
-    (True, False): "with the improved objective",
-    (False, True): "with model augmentation",
-    (True, True): "with the improved objective and model augmentation",
-}
 
 
-def listing(kind: str, pattern: str | None) -> list[Entry]:
-    """All entries of a kind (``"attacks"``, …) whose name matches a glob pattern.
-
-    Returns:
-        Dictionaries with ``name`` and, but for targets, ``title`` and what tells them apart.
-    """
-    entries = _LISTINGS[kind]()
-    return [e for e in entries if pattern is None or fnmatch.fnmatchcase(e["name"], pattern)]
-
-
-def _attacks() -> list[Entry]:
-    entries = []
-    for full in attack_names():
-        name = AttackName.parse(full)
-        cls = ATTACKS.get(name.base)
-        variant = _VARIANTS[name.lom, name.ma]
-        entries.append(
-            {
-                "name": full,
-                "title": cls.card.title + (f", {variant}" if variant else ""),
-                "access": cls.access,
-                "prior": cls.card.prior_recipe,
-                "source": f"{cls.card.venue} {cls.card.year}",
-            }
-        )
-    return entries
-
-
-def _defenses() -> list[Entry]:
-    entries = []
-    for name in DEFENSES.names():
-        cls = DEFENSES.get(name)
-        entries.append(
-            {
-                "name": name,
-                "title": cls.card.title,
-                "strength": cls.strength,
-                "guarantee": cls.card.privacy_unit,
-                "source": f"{cls.card.venue} {cls.card.year}",
-            }
-        )
-    return entries
-
-
-def _targets() -> list[Entry]:
-    return [{"name": name} for name in timm.list_models()]
-
-
-def _protocols() -> list[Entry]:
-    return [
-        {
-            "name": each.name,
-            "title": each.title,
-            "version": each.version,
-            "resolution": each.resolution,
-            "target": each.target,
-            "samples": each.samples,
-        }
-        for each in [*PROTOCOLS.values(), folder_protocol(FolderOptions())]
-    ]
-
-
-def _metrics() -> list[Entry]:
-    return [
-        {"name": name, "title": info.title, "unit": info.unit, "direction": info.direction}
-        for name, info in METRICS.items()
-    ]
-
-
-_LISTINGS: dict[str, Callable[[], list[Entry]]] = {
-    "attacks": _attacks,
-    "defenses": _defenses,
-    "targets": _targets,
-    "protocols": _protocols,
-    "metrics": _metrics,
-}
-KINDS = tuple(_LISTINGS)
-
-
-def describe(name: str) -> Entry:
+def describe(name: str, protocol: str | None = None) -> Entry:
     """Everything about one name, of whatever kind: card, fields, and what is particular to it.
 
+    Args:
+        protocol: whose settings stand beside a method's and a target's own; None: the default one.
+
     Raises:
-        RequestError: nothing is called so; the message offers close names of all kinds.
+        RequestError: nothing is called so (the message offers close names of all kinds), or there
+            is no such protocol.
     """
+    card = _card(protocol or RunSpec.model_fields["protocol"].default)
     if ".py:" in name:
-        return _described_file(name)
+        return _described_file(name, card)
     with contextlib.suppress(RequestError):  # not an attack's name: `improved-…+lom`
         if AttackName.parse(name).base in ATTACKS.names():
-            return _described_attack(AttackName.parse(name))
+            return _described_attack(AttackName.parse(name), card)
     if name in DEFENSES.names():
-        return _described_defense(name)
+        return _described_defense(name, card)
+    if timm.is_model(name):
+        return _described_target(name, card)
+    if protocol is not None:
+        raise RequestError(f"--protocol is for attacks, defenses and targets; {name!r} is none")
     if name in [*PROTOCOLS, "folder"]:
         return _described_protocol(name)
     if name in METRICS:
         return {"kind": "metric", "name": name, **METRICS[name].model_dump(mode="json")}
-    if timm.is_model(name):
-        return _described_target(name)
-    known = [*attack_names(), *DEFENSES.names(), *PROTOCOLS, "folder", *METRICS]
-    hint = closest(name, known) or closest(name, timm.list_models())
-    kinds = ", ".join(f"`mibench list {kind}`" for kind in KINDS)
-    raise RequestError(
-        f"nothing is called {name!r}; {hint + ' ' if hint else ''}All names: {kinds}"
-    )
+    raise RequestError(nothing_called(name, timm.list_models()))
 
 
-def _described_file(spec: str) -> Entry:
+def _card(name: str) -> Protocol:
+    return folder_protocol(FolderOptions()) if name == "folder" else protocol_named(name)
+
+
+def _described_file(spec: str, protocol: Protocol) -> Entry:
     with contextlib.suppress(RequestError):
-        return _described_attack(AttackName.parse(spec))
-    return _described_defense(spec)
+        return _described_attack(AttackName.parse(spec), protocol)
+    return _described_defense(spec, protocol)
 
 
-def _described_attack(name: AttackName) -> Entry:
+def _described_attack(name: AttackName, protocol: Protocol) -> Entry:
     cls = ATTACKS.get(name.base)
     if (name.lom or name.ma) and not cls.optimises_identity:
         raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
@@ -165,13 +84,15 @@ def _described_attack(name: AttackName) -> Entry:
         "access": cls.access,
         "from_protocol": ["attack.students", "attack.prior.gan"],
         "card": cls.card.model_dump(mode="json"),
-        "fields": list(fields(config, "attack.")),
+        "in_protocol": protocol.name,
+        "fields": list(fields(config, "attack.", attack_settings(name, cls, protocol, {}))),
         "protocols": {p.name: p.attacks[name.base] for p in _all() if name.base in p.attacks},
     }
 
 
-def _described_defense(name: str) -> Entry:
+def _described_defense(name: str, protocol: Protocol) -> Entry:
     cls = DEFENSES.get(name)
+    config, training = defense_settings(name, cls, protocol, {})
     return {
         "kind": "defense",
         "name": name,
@@ -180,7 +101,11 @@ def _described_defense(name: str) -> Entry:
         "stochastic": cls.stochastic,
         "training": {f"target.{path}": value for path, value in cls.training.items()},
         "card": cls.card.model_dump(mode="json"),
-        "fields": list(fields(cls.Config.model_validate({}), "defense.")),
+        "in_protocol": protocol.name,
+        "fields": [
+            *fields(cls.Config.model_validate({}), "defense.", config),
+            *fields(protocol.training, "target.", training),
+        ],
         "protocols": {p.name: p.defenses[name] for p in _all() if name in p.defenses},
     }
 
@@ -202,8 +127,7 @@ def _described_protocol(name: str) -> Entry:
     }
 
 
-def _described_target(name: str) -> Entry:
-    protocol = PROTOCOLS[RunSpec.model_fields["protocol"].default]
+def _described_target(name: str, protocol: Protocol) -> Entry:
     build = timm.model_entrypoint(name)
     own = build.__module__.startswith("mibench.")
     return {
@@ -220,23 +144,31 @@ def _all() -> list[Protocol]:
     return [*PROTOCOLS.values(), folder_protocol(FolderOptions())]
 
 
-def fields(config: BaseModel, prefix: str, settable: bool = True) -> Iterator[Entry]:
+def fields(
+    config: BaseModel, prefix: str, resolved: BaseModel | None = None, settable: bool = True
+) -> Iterator[Entry]:
     """The fields of a configuration, nested ones by their dotted ``--set`` path.
 
+    Args:
+        resolved: the same configuration as a protocol has it.
+
     Yields:
-        ``path``, ``type`` (with its bounds), ``default`` (a JSON value), ``meaning`` and
-        ``settable``.
+        ``path``, ``type`` (with its bounds), ``default`` (a JSON value), ``in_protocol`` (likewise,
+        of ``resolved``), ``meaning`` and ``settable``.
     """
     values = config.model_dump(mode="json")
+    others = resolved.model_dump(mode="json") if resolved else {}
     for name, info in type(config).model_fields.items():
         value, path = getattr(config, name), prefix + name
         if isinstance(value, BaseModel):
-            yield from fields(value, path + ".", settable)
+            inside = getattr(resolved, name) if resolved else None
+            yield from fields(value, path + ".", inside, settable)
             continue
         yield {
             "path": path,
             "type": _type_name(info.annotation) + _bounds(info),
             "default": values[name],
+            **({"in_protocol": others[name]} if resolved else {}),
             "meaning": info.description or "",
             "settable": settable and path not in _FIXED,
         }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mibench.cli_options import json_option, print_json, store_option
+from mibench.cli_options import FiniteRange, json_option, print_json, store_option
 from mibench.errors import MibenchError, RequestError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ls(store: str | None, as_json: bool) -> None:
 @click.option(
     "--older-than",
     metavar="DAYS",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(0, 100_000),
     help="Remove stages that were last used more than so many days ago. Without it, only what "
     "killed runs left behind is removed.",
 )
@@ -94,9 +94,10 @@ def _open_store(chosen: str | None) -> tuple[Store | None, Path]:
     Raises:
         RequestError: a folder that was chosen does not exist; it would only be made by mistake.
     """
+    from mibench.files import user_path
     from mibench.store import Store, default_root
 
-    root = Path(chosen).expanduser().absolute() if chosen else default_root()
-    if chosen and not root.is_dir():
+    root = default_root() if chosen is None else user_path(chosen, "--store").absolute()
+    if not root.is_dir() and (chosen or root.exists()):
         raise RequestError(f"there is no store at {root}; --store names the folder of a store")
     return (Store(root) if root.exists() else None), root

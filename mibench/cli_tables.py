@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from mibench.store import ArtifactInfo
 
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
-_HIDDEN = {"kind", "name", "fields", "card", "assets", "protocols", "attacks", "defenses"}
+_HIDDEN = {
+    *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "defenses"),
+    "in_protocol",
+}
 _DAY = 86400.0
 
 
@@ -113,12 +116,17 @@ def _fields(entry: Mapping[str, Any]) -> Table:
     settable = any(each["settable"] for each in entry["fields"])
     title = "Fields, for `--set path=value`" if settable else "Fields (frozen with the protocol)"
     table = Table(title=title, title_justify="left")
-    for column in ("path", "type", "default", "meaning"):
+    protocol = entry.get("in_protocol")
+    for column in ("path", "type", "default", *([f"in {protocol}"] if protocol else []), "meaning"):
         table.add_column(column, overflow="fold", no_wrap=column == "path")
     for each in entry["fields"]:
         fixed = settable and not each["settable"]
         meaning = each["meaning"] + (" (follows from the attack's name)" if fixed else "")
-        table.add_row(*map(Text, (each["path"], each["type"], _cell(each["default"]), meaning)))
+        values = [_cell(each["default"])]
+        if protocol:
+            same = each["in_protocol"] == each["default"]
+            values.append("=" if same else _cell(each["in_protocol"]))
+        table.add_row(*map(Text, (each["path"], each["type"], *values, meaning)))
     return table
 
 

@@ -203,7 +203,7 @@ def _needs(protocol: Protocol) -> str:
     from mibench.data.identity_split import IdentitySplit
     from mibench.data.prepared import data_root, folder_name
     from mibench.errors import RequestError
-    from mibench.models.initialisation import check_initialisation
+    from mibench.models.initialisation import locate_weights
 
     folders, weights, data = [], [], protocol.data
     if isinstance(data, IdentitySplit):
@@ -211,8 +211,10 @@ def _needs(protocol: Protocol) -> str:
         names = [folder_name(name, protocol.resolution, crop) for name, crop in sets if name]
         folders = [name for name in names if not (data_root() / name).is_dir()]
     for architecture in protocol.initialisation:
+        how = protocol.start(architecture)
         try:
-            check_initialisation(architecture, protocol.start(architecture), protocol.resolution)
+            if how.source != "scratch":
+                locate_weights(architecture, how)  # a run checks and hashes them, for seconds each
         except RequestError:
             weights.append(architecture)
     missing = [f"the prepared data of {', '.join(folders)}"] if folders else []

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -41,6 +42,45 @@ def user_path(text: str | Path, what: str) -> Path:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(f"{what} {shown} is no usable path: {reason}") from error
+    return path
+
+
+def output_folder(text: str | Path, what: str) -> Path:
+    """The folder that a text names, to write to; it need not exist yet, and is not made.
+
+    Raises:
+        RequestError: as :func:`user_path`; it, or what it would lie in, is no folder or cannot be
+            written to.
+    """
+    path = user_path(text, what)
+    place = path.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        where = f"{what} {path}" if place == path.absolute() else f"{what} {path}: {place}"
+        raise RequestError(f"{where} is no folder; choose another place")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not tell: /proc, full disks
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"{what} {path}: {place} cannot be written to ({error.strerror}); choose another place"
+        ) from error
+    return path
+
+
+def input_folder(text: str | Path, what: str) -> Path:
+    """The folder that a text names, to read from.
+
+    Raises:
+        RequestError: as :func:`user_path`; it is no folder, or may not be listed.
+    """
+    path = user_path(text, what)
+    if not path.is_dir():
+        missing = "is no folder" if os.path.lexists(path) else "is not there"
+        raise RequestError(f"{what} {path} {missing}: check its name ({path.absolute()})")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise RequestError(f"{what} {path} cannot be read: check its permissions")
     return path
 
 

@@ -26,15 +26,19 @@ class GanConfig(Frozen):
         "hinge",
         description="`hinge`: hinge loss with spectral norm; `wgan-gp`: GMI's, gradient penalty 10",
     )
-    steps: int = Field(9900, ge=1, description="generator steps", json_schema_extra=BUDGETED)
-    batch_size: int = Field(64, ge=2, description="images a step")
-    critic_steps: int = Field(1, ge=1, description="critic steps per generator step (GMI: 5)")
-    learning_rate: float = Field(2e-4, gt=0, description="Adam's step, for both networks")
+    steps: int = Field(
+        9900, ge=1, le=10**9, description="generator steps", json_schema_extra=BUDGETED
+    )
+    batch_size: int = Field(64, ge=2, le=65_536, description="images a step")
+    critic_steps: int = Field(
+        1, ge=1, le=1000, description="critic steps per generator step (GMI: 5)"
+    )
+    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="Adam's step, for both networks")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay rate")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average")
-    latent: int = Field(100, ge=1, description="dimensions of the latent")
-    generator_width: int = Field(32, ge=1, description="channels of the last hidden layer")
-    critic_width: int = Field(64, ge=1, description="channels of the first convolution")
+    latent: int = Field(100, ge=1, le=65_536, description="dimensions of the latent")
+    generator_width: int = Field(32, ge=1, le=1024, description="channels of the last hidden layer")
+    critic_width: int = Field(64, ge=1, le=1024, description="channels of the first convolution")
 
 
 class MovingAverage:

@@ -32,7 +32,7 @@ class IdentityConfig(Frozen):
         description="`cross-entropy` (baseline) or `logit` (the improved objective, LOM)",
     )
     regularizer: float = Field(
-        1.0, ge=0, description="weight λ of LOM's feature regulariser (paper: 1)"
+        1.0, ge=0, le=1e30, description="weight λ of LOM's feature regulariser (paper: 1)"
     )
     feature_target: Literal["sampled", "mean"] = Field(
         "sampled",
@@ -41,6 +41,7 @@ class IdentityConfig(Frozen):
     eot: int = Field(
         4,
         ge=1,
+        le=10_000,
         description="passes over a stochastic target whose losses are averaged; a deterministic "
         "target takes one",
     )

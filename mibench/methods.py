@@ -34,6 +34,7 @@ class StudentsConfig(Frozen):
     architectures: tuple[str, ...] = Field(
         ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"),
         min_length=1,
+        max_length=100,
         description="timm architectures, other than the target's (seed paper: EfficientNets)",
     )
     training: TrainingConfig = Field(
@@ -60,7 +61,10 @@ class AttackConfig(Frozen):
     students: StudentsConfig = Field(StudentsConfig(), description="the students of MA")
     prior: PriorConfig = Field(PriorConfig(), description="the general image prior")
     max_rows: int = Field(
-        512, ge=1, description="latents optimised at once; bounds memory, not results"
+        512,
+        ge=1,
+        le=1_000_000,
+        description="latents optimised at once; bounds memory, not results",
     )
 
 

@@ -19,6 +19,7 @@ from mibench.keys import Task, needed
 from mibench.methods import contained
 from mibench.naming import setting_token
 from mibench.progress import Progress
+from mibench.request import check_device
 from mibench.resolve import PARTS, Cell, resolve
 from mibench.results import IMAGES, RECORD, record, references, result, write
 from mibench.stages import Stages
@@ -102,23 +103,25 @@ def finish(stages: Stages, folder: Path, command: str | None) -> Record:
 
 
 def select_device(name: str) -> torch.device:
-    """The device that a name stands for.
+    """The device that a name stands for; ``auto`` is a CUDA GPU where there is one, else the CPU.
 
     Raises:
-        RequestError: the name is none of torch's, or asks for a GPU that is not there.
+        RequestError: it is no name of a device that mibench computes on, or is not on this machine.
     """
+    check_device(name)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RequestError(f"--device {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
+        return torch.device("cuda" if gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
         raise RequestError(
-            f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices here; use --device cpu, or see `mibench doctor`"
+            f"--device {name}: torch {torch.__version__} sees {gpus} CUDA devices here; use "
+            "--device cpu, or see `mibench doctor`"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RequestError(
+            f"--device mps: torch {torch.__version__} finds no GPU of Apple's here; use --device "
+            "cpu, or see `mibench doctor`"
         )
     return device
 

@@ -6,16 +6,19 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
 from mibench.errors import RequestError
+from mibench.files import read_file, user_path
+from mibench.request import shown
 from mibench.types import digest
 
 T = TypeVar("T")
@@ -26,12 +29,20 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 def closest(name: str, candidates: Iterable[str]) -> str:
     """``"did you mean 'x' or 'y'?"`` for the candidates nearest to ``name``, ``""`` without any."""
+    if len(name) > 200:
+        return ""  # no name of ours, and difflib takes time in its square
     # Case and underscores are the usual slips, so they are compared as if equal.
     folded = {_fold(candidate): candidate for candidate in candidates}
     matches = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.6)
     if not matches:
         return ""
     return f"did you mean {' or '.join(repr(folded[match]) for match in matches)}?"
+
+
+def no_such(kind: str, name: str, names: Collection[str]) -> str:
+    """The message that nothing of a kind is called so, with close names or else all."""
+    hint = closest(name, names) or f"there are {', '.join(names)}"
+    return f"there is no {kind} {shown(name)}; {hint}"
 
 
 def _fold(name: str) -> str:
@@ -79,6 +90,21 @@ class Registry(Generic[T]):
         """All names, sorted, without importing any method."""
         return sorted({*self._modules(), *self._entry_points(), *self._classes})
 
+    def check(self, name: str) -> None:
+        """Refuse a name that nothing is registered under, without importing any method.
+
+        Raises:
+            RequestError: it is unknown; the message offers close ones.
+        """
+        if name not in self.names():
+            raise RequestError(self._unknown(name))
+
+    def file(self, name: str) -> Path | None:
+        """The file of a method in the package, unimported; None where it is elsewhere."""
+        module = self._modules().get(name)
+        spec = importlib.util.find_spec(module) if module else None
+        return Path(spec.origin) if spec and spec.origin else None
+
     def get(self, name: str) -> type[T]:
         """The class of a name, or of a ``path/to/mine.py:Class`` spec; imports what it needs.
 
@@ -120,12 +146,10 @@ class Registry(Generic[T]):
             RequestError: the file or the class is missing, fails to import, or is of another base.
         """
         path_text, _, class_name = spec.rpartition(":")
-        path = Path(path_text).expanduser().resolve()
         if not path_text.endswith(".py") or not class_name.isidentifier():
             example = f"path/to/mine.py:My{self.kind.capitalize()}"
-            raise RequestError(f"{spec!r} does not name a class in a file; write {example}")
-        if not path.is_file():
-            raise RequestError(f"{self.kind} file not found: {path} (from {spec!r})")
+            raise RequestError(f"{shown(spec)} does not name a class in a file; write {example}")
+        path = Path(os.path.realpath(user_path(path_text, f"the {self.kind} file")))
         module = self._import_file(path)
         cls = getattr(module, class_name, None)
         if not isinstance(cls, type):
@@ -177,7 +201,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: str) -> str:
         names = self.names()
-        parts = [f"unknown {self.kind} {name!r}", closest(name, names)]
+        parts = [f"unknown {self.kind} {shown(name)}", closest(name, names)]
         parts.append(f"Known: {', '.join(names) or 'none'}, or path/to/file.py:Class")
         return "; ".join(part for part in parts if part)
 
@@ -230,10 +254,7 @@ class Registry(Generic[T]):
         self._add(point.name, cls)
 
     def _import_file(self, path: Path) -> ModuleType:
-        try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise RequestError(f"{path} cannot be read: {error.strerror}") from error
+        source = read_file(path, f"the {self.kind} file")
         known = self._files.get(path)
         if known is not None and known[0] == source:
             return known[1]

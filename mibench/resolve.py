@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 
 from mibench.budget import scaled
@@ -23,19 +23,22 @@ from mibench.methods import (
     DefenseConfig,
     contained,
 )
-from mibench.models.classifiers import Classifier
+from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.evaluators import JudgeConfig
 from mibench.models.gan import map_sizes
 from mibench.models.initialisation import check_initialisation
 from mibench.protocols import Protocol, folder_protocol, protocol_named
 from mibench.registry import closest
+from mibench.request import explain, plain, shown
 from mibench.source import outside_digest
 from mibench.training import TrainingConfig
 from mibench.types import Frozen, RunSpec
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
-_LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
+# What a card says of itself and what it pins; methods' settings have paths of their own.
+_IDENTITY = ("name", "version", "title", "notes", "assets")
+_METHODS = ("attacks", "defenses")
 
 
 @dataclass(frozen=True)
@@ -121,21 +124,6 @@ class Cell:
         return given
 
 
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Split ``path=value``; the value is JSON where it parses as JSON, else text.
-
-    Raises:
-        RequestError: there is no ``=`` or no path before it.
-    """
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise RequestError(f"--set {text!r}: write a path and a value, as attack.iterations=600")
-    try:  # Infinity and NaN are no JSON, and no setting
-        return path.strip(), json.loads(value, parse_constant=str)
-    except json.JSONDecodeError:
-        return path.strip(), value
-
-
 @contained()  # methods' configs may run code
 def resolve(spec: RunSpec) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
@@ -145,26 +133,13 @@ def resolve(spec: RunSpec) -> Cell:
             that cannot have the protocol's resolution, or weights to start from that are absent.
     """
     overrides = spec.overrides
-    for path in overrides:
-        if path.split(".")[0] not in PARTS or "." not in path:
-            raise RequestError(
-                f"--set {path}: paths start with one of {', '.join(p + '.' for p in PARTS)}"
-            )
+    _check_paths(overrides)
     protocol = _protocol(spec)
     architecture = spec.target or protocol.target
 
     defense_class = DEFENSES.get(spec.defense)
     defense_name = DEFENSES.name_of(defense_class)
-    card_defense = protocol.defenses.get(defense_name, {})
-    defense_config = with_overrides(
-        defense_class.Config(), _under("defense", card_defense, overrides), "defense"
-    )
-    training = with_overrides(
-        protocol.training,
-        {**defense_class.training, **_under("target", card_defense, overrides)},
-        "target",
-    )
-
+    defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
     name = AttackName.parse(spec.attack)
     attack_class = ATTACKS.get(name.base)
     name = replace(name, base=ATTACKS.name_of(attack_class))
@@ -172,24 +147,7 @@ def resolve(spec: RunSpec) -> Cell:
         raise RequestError(
             f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
         )
-    base = attack_class.Config(students=protocol.students).model_dump()
-    base["augment"] = name.ma
-    base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
-    base["prior"]["gan"] = protocol.gan.model_dump()
-    attack_config = with_overrides(
-        attack_class.Config.model_validate(base),
-        _under("attack", protocol.attacks.get(name.base, {}), overrides),
-        "attack",
-    )
-    for fixed, value, named in (
-        ("augment", attack_config.augment, base["augment"]),
-        ("identity.objective", attack_config.identity.objective, base["identity"]["objective"]),
-    ):
-        if f"attack.{fixed}" in overrides or value != named:
-            raise RequestError(
-                f"--set attack.{fixed}: choose it by the attack's name "
-                f"({name.base}, {name.base}+lom, {name.base}+ma, improved-{name.base})"
-            )
+    attack_config = attack_settings(name, attack_class, protocol, overrides)
     students = attack_config.students.architectures if attack_config.augment else ()
     networks = {each: protocol.resolution for each in (architecture, *students)}
     for each, resolution in networks.items():
@@ -197,6 +155,7 @@ def resolve(spec: RunSpec) -> Cell:
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
             config: JudgeConfig = getattr(protocol, role)
+            _check_architecture(config.architecture, config.resolution)
             networks.setdefault(config.architecture, config.resolution)
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)
@@ -225,10 +184,76 @@ def resolve(spec: RunSpec) -> Cell:
     )
 
 
+def defense_settings(
+    name: str, method: type[Defense], protocol: Protocol, overrides: Mapping[str, Any]
+) -> tuple[DefenseConfig, TrainingConfig]:
+    """A defense's options and its target's training: defaults, then the card, then overrides.
+
+    Raises:
+        RequestError: an override names no field, or does not fit.
+    """
+    card = protocol.defenses.get(name, {})
+    config = with_overrides(method.Config(), _under("defense", card, overrides), "defense")
+    trained = {**method.training, **_under("target", card, overrides)}
+    return config, with_overrides(protocol.training, trained, "target")
+
+
+def attack_settings(
+    name: AttackName, method: type[Attack], protocol: Protocol, overrides: Mapping[str, Any]
+) -> AttackConfig:
+    """An attack's options: defaults, then the protocol's, then overrides.
+
+    Raises:
+        RequestError: an override names no field, does not fit, or is what the name says.
+    """
+    base = method.Config(students=protocol.students).model_dump()
+    base["augment"] = name.ma
+    base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
+    base["prior"]["gan"] = protocol.gan.model_dump()
+    config = with_overrides(
+        method.Config.model_validate(base),
+        _under("attack", protocol.attacks.get(name.base, {}), overrides),
+        "attack",
+    )
+    for fixed, value, named in (
+        ("augment", config.augment, base["augment"]),
+        ("identity.objective", config.identity.objective, base["identity"]["objective"]),
+    ):
+        if f"attack.{fixed}" in overrides or value != named:
+            raise RequestError(
+                f"--set attack.{fixed}: choose it by the attack's name "
+                f"({name.base}, {name.base}+lom, {name.base}+ma, improved-{name.base})"
+            )
+    return config
+
+
 @functools.lru_cache
 def _check_architecture(name: str, resolution: int) -> None:
     """Build it, which is the check that it exists and can take the resolution."""
-    Classifier(name, 2, resolution)
+    check_architecture(name)
+    try:
+        with torch.device("meta"):  # shapes only: neither memory nor time
+            Classifier(name, 2, resolution)
+    except RequestError:  # some of timm's networks compute while they are built
+        Classifier(name, 2, resolution)
+
+
+def _check_paths(overrides: Mapping[str, Any]) -> None:
+    """Refuse paths of no part of a cell, and a path beside one that holds it."""
+    for path in overrides:
+        part, dot, _ = path.partition(".")
+        if part not in PARTS or not dot:
+            raise RequestError(
+                f"--set {plain(path)}: paths start with one of {', '.join(p + '.' for p in PARTS)}"
+            )
+        above = path
+        while "." in above:
+            above = above.rpartition(".")[0]
+            if above in overrides:
+                raise RequestError(
+                    f"--set {plain(path)}: it lies in {plain(above)}, which is set as a whole; "
+                    "set one of them"
+                )
 
 
 def _protocol(spec: RunSpec) -> Protocol:
@@ -252,8 +277,13 @@ def _protocol(spec: RunSpec) -> Protocol:
         fields = FolderOptions.model_fields
         wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
     for path in wanted:
-        if path in ("name", "version", "assets"):
+        if path in _IDENTITY:
             raise RequestError(f"--set protocol.{path}: this identifies the protocol and is fixed")
+        if path.partition(".")[0] in _METHODS:
+            raise RequestError(
+                f"--set protocol.{plain(path)}: set the method's own fields, by attack.…, "
+                "defense.… and target.…"
+            )
     if wanted and card.assets:
         raise RequestError(
             f"--set protocol.…: {card.name} is frozen, its evaluators are pinned; "
@@ -286,7 +316,7 @@ def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Mo
         if path not in known:
             fields = [f"{where}.{each}" for each in known]
             hint = closest(f"{where}.{path}", fields) or "fields: " + ", ".join(fields)
-            raise RequestError(f"--set {where}.{path}: there is no such field; {hint}")
+            raise RequestError(f"--set {where}.{plain(path)}: there is no such field; {hint}")
         *parents, last = path.split(".")
         place = values
         for parent in parents:
@@ -296,19 +326,31 @@ def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Mo
     for name, part in config:
         if isinstance(part, Frozen):
             values[name] = _validated(type(part), values[name], f"{where}.{name}")
-    return _validated(type(config), values, where)
+    made = _validated(type(config), values, where)
+    found = made.model_dump()
+    for path, value in settings.items():
+        _check_kind(value, functools.reduce(dict.__getitem__, path.split("."), found), path, where)
+    return made
+
+
+def _check_kind(given: Any, found: Any, path: str, where: str) -> None:
+    """Refuse true and false that pydantic has read as 1 and 0, and the other way round."""
+    if isinstance(given, Mapping) and isinstance(found, Mapping):
+        for key in given.keys() & found.keys():
+            _check_kind(given[key], found[key], f"{path}.{key}", where)
+    elif isinstance(given, list | tuple) and isinstance(found, list | tuple):
+        for index, pair in enumerate(zip(given, found, strict=False)):
+            _check_kind(*pair, f"{path}.{index}", where)
+    elif isinstance(given, bool) != isinstance(found, bool):
+        wanted = "true or false" if isinstance(found, bool) else "a number"
+        raise RequestError(f"--set {where}.{path}: {shown(given)} is not {wanted}")
 
 
 def _validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join([where, *map(str, e['loc'])])}: {e['msg']} (got {e['input']!r})"
-            + (", which is written as JSON: '[1, 2]'" if e["type"] in _LISTS else "")
-            for e in error.errors()
-        )
-        raise RequestError(f"--set {problems}") from error
+        raise RequestError(f"--set {explain(error, where)}") from error
 
 
 def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
+from mibench.request import write_setting
 from mibench.stages import Stages
 from mibench.types import INCOMPLETE, Environment, Part, Record, RunSpec, StageCost
 
@@ -204,7 +204,7 @@ def command_of(spec: RunSpec) -> str:
     if spec.budget != 1:
         parts += ["--budget", repr(spec.budget)]
     for path, value in spec.overrides.items():
-        parts += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
+        parts += ["--set", write_setting(path, value)]
     return shlex.join(parts)
 
 

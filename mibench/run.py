@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mibench.errors import RequestError
 from mibench.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def run(
         target: timm architecture; None takes the protocol's own.
         defense: name of a defense, or ``path/to/file.py:Class``.
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.
-        seed: seed of target, prior, students and attack.
+        seed: seed of target, prior, students and attack, from 0 to 2⁶³ − 1.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
         data: folder of data sets that ``mibench data prepare`` made, for the protocols on them;
             None: ``MIBENCH_DATA`` or the user's cache folder.
@@ -50,7 +49,8 @@ def run(
         store: folder of cached stages; None: ``MIBENCH_STORE`` or the user's cache folder.
         out: run folder for record, reconstructions and picture, which holds no other cell's
             record; None: below ``mibench-runs/``, under a name that no other cell has.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``; auto takes a CUDA GPU
+            where there is one, else the CPU.
         progress: told of stages and steps.
         command: what the record states as its command; None reconstructs one.
 
@@ -62,12 +62,13 @@ def run(
         RequestError: the request is wrong; raised before anything is computed.
         MibenchError: a stage failed.
     """
-    from mibench.pipeline import run_cell
-    from mibench.types import RunSpec
+    from mibench.files import output_folder
+    from mibench.request import check_device, make_request
 
-    if not 0 < budget <= 1:
-        raise RequestError(f"budget {budget}: a share of all epochs and steps, over 0 and up to 1")
-    spec = RunSpec(
+    check_device(device)
+    store = None if store is None else output_folder(store, "the store")
+    out = None if out is None else output_folder(out, "the run folder")
+    spec = make_request(
         protocol=protocol,
         target=target,
         defense=defense,
@@ -75,9 +76,11 @@ def run(
         seed=seed,
         root=None if root is None else str(root),
         data=None if data is None else str(data),
-        overrides=dict(overrides or {}),
+        overrides={} if overrides is None else overrides,
         budget=budget,
     )
+    from mibench.pipeline import run_cell  # imports torch
+
     record, _ = run_cell(
         spec, store=store, out=out, device=device, progress=progress, command=command
     )

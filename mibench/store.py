@@ -41,7 +41,7 @@ from mibench.artifacts import (
     sync,
 )
 from mibench.errors import ArtifactError, MibenchError, RequestError
-from mibench.files import sha256
+from mibench.files import sha256, user_path
 from mibench.types import digest
 
 if TYPE_CHECKING:
@@ -78,13 +78,13 @@ def cache_folder() -> Path:
         cache = "~/Library/Caches"
     else:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "mibench"
+    return user_path(cache, "your cache folder") / "mibench"
 
 
 def default_root() -> Path:
     """The store's folder: ``MIBENCH_STORE``, else ``mibench`` in the user's cache folder."""
     if chosen := os.environ.get("MIBENCH_STORE"):
-        return Path(chosen).expanduser()
+        return user_path(chosen, "the store (MIBENCH_STORE)")
     return cache_folder()
 
 
@@ -112,7 +112,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = user_path(root, "the store").absolute()
         # Files that this process has hashed, with the size and time that they had then.
         self._hashed: dict[Path, tuple[tuple[int, int, int], str]] = {}
         if self.root.exists() and not self.root.is_dir():

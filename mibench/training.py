@@ -26,14 +26,15 @@ class TrainingConfig(Frozen):
     epochs: int | float = Field(
         50,
         gt=0,
+        le=1_000_000,
         description="passes over the training images; a fraction ends within one",
         json_schema_extra=BUDGETED,
     )
-    batch_size: int = Field(64, ge=2, description="images a step")
+    batch_size: int = Field(64, ge=2, le=1_000_000, description="images a step")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="optimizer")
-    learning_rate: float = Field(0.01, gt=0, description="step size at the start")
+    learning_rate: float = Field(0.01, gt=0, le=1e30, description="step size at the start")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD's (Nesterov) momentum")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 weight decay")
+    weight_decay: float = Field(1e-4, ge=0, le=1e30, description="L2 weight decay")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="how the step size falls over training"
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,11 +21,16 @@ INCOMPLETE = "incomplete images"
 Access = Literal["white-box", "black-box", "label-only"]
 Interval = tuple[float, float]
 
+# Strict: 1 is a seed, and neither true nor "1". Other readers of JSON keep 64 bits of an integer.
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Share = Annotated[float, Field(strict=True, gt=0, le=1)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]  # also a path: `mine.py:MyDefense`
+
 
 class Frozen(BaseModel):
-    """An immutable model that refuses unknown fields."""
+    """An immutable model that refuses unknown fields, NaN and infinities."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def protocol_digest(card: Mapping[str, Any]) -> str:
@@ -76,20 +81,23 @@ class DefenseCard(Card):
 
 
 class RunSpec(Frozen):
-    """One cell as it was asked for; ``overrides`` maps ``--set`` paths to values."""
+    """One cell as it was asked for; ``overrides`` maps ``--set`` paths to values.
 
-    protocol: str = "synthfaces-32"
-    target: str | None = Field(None, description="timm architecture; None: the protocol's own")
-    defense: str = "none"
-    attack: str = "improved-kedmi"
-    seed: int = Field(0, ge=0)
-    root: str | None = Field(None, description="image folder, for the protocol `folder`")
-    data: str | None = Field(
+    :func:`mibench.request.make_request` makes one of what users say.
+    """
+
+    protocol: Name = "synthfaces-32"
+    target: Name | None = Field(None, description="timm architecture; None: the protocol's own")
+    defense: Name = "none"
+    attack: Name = "improved-kedmi"
+    seed: Seed = 0
+    root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    data: Name | None = Field(
         None, description="folder of prepared data sets; None: MIBENCH_DATA or the user's cache"
     )
     overrides: dict[str, Any] = Field(default_factory=dict)
-    budget: float = Field(
-        1.0, gt=0, le=1, description="share of all epochs and steps, for trying out; boards want 1"
+    budget: Share = Field(
+        1.0, description="share of all epochs and steps, for trying out; boards want 1"
     )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from mibench import listing
 from mibench.cli import KINDS
-from mibench.cli_info import KINDS as LISTED
+from mibench.listing import KINDS as LISTED
 from mibench.methods import ATTACKS, DEFENSES
 from mibench.protocols import PROTOCOLS
+from mibench.reading import UnreadableError
 from tests.command_line import invoke
 
 
@@ -74,7 +76,7 @@ def test_info_of_an_attack_and_its_variant() -> None:
     assert entry["card"] == ATTACKS.get("kedmi").card.model_dump(mode="json")
     known = paths(entry)
     eot = known["attack.identity.eot"]
-    assert (eot["type"], eot["default"], eot["settable"]) == ("int (≥ 1)", 4, True)
+    assert (eot["type"], eot["default"], eot["settable"]) == ("int (≥ 1, ≤ 10000)", 4, True)
     assert "stochastic target" in eot["meaning"]
     assert known["attack.identity.objective"]["type"] == "cross-entropy | logit"
     assert known["attack.identity.objective"]["default"] == "logit"
@@ -95,8 +97,53 @@ def test_info_of_a_defense() -> None:
     assert entry["strength"] == "defense.noise_multiplier"
     assert entry["strengths"][0] == 0
     assert entry["card"]["privacy_unit"] == "example"
-    assert paths(entry)["defense.max_grad_norm"]["type"] == "float (> 0)"
+    assert paths(entry)["defense.max_grad_norm"]["type"] == "float (> 0, ≤ 1e+30)"
     assert paths(entry)["defense.delta"]["type"].startswith("float | null")
+
+
+def test_info_shows_what_a_protocol_makes_of_the_fields() -> None:
+    """KEDMI's own 2,400 iterations are 200 in the default protocol, which `run` takes."""
+    known = paths(explained("kedmi"))["attack.iterations"]
+    assert (known["default"], known["in_protocol"]) == (2400, 200)
+    result = invoke("info", "kedmi", "--protocol", "lfw-64-small", "--json")
+    entry = json.loads(result.stdout)
+    assert entry["in_protocol"] == "lfw-64-small"
+    fields = paths(entry)
+    assert fields["attack.prior_training.steps"]["in_protocol"] == 200
+    assert fields["attack.prior.gan.steps"]["in_protocol"] == 2000
+    assert fields["attack.coupled"]["in_protocol"] == fields["attack.coupled"]["default"]
+    bido = paths(json.loads(invoke("info", "bido", "--protocol", "folder", "--json").stdout))
+    assert bido["target.learning_rate"]["in_protocol"] == 1e-4  # BiDO's own, over the protocol's
+    assert "in lfw-64-small" in invoke("info", "kedmi", "--protocol", "lfw-64-small").stdout
+    for name, protocol, said in (
+        ("kedmi", "lfw-64-smal", "'lfw-64-small'"),
+        ("fid", "folder", "--protocol is for attacks, defenses and targets"),
+    ):
+        result = invoke("info", name, "--protocol", protocol)
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "protocols"])
+def test_what_is_read_off_the_files_is_what_is_imported(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = listed(kind)
+
+    def unreadable(*_: Any) -> None:
+        raise UnreadableError
+
+    monkeypatch.setattr(listing, "_read_class", unreadable)
+    monkeypatch.setattr(listing, "_read_protocols", unreadable)
+    assert listed(kind) == read
+
+
+def test_nothing_registered_has_to_be_imported_for_a_listing() -> None:
+    """Cards say it outright; a new one that does not makes every listing slow."""
+    assert [each["name"] for each in listing._read_protocols()] == [*PROTOCOLS, "folder"]
+    for kind, registry in (("attack", ATTACKS), ("defense", DEFENSES)):
+        for name in registry.names():
+            assert listing._read_class(kind, name).attributes["card"].whole
 
 
 def test_info_of_protocols() -> None:

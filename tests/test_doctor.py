@@ -16,6 +16,7 @@ import mibench.assets
 from mibench import __version__
 from mibench.doctor import PACKAGES
 from mibench.errors import ArtifactError
+from mibench.models import initialisation
 from tests.command_line import ROOT, invoke
 
 
@@ -53,6 +54,26 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = invoke("doctor", "--store", str(place)).stdout
     assert "absent.pth" in text
     assert "pinned networks verified" in text
+
+
+def test_doctor_reads_no_weights_and_builds_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a paper's networks would take half a minute."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("doctor only looks whether the file is there")
+
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"none")
+    monkeypatch.setattr(mibench.assets, "load_asset", lambda asset: ({}, {}))
+    monkeypatch.setattr(initialisation, "sha256", never)
+    monkeypatch.setattr(initialisation, "Classifier", never)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(weights))
+    monkeypatch.setenv("MIBENCH_DATA", str(tmp_path / "data"))
+    _, checks = examined("--store", str(tmp_path))
+    papers = checks["protocol celeba-ffhq-64"]
+    assert papers["found"] == "needs the prepared data of celeba-64, ffhq-64"
 
 
 def test_doctor_exits_1_when_something_essential_is_broken(

@@ -122,7 +122,7 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
     path.write_text(text)
     with pytest.raises(RequestError, match=message):
         read_grids(path)
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(RequestError, match="there is no such file"):
         read_grids(tmp_path / "absent.toml")
 
 

@@ -12,8 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "files", "types", "budget", "streams", "progress", "naming"},
-    {"artifacts", "store", "registry", "provenance", "source", "leaderboard"},
+    {"errors", "files", "types", "request", "budget", "streams", "progress", "naming"},
+    {
+        "artifacts",
+        "store",
+        "reading",
+        "registry",
+        "listing",
+        "provenance",
+        "source",
+        "leaderboard",
+    },
     {
         "accounting",
         "dependence",

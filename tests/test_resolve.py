@@ -9,7 +9,8 @@ from mibench import protocols
 from mibench.errors import RequestError
 from mibench.methods import ATTACKS, Attack
 from mibench.protocols import PROTOCOLS, Protocol
-from mibench.resolve import AttackName, Cell, attack_names, parse_setting, resolve
+from mibench.request import parse_setting
+from mibench.resolve import AttackName, Cell, attack_names, resolve
 from mibench.types import RunSpec
 
 pytestmark = pytest.mark.usefixtures("tiny")

@@ -47,18 +47,27 @@ class IdentitySplit(Frozen):
     """How prepared data sets are divided; see the rule in this module's docstring."""
 
     dataset: str = Field(description="data set of the private identities")
-    crop: int | None = Field(None, ge=1, description="its crop in pixels; None: the data set's own")
+    crop: int | None = Field(
+        None, ge=1, le=65_536, description="its crop in pixels; None: the data set's own"
+    )
     public_dataset: str | None = Field(
         None, description="data set of the public images; None: the other identities of `dataset`"
     )
-    public_crop: int | None = Field(None, ge=1, description="crop of `public_dataset`, in pixels")
+    public_crop: int | None = Field(
+        None, ge=1, le=65_536, description="crop of `public_dataset`, in pixels"
+    )
     identities: int | None = Field(
-        None, ge=2, description="how many private identities; None: all with `min_images`"
+        None, ge=2, le=10**9, description="how many private identities; None: all with `min_images`"
     )
     classes: tuple[str, ...] | None = Field(
-        None, min_length=2, description="names of the private identities, instead of a number"
+        None,
+        min_length=2,
+        max_length=10**6,
+        description="names of the private identities, instead of a number",
     )
-    min_images: int = Field(3, ge=3, description="images that an identity needs to be private")
+    min_images: int = Field(
+        3, ge=3, le=10**9, description="images that an identity needs to be private"
+    )
     val_fraction: float = Field(
         0.1, gt=0, le=0.4, description="share of an identity's images for validation, test apart"
     )
@@ -66,12 +75,12 @@ class IdentitySplit(Frozen):
         0.1, gt=0, le=0.4, description="share for testing; None: the official test part"
     )
     max_train: int | None = Field(
-        None, ge=1, description="most training images of an identity; None: no limit"
+        None, ge=1, le=10**9, description="most training images of an identity; None: no limit"
     )
     public_images: int | None = Field(
-        None, ge=1, description="how many public images; None: all there are"
+        None, ge=1, le=10**9, description="how many public images; None: all there are"
     )
-    seed: int = Field(0, ge=0, description="seed of all draws")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws")
 
     @model_validator(mode="after")
     def _consistent(self) -> IdentitySplit:

@@ -17,13 +17,13 @@ class SynthFacesData(Frozen):
 
     private_name: str = Field(description="names the draw of private identities")
     public_name: str = Field(description="names the draw of public identities")
-    seed: int = Field(2026, description="seed of all draws")
-    identities: int = Field(100, ge=2, description="private identities")
-    train: int = Field(30, ge=1, description="training images of a private identity")
-    val: int = Field(10, ge=1, description="validation images of a private identity")
-    test: int = Field(10, ge=1, description="test images of a private identity")
-    public_identities: int = Field(4000, ge=1, description="public identities")
-    public_images: int = Field(5, ge=1, description="images of a public identity")
+    seed: int = Field(2026, ge=0, lt=2**63, description="seed of all draws")
+    identities: int = Field(100, ge=2, le=10**6, description="private identities")
+    train: int = Field(30, ge=1, le=10**6, description="training images of a private identity")
+    val: int = Field(10, ge=1, le=10**6, description="validation images of a private identity")
+    test: int = Field(10, ge=1, le=10**6, description="test images of a private identity")
+    public_identities: int = Field(4000, ge=1, le=10**6, description="public identities")
+    public_images: int = Field(5, ge=1, le=10**6, description="images of a public identity")
 
 
 def private_attributes(spec: SynthFacesData) -> Tensor:

@@ -34,11 +34,12 @@ class FolderOptions(Frozen):
     """How an image folder is divided."""
 
     min_images: int = Field(
-        default=15, ge=3, description="images an identity needs to become private"
+        default=15, ge=3, le=10**9, description="images an identity needs to become private"
     )
     max_private: int | None = Field(
         default=100,
         ge=2,
+        le=10**9,
         description="most private identities; the others are public. None: no limit",
     )
     val_fraction: float = Field(
@@ -54,7 +55,7 @@ class FolderOptions(Frozen):
         description="share of each private identity's images for testing",
     )
     split_seed: int = Field(
-        default=0, ge=0, description="seed of the choice of identities and images"
+        default=0, ge=0, lt=2**63, description="seed of the choice of identities and images"
     )
     skip_unreadable: bool = Field(
         default=False,

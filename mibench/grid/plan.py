@@ -84,12 +84,13 @@ class Plan:
         return sum(each for each in known if each is not None), known.count(None)
 
 
-def make_plan(specs: Iterable[RunSpec], store: Store, out: Path | None = None) -> Plan:
+def make_plan(specs: Iterable[RunSpec], store: Store | Path, out: Path | None = None) -> Plan:
     """Resolve all cells and merge their stages; nothing is computed.
 
     Args:
         specs: the cells.
-        store: what it holds is not computed again.
+        store: what it holds is not computed again; one named by its folder is made when no cell
+            was refused.
         out: folder of the run folders; None: ``mibench-runs``.
 
     Raises:
@@ -105,6 +106,7 @@ def make_plan(specs: Iterable[RunSpec], store: Store, out: Path | None = None) -
             cells.append(cell)
     if not cells:
         raise RequestError("the grid has no cells")
+    store = store if isinstance(store, Store) else Store(store)
     manifests = {
         task.key: store.manifest(task.stage, task.key)
         for task in {task.key: task for cell in cells for task in cell.stages.values()}.values()

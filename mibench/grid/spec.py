@@ -23,6 +23,7 @@ A file, as ``mibench grid board.toml`` takes it::
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -32,47 +33,56 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from mibench.errors import RequestError
-from mibench.methods import DEFENSES
+from mibench.files import read_file
 from mibench.registry import closest
-from mibench.types import Frozen, RunSpec
+from mibench.request import check_value, explain, make_request, plain, shown
+from mibench.types import Frozen, Name, RunSpec, Seed, Share
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_RANGE = re.compile(r"(\d+)-(\d+)")
+# Of one grid; a plan of so many takes minutes to make, and more are a slip of the pen.
+MOST_CELLS = 10_000
+_PART = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
 
 
 class Override(Frozen):
     """Settings of the cells that match every field given."""
 
-    target: str | None = None
-    defense: str | None = None
-    attack: str | None = None
-    seed: int | None = None
+    target: Name | None = None
+    defense: Name | None = None
+    attack: Name | None = None
+    seed: Seed | None = None
     set: dict[str, Any]
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What a cell's fields must be."""
+        return self.model_dump(exclude={"set"}, exclude_none=True)
 
     def matches(self, spec: RunSpec) -> bool:
         """Whether ``spec`` is one of the cells meant."""
-        wanted = self.model_dump(exclude={"set"}, exclude_none=True)
-        return all(getattr(spec, field) == value for field, value in wanted.items())
+        return all(getattr(spec, field) == value for field, value in self.wanted.items())
 
 
 class GridSpec(Frozen):
     """One grid: the product of its lists."""
 
-    protocol: str = Field("synthfaces-32", description="evaluation setting of all cells")
-    root: str | None = Field(None, description="image folder, for the protocol `folder`")
-    data: str | None = Field(None, description="folder of prepared data sets")
-    budget: float = Field(1.0, gt=0, le=1, description="share of all epochs and steps")
-    targets: tuple[str | None, ...] = Field(
+    protocol: Name = Field("synthfaces-32", description="evaluation setting of all cells")
+    root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    data: Name | None = Field(None, description="folder of prepared data sets")
+    budget: Share = Field(1.0, description="share of all epochs and steps")
+    targets: tuple[Name | None, ...] = Field(
         (None,), min_length=1, description="architectures; null is the protocol's own"
     )
-    defenses: tuple[str, ...] = Field(("none",), min_length=1, description="defenses")
-    attacks: tuple[str, ...] = Field(("improved-kedmi",), min_length=1, description="attacks")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description='seeds: [0, 1, 2] or "0-2"')
-    controls: bool = Field(False, description="also run each defense at strength 0")
+    defenses: tuple[Name, ...] = Field(("none",), min_length=1, description="defenses")
+    attacks: tuple[Name, ...] = Field(("improved-kedmi",), min_length=1, description="attacks")
+    seeds: tuple[Seed, ...] = Field(
+        (0,), min_length=1, max_length=MOST_CELLS, description='seeds: [0, 1, 2] or "0-2"'
+    )
+    controls: bool = Field(False, strict=True, description="also run each defense at strength 0")
     sweeps: dict[str, dict[str, tuple[Any, ...] | str]] = Field(
         default_factory=dict,
         description="by defense: a field and its values, or `all` for the defense's own strengths",
@@ -89,25 +99,35 @@ class GridSpec(Frozen):
         """The cells, target by target, so that those that share stages come together.
 
         Raises:
-            RequestError: a sweep names a defense that is not in the grid, or one without strengths.
+            RequestError: a sweep names a defense that is not in the grid, or one without strengths;
+                there are too many cells; or a setting is none.
         """
         for name in self.sweeps:
             if name not in self.defenses:
                 raise RequestError(
-                    f"sweeps.{name}: the grid has no defense {name!r}; it has "
+                    f"sweeps.{plain(name)}: the grid has no defense {shown(name)}; it has "
                     f"{', '.join(self.defenses)}"
                 )
+        points = {defense: self._points(defense) for defense in dict.fromkeys(self.defenses)}
+        count = len(self.targets) * len(self.seeds) * len(self.attacks)
+        count *= sum(len(points[defense]) for defense in self.defenses)
+        if count > MOST_CELLS:
+            raise RequestError(
+                f"the grid has {count:,} cells ({len(self.targets):,} targets, "
+                f"{len(self.defenses):,} defenses and their points, {len(self.attacks):,} attacks, "
+                f"{len(self.seeds):,} seeds), more than {MOST_CELLS:,}: make several grids of it"
+            )
         for target in self.targets:
             for seed in self.seeds:
                 for defense in self.defenses:
-                    for settings in self._points(defense):
+                    for settings in points[defense]:
                         for attack in self.attacks:
                             yield self._cell(target, seed, defense, settings, attack)
 
     def _cell(
         self, target: str | None, seed: int, defense: str, settings: dict[str, Any], attack: str
     ) -> RunSpec:
-        spec = RunSpec(
+        spec = make_request(
             protocol=self.protocol,
             target=target,
             defense=defense,
@@ -121,10 +141,23 @@ class GridSpec(Frozen):
         for each in self.override:
             if each.matches(spec):
                 overrides |= each.set
+        # Of a part of the grid that has been checked; pydantic would copy it all again.
         return spec.model_copy(update={"overrides": {**overrides, **settings}})
+
+    def foreign(self, override: Override) -> str:
+        """What keeps an override from matching any cell, as a message says it; ``""``: nothing."""
+        for field, value in override.wanted.items():
+            held: tuple[Any, ...] = getattr(self, f"{field}s")
+            if value not in held:
+                names = [name for name in held if isinstance(name, str)]
+                hint = closest(value, names) if isinstance(value, str) else ""
+                return f"the grid has no {field} {shown(value)}{'; ' + hint if hint else ''}"
+        return ""
 
     def _points(self, defense: str) -> list[dict[str, Any]]:
         """Settings of a defense's points: its default, its control, its sweep."""
+        from mibench.methods import DEFENSES  # imports torch
+
         method = DEFENSES.get(defense)
         knob = f"defense.{method.strength}" if method.strength else None
         points: list[dict[str, Any]] = [{}]
@@ -138,7 +171,7 @@ class GridSpec(Frozen):
                         + (f"which are of {knob}" if knob else "and it has none: list the values")
                     )
                 values = method.strengths
-            elif isinstance(values, str):
+            elif isinstance(values, str) or not values:
                 raise RequestError(f'sweeps.{defense}.{field}: a list of values, or "all"')
             points += [{field: value} for value in values]
         return points
@@ -148,17 +181,17 @@ def parse_seeds(text: str) -> list[int]:
     """Seeds written as ``"0-2"``, ``"0,3"`` or ``"0-2,7"``.
 
     Raises:
-        RequestError: a part is neither a number nor a range.
+        RequestError: a part is neither a number nor a range, or there are too many.
     """
     seeds: list[int] = []
     for part in text.split(","):
-        span = _RANGE.fullmatch(part.strip())
-        if span and int(span[1]) <= int(span[2]):
-            seeds += range(int(span[1]), int(span[2]) + 1)
-        elif part.strip().isdigit():
-            seeds.append(int(part))
-        else:
-            raise RequestError(f"seeds {text!r}: write numbers and ranges, as 0-2 or 0,3,5")
+        found = _PART.fullmatch(part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
+            raise RequestError(f"seeds {shown(text)}: write numbers and ranges, as 0-2 or 0,3,5")
+        if last - first + len(seeds) >= MOST_CELLS:
+            raise RequestError(f"seeds {shown(text)}: more than {MOST_CELLS:,}")
+        seeds += range(first, last + 1)
     return seeds
 
 
@@ -166,18 +199,44 @@ def read_grids(path: Path) -> list[GridSpec]:
     """The grids of a TOML file.
 
     Raises:
-        RequestError: the file cannot be read, is no TOML, or has an unknown field or a wrong value.
+        RequestError: the file cannot be read, is no TOML, has an unknown field or a wrong value, or
+            an override matches no cell.
     """
+    where = f"grid file {path}"
+    data = read_file(path, "the grid file")
+    if data.startswith(codecs.BOM_UTF8):
+        raise RequestError(f"{where} begins with a byte-order mark: save it as UTF-8 without one")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"grid file {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"grid file {path} is no TOML: {error}") from error
+        content = tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where} cannot be read as UTF-8: {error}") from error
+    except RecursionError as error:
+        raise RequestError(f"{where} is no TOML: it is nested too deeply") from error
+    except ValueError as error:  # also of integers too long for Python to read, and odd dates
+        raise RequestError(f"{where} is no TOML: {error}") from error
     blocks = content.pop("grid", [{}])
-    if not isinstance(blocks, list):
-        raise RequestError(f"grid file {path}: write [[grid]], with two brackets, for each grid")
-    return [make_grid({**content, **block}, str(path)) for block in blocks]
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise RequestError(f"{where}: write [[grid]], with two brackets, for each grid")
+    grids = [make_grid({**content, **block}, str(path)) for block in blocks]
+    for grid in grids:
+        for index, each in enumerate(grid.override, 1):
+            # One above all [[grid]] is part of each of them, and means the cells of some.
+            if all(other.foreign(each) for other in grids if each in other.override):
+                raise RequestError(
+                    f"{path}: override {index} matches no cell: {grid.foreign(each)}"
+                )
+    return grids
+
+
+def _check_settings(settings: Mapping[str, Any], where: str) -> None:
+    for path, value in settings.items():
+        check_value(value, f"{where}.{plain(path)}")
+        if "." not in path and isinstance(value, dict):
+            inside = next(iter(value), "…")
+            raise RequestError(
+                f"{where}: {plain(path)} is a table; write the path of each field in quotes, as "
+                f'"{plain(path)}.{plain(inside)}" = …'
+            )
 
 
 def make_grid(fields: Mapping[str, Any], where: str) -> GridSpec:
@@ -187,14 +246,25 @@ def make_grid(fields: Mapping[str, Any], where: str) -> GridSpec:
         RequestError: an unknown field (close names are offered) or a wrong value.
     """
     try:
-        return GridSpec(**fields)
+        grid = GridSpec.model_validate(dict(fields))
     except ValidationError as error:
-        problems = []
-        for each in error.errors():
-            name = ".".join(map(str, each["loc"]))
-            hint = closest(name, GridSpec.model_fields) if each["type"] == "extra_forbidden" else ""
-            problems.append(f"{name}: {hint or each['msg']} (got {each['input']!r})")
-        raise RequestError(f"{where}: {'; '.join(problems)}") from error
+        unknown = [each for each in error.errors() if each["type"] == "extra_forbidden"]
+        if unknown:
+            place = unknown[0]["loc"]
+            known = (Override if len(place) > 1 else GridSpec).model_fields
+            hint = closest(str(place[-1]), known) or f"fields: {', '.join(known)}"
+            name = plain(".".join(map(str, place)))
+            raise RequestError(
+                f"{where}: {name}: {hint} (got {shown(unknown[0]['input'])})"
+            ) from error
+        raise RequestError(f"{where}: {explain(error)}") from error
+    _check_settings(grid.set, f"{where}: set")
+    for index, each in enumerate(grid.override, 1):
+        _check_settings(each.set, f"{where}: override {index}: set")
+    for defense, sweep in grid.sweeps.items():
+        for path, values in sweep.items():
+            check_value(values, f"{where}: sweeps.{plain(defense)}.{plain(path)}")
+    return grid
 
 
 def expand(grids: list[GridSpec]) -> list[RunSpec]:

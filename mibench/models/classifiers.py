@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mibench.errors import RequestError
+from mibench.registry import closest
+from mibench.request import shown
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class Classifier(nn.Module):
 def check_architecture(architecture: str) -> None:
     """Raise a :class:`RequestError` with close names unless timm has the architecture."""
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), 4)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        hint = closest(architecture, timm.list_models())
         raise RequestError(
-            f"target {architecture!r} is no timm architecture{hint} (`mibench list targets`)"
+            f"target {shown(architecture)} is no timm architecture"
+            f"{'; ' + hint if hint else ''} (`mibench list targets`)"
         )
 
 

@@ -24,7 +24,9 @@ class JudgeConfig(Frozen):
     """A network that judges reconstructions, and how it is trained."""
 
     architecture: str = Field(description="timm architecture")
-    resolution: int = Field(description="resolution that images are resized to for it, in pixels")
+    resolution: int = Field(
+        ge=8, le=1024, description="resolution that images are resized to for it, in pixels"
+    )
     training: TrainingConfig = Field(
         TrainingConfig(epochs=25, learning_rate=0.05, weight_decay=5e-4),
         description="how it is trained",

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import huggingface_hub
 import timm
@@ -19,11 +19,12 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from mibench.errors import RequestError
-from mibench.files import sha256
+from mibench.files import sha256, user_path
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.types import Frozen
 
-Triple = tuple[float, float, float]
+Channel = Annotated[float, Field(ge=-1e6, le=1e6)]
+Triple = tuple[Channel, Channel, Channel]
 
 # Layers that weights of another network lack, and so start anew unless the file has them all.
 _OWN_LAYERS = {"vgg16_bn_mi": ("bn.",)}
@@ -79,8 +80,8 @@ class Initialisation(Frozen):
             raise ValueError("from scratch there is no file whose `sha256` could be checked")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give `mean` and `std`, or neither")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError("`std` must be above 0")
+        if self.std is not None and min(self.std) < 1e-6:
+            raise ValueError("`std` must be at least 1e-6")
         return self
 
     def identity(self, weights: str) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def check_initialisation(architecture: str, how: Initialisation, resolution: int
     check_architecture(architecture)
     if how.source == "scratch":
         return "scratch"
-    path = _located(architecture, how)
+    path = locate_weights(architecture, how)
     found = _pinned(path, how)
     status = path.stat()
     _check_fits(architecture, resolution, path, status.st_mtime_ns, status.st_size)
@@ -130,7 +131,7 @@ def initialise(model: Classifier, how: Initialisation) -> Classifier:
         RequestError: as :func:`check_initialisation`.
     """
     if how.source != "scratch":
-        path = _located(model.architecture, how)
+        path = locate_weights(model.architecture, how)
         _pinned(path, how)
         names = _fitting(model, path)
         with safe_open(path, framework="pt") as opened:
@@ -142,11 +143,17 @@ def initialise(model: Classifier, how: Initialisation) -> Classifier:
     return model
 
 
-def _located(architecture: str, how: Initialisation) -> Path:
-    """The weights' file, which exists."""
+def locate_weights(architecture: str, how: Initialisation) -> Path:
+    """The file of the weights that a network starts from, where it does not start from scratch.
+
+    It is there; whether it is the right one is for :func:`check_initialisation`, which reads it.
+
+    Raises:
+        RequestError: it is not on this machine; the message says how to get it.
+    """
     if how.source == "imagenet":
         return _cached(architecture)
-    path = Path(str(how.path)).expanduser()
+    path = user_path(str(how.path), f"the weights of {architecture!r}")
     if not path.is_file():
         raise RequestError(
             f"the weights of {architecture!r} are not there: {path.absolute()} is no file. Put "

@@ -8,15 +8,20 @@ from mibench.gan_training import GanConfig
 from mibench.models.evaluators import JudgeConfig
 from mibench.protocols import high_resolution, papers, small, synthfaces
 from mibench.protocols.card import Protocol
-from mibench.registry import closest
+from mibench.registry import no_such
 from mibench.training import TrainingConfig
 
 __all__ = ["PROTOCOLS", "Protocol", "folder_protocol", "protocol_named"]
 
+# With their names as text, so that listings can read the cards without importing them.
+FAMILIES = {
+    "synthfaces": synthfaces,
+    "small": small,
+    "papers": papers,
+    "high_resolution": high_resolution,
+}
 PROTOCOLS: dict[str, Protocol] = {
-    card.name: card
-    for module in (synthfaces, small, papers, high_resolution)
-    for card in module.CARDS
+    card.name: card for module in FAMILIES.values() for card in module.CARDS
 }
 
 
@@ -27,9 +32,7 @@ def protocol_named(name: str) -> Protocol:
         RequestError: there is none of that name; the message offers close ones.
     """
     if name not in PROTOCOLS:
-        known = [*PROTOCOLS, "folder"]
-        hint = closest(name, known) or f"there are {', '.join(known)}"
-        raise RequestError(f"there is no protocol {name!r}; {hint}")
+        raise RequestError(no_such("protocol", name, [*PROTOCOLS, "folder"]))
     return PROTOCOLS[name]
 
 

@@ -23,7 +23,7 @@ class Protocol(Frozen):
     """An evaluation setting."""
 
     name: str
-    version: int = 1
+    version: int = Field(1, ge=1, le=10**6)
     title: str
     notes: tuple[str, ...] = Field((), description="where the setting departs from its source")
     data: SynthFacesData | FolderOptions | IdentitySplit
@@ -32,15 +32,16 @@ class Protocol(Frozen):
         description="SHA-256 of which picture is used for what, where the card pins it; see "
         "mibench.data.identity_split.Split.digest",
     )
-    resolution: int = Field(ge=8, description="height and width of the images, in pixels")
+    resolution: int = Field(ge=8, le=1024, description="height and width of the images, in pixels")
     attacked: int | None = Field(
-        None, ge=1, description="attack the first so many private identities; None: all"
+        None, ge=1, le=10**9, description="attack the first so many private identities; None: all"
     )
-    samples: int = Field(5, ge=1, description="reconstructions per identity")
+    samples: int = Field(5, ge=1, le=10_000, description="reconstructions per identity")
     target: str = Field(description="default target architecture")
     training: TrainingConfig = Field(description="training of every target")
     chance_kappa: float = Field(
         0.01,
+        ge=-1,
         lt=1,
         description="a target whose validation accuracy, corrected for chance (Cohen's κ), is at "
         "most this counts as diverged",
@@ -64,6 +65,7 @@ class Protocol(Frozen):
     prior_seed: int | None = Field(
         None,
         ge=0,
+        lt=2**63,
         description="seed of the general prior, which all cells then share, as the papers' do; "
         "null: the cell's seed",
     )
