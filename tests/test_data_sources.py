@@ -113,7 +113,7 @@ def test_celebas_lists_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RequestError, match=r"identity_CelebA.txt, line 1: expected"):
         listing("celeba", tmp_path)
     path.unlink()
-    with pytest.raises(RequestError, match=r"identity_CelebA.txt cannot be read \(No such file"):
+    with pytest.raises(RequestError, match=r"identity_CelebA.txt cannot be read: No such file"):
         listing("celeba", tmp_path)
 
 
@@ -359,10 +359,10 @@ def test_mnists_files_are_checked(tmp_path: Path) -> None:
         listing("mnist", tmp_path)
     images.unlink()
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(whole)[:-20])
-    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read \(Compress"):
+    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read: Compress"):
         listing("mnist", tmp_path)
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read \(No such"):
+    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read: No such"):
         listing("mnist", tmp_path)
 
 

@@ -30,10 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from mibench.files import UnusableFile, read_regular
+
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff"}
 )
 MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded
+MAX_BYTES = 512 * 2**20  # of an image file; MAX_PIXELS of three 16-bit channels take 300 MB
 
 # Pillow would also try formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "WEBP", "TIFF")
@@ -96,6 +99,8 @@ def inspect_header(path: Path) -> str | None:
             return "not a regular file"
         if status.st_size == 0:
             return "empty file (0 bytes)"
+        if status.st_size > MAX_BYTES:
+            return f"has more than {MAX_BYTES / 2**20:g} MiB"
         with path.open("rb") as file:
             open_image(file).close()
     except UnusableImage as error:
@@ -103,6 +108,18 @@ def inspect_header(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be opened: {error.strerror or error}"
     return None
+
+
+def image_bytes(path: Path) -> bytes:
+    """Contents of an image file.
+
+    Raises:
+        UnusableImage: it cannot be read, is no regular file, or is larger than any image.
+    """
+    try:
+        return read_regular(path, MAX_BYTES)
+    except UnusableFile as error:
+        raise UnusableImage(str(error)) from error
 
 
 def decode(data: bytes, resolution: int) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mibench.data.prepared import Prepared, verify
 from mibench.data.splits import FolderSplit
 from mibench.errors import MibenchError
 from mibench.types import digest
+
+_log = logging.getLogger("mibench.data")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,13 @@ def prepared_split(spec: IdentitySplit, resolution: int, data: str | Path | None
         MibenchError: a prepared file is damaged.
     """
     made, private, public = open_split(spec, resolution, data)
+    if made.repeated:
+        _log.warning(
+            "%d pictures of %s are, in every pixel, pictures of another part too (training, "
+            "validation, test or public); the set is divided as it was published",
+            made.repeated,
+            spec.dataset,
+        )
     complete = private.index.complete and public.index.complete
     contents = _contents(made, private, public)
     where = str(data) if data else None
