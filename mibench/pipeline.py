@@ -12,6 +12,8 @@ from mibench.data.division import Division, prepared_split
 from mibench.data.folder import make_split, write_split
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderSplit
+from mibench.enough import require_enough
 from mibench.errors import DivergedError, RequestError
 from mibench.keys import Task, needed
 from mibench.progress import Progress
@@ -39,8 +41,8 @@ def run_cell(
     artifacts = Store(store or default_root())
     artifacts.require_space(NEEDED_BYTES)
     folder = Path(out) if out is not None else run_folder(cell)
+    split = split_of(cell, progress)
     folder.mkdir(parents=True, exist_ok=True)
-    split = split_of(cell, folder, progress)
     stages = Stages(cell, artifacts, place, progress, split)
     plan = stages.plan()
     todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)[:-1]
@@ -80,6 +82,8 @@ def finish(stages: Stages, folder: Path, command: str | None) -> Record:
     """Write the run folder of a cell, computing what is missing."""
     artifact = result(stages)
     made = record(stages, artifact, command)
+    if isinstance(stages.split, FolderSplit):
+        write_split(stages.split, folder / "split.json")
     write(folder, made, artifact)
     return made
 
@@ -116,17 +120,16 @@ def run_folder(cell: Cell) -> Path:
     return RUNS / cell.protocol.name / name
 
 
-def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
+def split_of(cell: Cell, progress: Progress) -> Division | None:
     """How the images are divided; None where the protocol draws them itself.
-
-    The split of an image folder is also written to the run folder, which is made for it.
 
     Raises:
         RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
-            pins it.
+            pins it; or there is too little of something that the cell needs.
     """
     options = cell.protocol.data
     if isinstance(options, SynthFacesData):
+        require_enough(cell, None)
         return None
     progress.stage("split", "computing")
     split: Division
@@ -143,7 +146,6 @@ def split_of(cell: Cell, folder: Path, progress: Progress) -> Division | None:
     else:
         assert cell.spec.root is not None
         split = make_split(cell.spec.root, **options.model_dump())
-        folder.mkdir(parents=True, exist_ok=True)
-        write_split(split, folder / "split.json")
+    require_enough(cell, split)
     progress.stage("split", "done")
     return split

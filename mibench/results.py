@@ -123,10 +123,10 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         "metrics": artifact.manifest.key,
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
     }
-    if isinstance(stages.split, PreparedSplit):
+    if stages.split is not None:
         artifacts |= {"split": stages.split.split, "images": stages.split.digest}
-        if not stages.split.complete:
-            artifacts[INCOMPLETE] = stages.split.digest
+    if isinstance(stages.split, PreparedSplit) and not stages.split.complete:
+        artifacts[INCOMPLETE] = stages.split.digest
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256

@@ -129,7 +129,7 @@ def test_other_contents_are_another_target(tmp_path: Path) -> None:
 
     def key(data: Path, **changes: object) -> str:
         cell = resolve(RunSpec(protocol="tiny", attack="gmi", data=str(data)))
-        return Keys(cell, split_of(cell, tmp_path, SILENT)).target_key
+        return Keys(cell, split_of(cell, SILENT)).target_key
 
     first, same, other = (
         make_ready(tmp_path, name, shade) for name, shade in (("a", 0), ("b", 0), ("c", 1))
@@ -164,7 +164,7 @@ def test_a_pinned_split_is_kept(
         changed = card.model_copy(update={"split": pinned})
         monkeypatch.setitem(protocols.PROTOCOLS, "tiny", changed)
         spec = RunSpec(protocol="tiny", attack="gmi", data=str(data), overrides=overrides)
-        return split_of(resolve(spec), tmp_path, SILENT)
+        return split_of(resolve(spec), SILENT)
 
     assert split(right)
     with pytest.raises(RequestError, match="lfw divide otherwise than tiny pins"):
@@ -174,7 +174,6 @@ def test_a_pinned_split_is_kept(
     monkeypatch.setattr(LFW, "card", published.model_copy(update={"images": 29}))
     assert split_of(
         resolve(RunSpec(protocol="tiny", attack="gmi", data=str(make_ready(tmp_path, "less")))),
-        tmp_path,
         SILENT,
     )
 

@@ -140,7 +140,7 @@ def decode(data: bytes, resolution: int) -> NDArray[np.uint8]:
         try:
             image.draft(None, (2 * resolution, 2 * resolution))
             image.load()
-            rgb = to_rgb(_upright(image))
+            rgb = to_rgb(upright(image))
         except UnusableImage:
             raise
         # Decoders of broken files raise whatever their parsing runs into.
@@ -177,7 +177,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Undo the camera's rotation or mirroring."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -191,8 +191,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     # Pillow opens 16-bit PNG and PNM files as "I" or "I;16", depending on its version.
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.rint(wide / 257).astype(np.uint8)).convert("RGB")
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if mode in ("I", "F"):
         raise UnusableImage(f"pixels of mode {mode} have no defined value range")
     if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa"):

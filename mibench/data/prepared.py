@@ -176,7 +176,8 @@ class Prepared:
 
 def data_root(chosen: str | Path | None = None) -> Path:
     """The data folder: ``chosen``, else ``MIBENCH_DATA``, else ``mibench/data`` in the cache."""
-    if named := chosen or os.environ.get("MIBENCH_DATA"):
+    named = os.environ.get("MIBENCH_DATA") or None if chosen is None else chosen
+    if named is not None:
         return user_path(named, "the data folder (--data or MIBENCH_DATA)").absolute()
     return cache_folder() / "data"
 

@@ -79,7 +79,16 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _refuse_nested(root: Path, folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
+    pending = [folder]
+    while pending:  # no recursion, which would end at a thousand levels
+        parent = pending.pop()
+        try:
+            with os.scandir(parent) as entries:
+                found = [(e.name, e.is_dir(follow_symlinks=False), e.path) for e in entries]
+        except OSError:  # it may hold anything; nothing of it is used
+            continue
+        pending += [Path(path) for _, is_dir, path in found if is_dir]
+        files = [name for name, is_dir, _ in found if not is_dir]
         if any(is_image_name(file) and not file.startswith(".") for file in files):
             raise RequestError(
                 f"{shown_name(str(parent))} holds images two or more levels below {root}: only "

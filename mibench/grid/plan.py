@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.data.division import Division
+from mibench.enough import require_enough
 from mibench.errors import RequestError
 from mibench.keys import Keys, Task, needed
 from mibench.pipeline import run_folder, split_of
@@ -143,8 +144,9 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
         options = card.data.model_dump(mode="json")
         place = digest([spec.root, spec.data, card.resolution, options])
         if place not in splits:
-            splits[place] = split_of(cell, folder, SILENT)
+            splits[place] = split_of(cell, SILENT)
         split = splits[place]
+        require_enough(cell, split)
         return GridCell(spec, folder, Keys(cell, split).plan(), split)
     except RequestError as error:
         where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"

@@ -127,7 +127,7 @@ def recompute(
     name, target = record.protocol.name, record.target.name
     request = RunSpec(protocol=name, target=target, attack="gmi", seed=record.seed, data=data)
     cell = resolve(request)
-    split = split_of(cell, store, progress)
+    split = split_of(cell, progress)
     evaluation = Evaluation(Stages(cell, Store(store), place, progress, split))
     tensors = load_file(images)
     labels, shape = evaluation.labels.tolist(), tuple(tensors["images"].shape)
