@@ -173,6 +173,8 @@ def command_of(spec: RunSpec) -> str:
         parts += ["--target", spec.target]
     if spec.root:
         parts += ["--root", spec.root]
+    if spec.preset:
+        parts += ["--preset", spec.preset]
     if spec.data:
         parts += ["--data", spec.data]
     if spec.budget != 1:

@@ -13,7 +13,7 @@ from mibench.errors import RequestError
 from mibench.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mibench.types import Record
+    from mibench.types import Preset, Record
 
 
 def run(
@@ -24,6 +24,7 @@ def run(
     attack: str = "improved-kedmi",
     seed: int = 0,
     root: str | Path | None = None,
+    preset: Preset | None = None,
     data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     budget: float = 1.0,
@@ -42,6 +43,8 @@ def run(
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.
         seed: seed of target, prior, students and attack.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
+        preset: ``"small"`` or ``"paper"``, sizes of the protocol ``folder``; None: ``"paper"``
+            where there is a GPU, else ``"small"``.
         data: folder of data sets that ``mibench data prepare`` made, for the protocols on them;
             None: ``MIBENCH_DATA`` or the user's cache folder.
         overrides: dotted paths and values, as ``{"attack.iterations": 600}``.
@@ -73,6 +76,7 @@ def run(
         attack=attack,
         seed=seed,
         root=None if root is None else str(root),
+        preset=preset,
         data=None if data is None else str(data),
         overrides=dict(overrides or {}),
         budget=budget,

@@ -19,6 +19,7 @@ BUDGETED: dict[str, Any] = {"budgeted": True}
 INCOMPLETE = "incomplete images"
 
 Access = Literal["white-box", "black-box", "label-only"]
+Preset = Literal["small", "paper"]
 Interval = tuple[float, float]
 
 
@@ -84,6 +85,11 @@ class RunSpec(Frozen):
     attack: str = "improved-kedmi"
     seed: int = Field(0, ge=0)
     root: str | None = Field(None, description="image folder, for the protocol `folder`")
+    preset: Preset | None = Field(
+        None,
+        description="size of networks and budgets, for the protocol `folder`; None: `paper` where "
+        "there is a GPU, else `small`",
+    )
     data: str | None = Field(
         None, description="folder of prepared data sets; None: MIBENCH_DATA or the user's cache"
     )

@@ -472,7 +472,8 @@ COMMANDS: dict[str, list[str]] = {
 
 
 def try_path(command: str, path: str) -> None:
-    with scratch() as folder:
+    with scratch() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIBENCH_DATA", str(folder / "usual"))
         originals("lfw", folder / "lfw")
         for name, make in PLACES.items():
             make(folder / name)
@@ -481,7 +482,7 @@ def try_path(command: str, path: str) -> None:
         error = result.exception
         assert error is None or isinstance(error, SystemExit), result.exception
         assert result.exit_code in (0, 1, 2)
-        assert result.exit_code == 0 or result.stderr.startswith(("error: ", "Usage"))
+        assert result.exit_code == 0 or "error: " in result.stderr.lower()
         if result.exit_code:
             assert not (folder / "out").exists()
 

@@ -240,6 +240,19 @@ def make_split(
     )
 
 
+def expected_training_images(root: str | Path, options: FolderOptions) -> int:
+    """About how many private images a folder gives to training; no image is opened.
+
+    Raises:
+        RequestError: the folder has another layout.
+    """
+    found, _ = scan(user_path(root, "the image folder (--root)"))
+    counts = [len(files) for files in found.values() if len(files) >= options.min_images]
+    private = min(len(counts), options.max_private or len(counts))
+    mean = sum(counts) / max(1, len(counts))
+    return round(private * mean * (1 - options.val_fraction - options.test_fraction))
+
+
 def write_split(split: FolderSplit, path: str | Path) -> None:
     """Write a split as JSON, whole or not at all."""
     save_json(Path(path), split.model_dump(mode="json"))

@@ -147,7 +147,7 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
             splits[place] = split_of(cell, SILENT)
         split = splits[place]
         require_enough(cell, split)
-        return GridCell(spec, folder, Keys(cell, split).plan(), split)
+        return GridCell(cell.spec, folder, Keys(cell, split).plan(), split)
     except RequestError as error:
         where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"
         raise RequestError(f"cell {where}, seed {spec.seed}: {error}") from error

@@ -34,7 +34,7 @@ from pydantic import Field, ValidationError, field_validator
 from mibench.errors import RequestError
 from mibench.methods import DEFENSES
 from mibench.registry import closest
-from mibench.types import Frozen, RunSpec
+from mibench.types import Frozen, Preset, RunSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,6 +64,7 @@ class GridSpec(Frozen):
 
     protocol: str = Field("synthfaces-32", description="evaluation setting of all cells")
     root: str | None = Field(None, description="image folder, for the protocol `folder`")
+    preset: Preset | None = Field(None, description="size of the protocol `folder`")
     data: str | None = Field(None, description="folder of prepared data sets")
     budget: float = Field(1.0, gt=0, le=1, description="share of all epochs and steps")
     targets: tuple[str | None, ...] = Field(
@@ -114,6 +115,7 @@ class GridSpec(Frozen):
             attack=attack,
             seed=seed,
             root=self.root,
+            preset=self.preset,
             data=self.data,
             budget=self.budget,
         )
