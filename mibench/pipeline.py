@@ -114,6 +114,8 @@ def run_folder(cell: Cell) -> Path:
     """Where a cell's results go unless told otherwise."""
     defense = cell.spec.defense.rpartition(":")[2]
     changed = f"-set-{digest(cell.spec.overrides)[:8]}" if cell.spec.overrides else ""
+    if cell.spec.preset is not None:
+        changed += f"-{cell.spec.preset}"
     if cell.spec.budget != 1:
         changed += f"-budget-{cell.spec.budget!r}"
     name = f"{cell.attack.full}_{defense}_{cell.architecture}_seed{cell.spec.seed}{changed}"

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 
 from mibench import provenance
 from mibench.artifacts import FileEntry, save_json, sync
@@ -275,7 +276,9 @@ class Work:
 
 def originals_of(root: Path, listing: Listing) -> Originals:
     """Where a data set's originals are, and what tells them and their lists from others."""
-    lists = [listing.labels, listing.parts] + ([] if listing.boxes is None else [listing.boxes])
+    lists: list[NDArray[Any]] = [listing.labels, listing.parts]
+    if listing.boxes is not None:
+        lists.append(listing.boxes)
     state = [
         originals(str(root), listing.files, listing.pixels),
         listing.names,

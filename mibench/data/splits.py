@@ -321,7 +321,7 @@ def _copies(root: Path, sums: Mapping[str, _Sums]) -> dict[str, str]:
     groups: dict[str, list[str]] = defaultdict(list)
     for file, pixels in zip(candidates, shown, strict=True):
         groups[pixels].append(file)
-    left_out = {}
+    left_out: dict[str, str] = {}
     for files in groups.values():
         first, *others = sorted(files)
         if len({file.partition("/")[0] for file in files}) == 1:
