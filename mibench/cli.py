@@ -23,7 +23,7 @@ from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
 
 if TYPE_CHECKING:
-    from mibench.types import Record
+    from mibench.types import Preset, Record
 
 _ARGUMENTS = "mibench.arguments"
 _HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -127,6 +127,12 @@ def main() -> None:
     help="Image folder with one sub-folder for each identity. Only the protocol `folder` takes it.",
 )
 @click.option(
+    "--preset",
+    type=click.Choice(["small", "paper"]),
+    help="Size of the protocol `folder`: networks and budgets for two CPU cores, or the papers', "
+    "for a GPU. Without it, paper where there is a GPU, else small.",
+)
+@click.option(
     "--set",
     "settings",
     metavar="PATH=VALUE",
@@ -166,6 +172,7 @@ def run(
     attack: str,
     seed: int,
     root: str | None,
+    preset: Preset | None,
     data: str | None,
     settings: tuple[str, ...],
     budget: float | None,
@@ -193,6 +200,7 @@ def run(
         attack=attack,
         seed=seed,
         root=root,
+        preset=preset,
         data=data,
         overrides=dict(map(parse_setting, settings)),
         budget=1 if budget is None else budget,

@@ -15,6 +15,8 @@ from mibench.errors import MibenchError, RequestError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mibench.data.prepared import Prepared
+
 
 @click.group("data")
 def data_commands() -> None:
@@ -105,6 +107,8 @@ def prepare(
         f"{name}: {index.images:,} images of {len(index.names):,} identities{partly}, "
         f"{size(made.images.nbytes)}, in {made.folder}"
     )
+    for note in (*index.notes, *_copies(made)):
+        click.echo(note)
 
 
 @data_commands.command()
@@ -114,14 +118,16 @@ def prepare(
 def check(name: str | None, data: str | None, as_json: bool) -> None:
     """Check prepared data sets, or only NAME, against their checksums.
 
-    Exit code 1 if a file is damaged.
+    Exit code 1 if a file is damaged. Sets whose originals have changed since are named.
     """
     from mibench.data.catalog import reader
+    from mibench.data.prepare import stale
     from mibench.data.prepared import (
         data_root,
         partial_folders,
         prepare_command,
         prepared_folders,
+        read_index,
         verify,
     )
 
@@ -137,7 +143,8 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
     problems = {folder.name: verify(folder) for folder in folders}
     bad = [problem for found in problems.values() for problem in found]
     if as_json:
-        print_json({"data": str(root), "checked": problems})
+        changed = [folder.name for folder in folders if not problems[folder.name] and stale(folder)]
+        print_json({"data": str(root), "checked": problems, "originals_changed": changed})
     for problem in bad if not as_json else ():
         click.echo(problem)
     if bad:
@@ -145,12 +152,31 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
         raise MibenchError(f"{count} of {len(folders)} prepared data sets in {root} are damaged")
     if as_json:
         return
+    for folder in folders:
+        if stale(folder):
+            index = read_index(folder)
+            again = prepare_command(index.dataset, index.resolution, index.crop, root)
+            click.echo(
+                f"{folder} is intact, but its originals have changed since: to make it again, run "
+                f"{again}"
+            )
     for folder in partial_folders(root, name):
         click.echo(f"{folder} was not finished: the same `mibench data prepare` continues it")
     if folders:
         click.echo(f"{len(folders)} prepared data sets in {root} are intact")
     else:
         click.echo(f"nothing is prepared in {root}; --data or MIBENCH_DATA name another folder")
+
+
+def _copies(made: Prepared) -> list[str]:
+    """A sentence on pictures that are there several times, if there are any."""
+    alike, doubtful = made.copies()
+    if not (alike or doubtful):
+        return []
+    return [
+        f"{len(alike):,} pictures equal an earlier one of their identity in every pixel, and "
+        f"{len(doubtful):,} one of another identity"
+    ]
 
 
 def _entries(root: Path) -> list[dict[str, Any]]:

@@ -100,9 +100,10 @@ def notes(record: Record) -> list[str]:
 
 def _headline(record: Record) -> str:
     protocol = record.protocol
+    preset = f" ({protocol.passed['preset']})" if "preset" in protocol.passed else ""
     return (
         f"{record.attack.name} ({record.access}) against {record.target.name} under "
-        f"{record.defense.name} · {protocol.name} v{protocol.version} · seed {record.seed}"
+        f"{record.defense.name} · {protocol.name}{preset} v{protocol.version} · seed {record.seed}"
     )
 
 

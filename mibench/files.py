@@ -98,37 +98,60 @@ def read_file(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
     Raises:
         RequestError: there is no such file, it is none, too large, or cannot be read.
     """
-    return _read(user_path(path, what), what, most, _DO_NOT_WAIT)
+    return _read(user_path(path, what), what, most, links=True)
 
 
 def read_plain(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
     """As :func:`read_file`, of a file that a stranger made: a link is refused, too."""
-    return _read(user_path(path, what), what, most, _DO_NOT_WAIT | _NO_LINK)
+    return _read(user_path(path, what), what, most, links=False)
 
 
-def _read(path: Path, what: str, most: int, flags: int) -> bytes:
+class UnusableFile(Exception):  # noqa: N818  (a finding: who names the file raises the error)
+    """Why a file cannot be read, as what follows its name: ``"is a folder, not a file"``."""
+
+
+def read_regular(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> bytes:
+    """The bytes of a regular file, without waiting for anything that is none.
+
+    Args:
+        path: the file, as the file system names it.
+        most: bytes that it may have.
+        links: whether a link to a regular file is followed.
+
+    Raises:
+        UnusableFile: it cannot be read, is no file, or is larger; from what the system said.
+    """
+    flags = _DO_NOT_WAIT if links else _DO_NOT_WAIT | _NO_LINK
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | flags)
-    except FileNotFoundError as error:
-        raise RequestError(f"{what} {path}: there is no such file") from error
-    except OSError as error:
-        link = flags & _NO_LINK and path.is_symlink()
-        reason = "it is a link, which is not followed here" if link else error.strerror
-        raise RequestError(f"{what} {path} cannot be read: {reason}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        if not links and path.is_symlink():
+            reason = "it is a link, which is not followed here"
+        raise UnusableFile(f"cannot be read: {reason}") from error
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a device, FIFO or socket"
-            raise RequestError(f"{what} {path} is {kind}, not a file")
+            raise UnusableFile(f"is {kind}, not a file")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             data = stream.read(most + 1)
     except OSError as error:
-        raise RequestError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise UnusableFile(f"cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
     if len(data) > most:
-        raise RequestError(f"{what} {path} has more than {most / 2**20:.3g} MiB")
+        raise UnusableFile(f"has more than {most / 2**20:.3g} MiB")
     return data
+
+
+def _read(path: Path, what: str, most: int, links: bool) -> bytes:
+    try:
+        return read_regular(path, most, links=links)
+    except UnusableFile as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise RequestError(f"{what} {path}: there is no such file") from error
+        raise RequestError(f"{what} {path} {error}") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ from mibench.data.folder import make_split, write_split
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderSplit
+from mibench.enough import require_enough
 from mibench.errors import DivergedError, RequestError
 from mibench.keys import Task, needed
 from mibench.methods import contained
@@ -141,6 +142,7 @@ def run_folder(cell: Cell, split: Division | None) -> Path:
     defense += f"-{setting_token(mains)}" if mains else ""
     name = f"{attack}_{defense}_{cell.architecture}_seed{spec.seed}"
     name += f"-set-{setting_token(others)}" if others else ""
+    name += f"-{spec.preset}" if spec.preset is not None else ""
     name += f"-budget-{spec.budget!r}" if spec.budget != 1 else ""
     name += f"-data{_digest_of(split.digest)}" if split is not None else ""
     if len(name.encode()) > _LONGEST_NAME:
@@ -201,10 +203,11 @@ def split_of(cell: Cell, progress: Progress) -> Division | None:
 
     Raises:
         RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
-            pins it.
+            pins it; or there is too little of something that the cell needs.
     """
     options = cell.protocol.data
     if isinstance(options, SynthFacesData):
+        require_enough(cell, None)
         return None
     progress.stage("split", "computing")
     split: Division
@@ -221,5 +224,6 @@ def split_of(cell: Cell, progress: Progress) -> Division | None:
     else:
         assert cell.spec.root is not None
         split = make_split(cell.spec.root, **options.model_dump())
+    require_enough(cell, split)
     progress.stage("split", "done")
     return split

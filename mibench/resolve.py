@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from mibench.budget import scaled
 from mibench.data.identity_split import IdentitySplit
-from mibench.data.splits import FolderOptions
+from mibench.data.splits import FolderOptions, expected_training_images
 from mibench.errors import RequestError
 from mibench.methods import (
     ATTACKS,
@@ -32,7 +33,7 @@ from mibench.registry import closest
 from mibench.request import explain, plain, shown
 from mibench.source import outside_digest
 from mibench.training import TrainingConfig
-from mibench.types import Frozen, RunSpec
+from mibench.types import Frozen, Preset, RunSpec
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
@@ -121,6 +122,8 @@ class Cell:
         given = {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
         if part == "protocol" and self.spec.budget != 1:
             given["budget"] = self.spec.budget
+        if part == "protocol" and self.spec.preset is not None:
+            given["preset"] = self.spec.preset
         return given
 
 
@@ -132,6 +135,9 @@ def resolve(spec: RunSpec) -> Cell:
         RequestError: an unknown name or path, a value of the wrong type, an architecture or prior
             that cannot have the protocol's resolution, or weights to start from that are absent.
     """
+    if spec.protocol == "folder" and spec.preset is None:
+        # Stated from here on: whoever else resolves the cell may have another machine.
+        spec = spec.model_copy(update={"preset": _preset()})
     overrides = spec.overrides
     _check_paths(overrides)
     protocol = _protocol(spec)
@@ -263,19 +269,27 @@ def _protocol(spec: RunSpec) -> Protocol:
                 "the protocol `folder` needs its image folder: --root DIR, one sub-folder for each "
                 "identity"
             )
-        options, card = FolderOptions(), folder_protocol(FolderOptions())
+        assert spec.preset is not None
+        fields = FolderOptions.model_fields
+        given = {k: v for k, v in _under("protocol", spec.overrides).items() if k in fields}
+        options = with_overrides(FolderOptions(), given, "protocol")
+        images = None
+        with contextlib.suppress(RequestError):  # dividing the folder says what is wrong with it
+            images = expected_training_images(spec.root, options)
+        card = folder_protocol(FolderOptions(), spec.preset, images)
     else:
+        if spec.preset is not None:
+            raise RequestError(f"--preset is for the protocol `folder`, not {spec.protocol!r}")
         if spec.root is not None:
             raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
-        card, options = protocol_named(spec.protocol), None
+        card, fields = protocol_named(spec.protocol), {}
     if spec.data is not None and not isinstance(card.data, IdentitySplit):
         raise RequestError(
             f"--data is for protocols on prepared data sets; {card.name} takes its images elsewhere"
         )
     wanted = _under("protocol", spec.overrides)
-    if options is not None:  # `protocol.min_images` is short for `protocol.data.min_images`
-        fields = FolderOptions.model_fields
-        wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
+    # Of a folder, `protocol.min_images` is short for `protocol.data.min_images`.
+    wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
     for path in wanted:
         if path in _IDENTITY:
             raise RequestError(f"--set protocol.{path}: this identifies the protocol and is fixed")
@@ -292,6 +306,11 @@ def _protocol(spec: RunSpec) -> Protocol:
     if any(path.partition(".")[0] == "data" for path in wanted):
         wanted.setdefault("split", None)  # another division than the one that the card pins
     return with_overrides(card, wanted, "protocol")
+
+
+def _preset() -> Preset:
+    """The size of the protocol `folder` that this machine is for."""
+    return "paper" if torch.cuda.is_available() else "small"
 
 
 def _under(part: str, *settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,11 +141,9 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
     }
     if stages.split is not None:
-        artifacts[IMAGES] = stages.split.digest
-    if isinstance(stages.split, PreparedSplit):
-        artifacts["split"] = stages.split.split
-        if not stages.split.complete:
-            artifacts[INCOMPLETE] = stages.split.digest
+        artifacts |= {"split": stages.split.split, IMAGES: stages.split.digest}
+    if isinstance(stages.split, PreparedSplit) and not stages.split.complete:
+        artifacts[INCOMPLETE] = stages.split.digest
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256
@@ -199,6 +197,8 @@ def command_of(spec: RunSpec) -> str:
         parts += ["--target", spec.target]
     if spec.root:
         parts += ["--root", spec.root]
+    if spec.preset:
+        parts += ["--preset", spec.preset]
     if spec.data:
         parts += ["--data", spec.data]
     if spec.budget != 1:

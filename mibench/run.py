@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mibench.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from mibench.types import Record
+    from mibench.types import Preset, Record
 
 
 def run(
@@ -23,6 +23,7 @@ def run(
     attack: str = "improved-kedmi",
     seed: int = 0,
     root: str | Path | None = None,
+    preset: Preset | None = None,
     data: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     budget: float = 1.0,
@@ -41,6 +42,8 @@ def run(
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.
         seed: seed of target, prior, students and attack, from 0 to 2⁶³ − 1.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
+        preset: ``"small"`` or ``"paper"``, sizes of the protocol ``folder``; None: ``"paper"``
+            where there is a GPU, else ``"small"``.
         data: folder of data sets that ``mibench data prepare`` made, for the protocols on them;
             None: ``MIBENCH_DATA`` or the user's cache folder.
         overrides: dotted paths and values, as ``{"attack.iterations": 600}``.
@@ -75,6 +78,7 @@ def run(
         attack=attack,
         seed=seed,
         root=None if root is None else str(root),
+        preset=preset,
         data=None if data is None else str(data),
         overrides={} if overrides is None else overrides,
         budget=budget,

@@ -19,6 +19,7 @@ BUDGETED: dict[str, Any] = {"budgeted": True}
 INCOMPLETE = "incomplete images"
 
 Access = Literal["white-box", "black-box", "label-only"]
+Preset = Literal["small", "paper"]
 Interval = tuple[float, float]
 
 # Strict: 1 is a seed, and neither true nor "1". Other readers of JSON keep 64 bits of an integer.
@@ -92,6 +93,11 @@ class RunSpec(Frozen):
     attack: Name = "improved-kedmi"
     seed: Seed = 0
     root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    preset: Preset | None = Field(
+        None,
+        description="size of networks and budgets, for the protocol `folder`; None: `paper` where "
+        "there is a GPU, else `small`",
+    )
     data: Name | None = Field(
         None, description="folder of prepared data sets; None: MIBENCH_DATA or the user's cache"
     )

@@ -137,3 +137,30 @@ def test_data_check(data: Path) -> None:
     listed = json.loads(invoke("data", "list", "--json", *args).stdout)["datasets"]
     (held,) = next(entry for entry in listed if entry["name"] == "mnist")["prepared"]
     assert "index.json cannot be read" in held["problem"]
+
+
+def test_what_was_left_out_and_what_is_there_twice_is_said(tmp_path: Path) -> None:
+    root, args = tmp_path / "set", ("--data", str(tmp_path / "data"))
+    for i in range(3):
+        picture(root / "Ann" / f"Ann_{i:04d}.png", 8, 8, i // 2)
+    picture(root / "Bob" / "Bob_0001.png", 8, 8, 1)
+    result = invoke("data", "prepare", "lfw", "--root", str(root), *args, "--incomplete", "--quiet")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1:] == [
+        "1 pictures equal an earlier one of their identity in every pixel, and 2 one of another "
+        "identity"
+    ]
+
+
+def test_data_check_says_that_originals_changed(root: Path, data: Path) -> None:
+    folder = root / "MNIST" / "raw"
+    assert "changed" not in invoke("data", "check", "--data", str(data)).stdout
+    images = folder / "t10k-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1] + b"\x33")
+    result = invoke("data", "check", "--data", str(data))
+    assert result.exit_code == 0
+    assert "mnist-32 is intact, but its originals have changed since: to make it" in result.stdout
+    found = json.loads(invoke("data", "check", "--data", str(data), "--json").stdout)
+    assert found["originals_changed"] == ["mnist-32"]
+    (folder / "t10k-images-idx3-ubyte").unlink()  # what is there no more has not changed
+    assert "changed" not in invoke("data", "check", "--data", str(data)).stdout

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,16 +23,16 @@ from PIL import Image
 
 from mibench.data import partial, pixels, prepared
 from mibench.data.catalog import reader
-from mibench.data.identity_split import IdentitySplit, load_split
+from mibench.data.identity_split import IdentitySplit, load_split, open_split
 from mibench.data.pixels import Chunk, Filled, fill
-from mibench.data.prepare import prepare
+from mibench.data.prepare import prepare, stale
 from mibench.data.prepared import data_root, open_prepared, verify
 from mibench.data.source import PARTS
 from mibench.data.workers import fill_all
 from mibench.errors import MibenchError, RequestError
 from mibench.progress import Progress
 from tests.listing import Reversed
-from tests.test_data_sources import mnist_files
+from tests.test_data_sources import celeba_files, mnist_files
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 COUNT = 23
@@ -237,6 +239,155 @@ def test_other_originals_start_afresh(
     calls = count_chunks(monkeypatch)
     check(make(moved, data))
     assert len(calls) == 6
+
+
+def repaint(path: Path, i: int, *, keep_time: bool = False) -> None:
+    """Another picture in a file; with ``keep_time`` as an unpacked archive leaves it."""
+    before = path.stat()
+    Image.fromarray(255 - raw(i)).save(path)
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+@pytest.mark.usefixtures("chunks_of_four")
+def test_what_changed_since_a_stopped_run_is_made_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_time: bool
+) -> None:
+    data = tmp_path / "data"
+    stop_after(3, monkeypatch, root, data)
+    repaint(root / "Ann" / "Ann_0003.png", 3, keep_time=keep_time)  # the second row, of chunk 0
+    calls = count_chunks(monkeypatch)
+    made = make(root, data)
+    assert len(calls) == 4
+    assert (made.images[1].transpose(1, 2, 0) == 255 - raw(3)).all()
+    monkeypatch.undo()
+    fresh = make(root, tmp_path / "fresh")
+    for name in prepared.FILES:
+        assert (made.folder / name).read_bytes() == (fresh.folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("chunks_of_four")
+def test_labels_of_a_stopped_run_are_those_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The identity list was fetched again, with the same files in it."""
+    people = {f"{i:06d}.jpg": 10 + i % 3 for i in range(12)}
+    root = celeba_files(tmp_path / "originals", people)
+    filling, _ = stopping(1, KeyboardInterrupt())
+    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    options: dict[str, Any] = {"incomplete": True, "workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        prepare("celeba", root, tmp_path / "data", 8, **options)
+    monkeypatch.setattr("mibench.data.workers.fill", fill)
+    lines = [f"{file} {20 + i % 2}\n" for i, file in enumerate(people)]
+    (root / "identity_CelebA.txt").write_text("".join(lines))
+    made = prepare("celeba", root, tmp_path / "data", 8, **options)
+    assert made.names == ("00020", "00021")
+    assert made.digest == prepare("celeba", root, tmp_path / "fresh", 8, **options).digest
+
+
+def test_digits_that_changed_since_a_stopped_run_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "CHUNK_BYTES", 4 * 3 * 28 * 28)
+    monkeypatch.setattr(partial, "_RECORD_SECONDS", 0.0)
+    folder = tmp_path / "set"
+    mnist_files(folder, train=8, test=8)
+    options: dict[str, Any] = {"incomplete": True, "workers": 1}
+    filling, _ = stopping(2, KeyboardInterrupt())
+    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("mnist", folder, tmp_path / "data", 28, **options)
+    monkeypatch.setattr("mibench.data.workers.fill", fill)
+    images = folder / "t10k-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-1] + b"\x33")
+    made = prepare("mnist", folder, tmp_path / "data", 28, **options)
+    assert made.digest == prepare("mnist", folder, tmp_path / "fresh", 28, **options).digest
+
+
+@pytest.mark.usefixtures("chunks_of_four")
+def test_files_that_change_while_they_are_prepared_are_noticed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Chunk] = []
+
+    def changing(chunk: Chunk) -> Filled:
+        calls.append(chunk)
+        if len(calls) == 3:
+            repaint(root / "Ann" / "Ann_0003.png", 3)
+        return fill(chunk)
+
+    monkeypatch.setattr("mibench.data.workers.fill", changing)
+    with pytest.raises(MibenchError, match=r"changed while they were prepared \(1 of 6 parts\)"):
+        make(root, tmp_path / "data")
+    assert not (tmp_path / "data" / "lfw-8").exists()
+    assert make(root, tmp_path / "data").digest == make(root, tmp_path / "fresh").digest
+    assert len(calls) == 6 + 1 + 6
+
+
+@pytest.mark.parametrize(
+    "damage", ["{}", "[1]", '{"x": ["00", "y"]}', '{"0": 7}', "{", '{"99": ["", ""]}']
+)
+@pytest.mark.usefixtures("chunks_of_four")
+def test_a_damaged_record_of_a_stopped_run_counts_for_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    stop_after(3, monkeypatch, root, tmp_path)
+    folder = tmp_path / ".lfw-8.partial"
+    (folder / "done.json").write_text(damage)
+    calls = count_chunks(monkeypatch)
+    check(make(root, tmp_path))
+    assert len(calls) == 6
+
+
+@pytest.mark.usefixtures("chunks_of_four")
+def test_a_truncated_file_of_a_stopped_run_is_made_anew(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(3, monkeypatch, root, tmp_path)
+    with (tmp_path / ".lfw-8.partial" / "images.npy").open("r+b") as file:
+        file.truncate(4500)
+    calls = count_chunks(monkeypatch)
+    check(make(root, tmp_path))
+    assert len(calls) == 6
+
+
+def test_a_set_is_made_again_from_other_originals(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    first = make(root, data)
+    assert not stale(first.folder)
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    stamp = (first.folder / "images.npy").stat().st_mtime_ns
+    assert make(copy, data).digest == first.digest
+    assert (first.folder / "images.npy").stat().st_mtime_ns == stamp  # equal: it stays
+    repaint(copy / "Ann" / "Ann_0003.png", 3)
+    assert stale(first.folder)
+    made = make(copy, data)
+    assert "was made from other files than" in caplog.text
+    assert made.digest != first.digest
+    assert not stale(made.folder)
+
+
+def test_equal_pictures_are_counted_and_complete_sets_divided_as_published(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copy(root / "Ann" / "Ann_0000.png", root / "Ann" / "Ann_0099.png")
+    for i in range(4):
+        Image.fromarray(raw(3 * i)).save(root / "Bob" / f"Bob_{90 + i:04d}.bmp")
+    made = make(root, tmp_path / "data")
+    alike, doubtful = made.copies()
+    assert not alike  # of three equal pictures one is of somebody else
+    assert len(doubtful) == 3 + 2 + 2 + 2
+    split, *_ = open_split(
+        IdentitySplit(dataset="lfw", identities=2, min_images=8), 8, tmp_path / "data"
+    )
+    rows = [*split.train, *split.val, *split.test, *split.public_rows]
+    assert sorted(rows) == list(range(COUNT + 5))
+    assert split.repeated > 0
 
 
 @pytest.mark.usefixtures("chunks_of_four")

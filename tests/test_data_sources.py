@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import pickle
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,9 @@ from mibench.data import celeba, mnist
 from mibench.data.catalog import NAMES, reader
 from mibench.data.cifar10 import CLASSES
 from mibench.data.decode import UnusableImage
+from mibench.data.identity_split import IdentitySplit, open_split
 from mibench.data.pixels import read
+from mibench.data.prepare import prepare
 from mibench.data.source import PARTS, Listing, md5
 from mibench.errors import MibenchError, RequestError
 
@@ -109,11 +113,22 @@ def test_celebas_lists_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     picture(tmp_path / "img_align_celeba" / "000009.jpg", 178, 218)
     with pytest.raises(RequestError, match=r"1 files .* not in identity_CelebA.txt \(000009.jpg\)"):
         listing("celeba", tmp_path)
+    path.write_text("000001.jpg 1\n000009.jpg 2\n000001.jpg 1\n")
+    assert len(listing("celeba", tmp_path)) == 2
+    path.write_text("000001.jpg 1\n000009.jpg 2\n000001.jpg 3\n")
+    with pytest.raises(RequestError, match=r"line 3: 000001.jpg has 3 here and 1 in an earlier"):
+        listing("celeba", tmp_path)
+    path.write_text("000001.jpg 1\n000009.jpg 2\n")
+    parts = tmp_path / "list_eval_partition.txt"
+    parts.write_text("000001.jpg 7\n")
+    with pytest.raises(RequestError, match=r"partition.txt has the part '7', but there are 0, 1"):
+        listing("celeba", tmp_path)
+    parts.unlink()
     path.write_text("000001.jpg\n")
     with pytest.raises(RequestError, match=r"identity_CelebA.txt, line 1: expected"):
         listing("celeba", tmp_path)
     path.unlink()
-    with pytest.raises(RequestError, match=r"identity_CelebA.txt cannot be read \(No such file"):
+    with pytest.raises(RequestError, match=r"identity_CelebA.txt cannot be read: No such file"):
         listing("celeba", tmp_path)
 
 
@@ -265,6 +280,94 @@ def test_facescrubs_lists_are_checked(tmp_path: Path) -> None:
         listing("facescrub", tmp_path)
 
 
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def row(name: str, image: int, face: int, sum_: str, box: str = "2,3,12,9") -> str:
+    return f"{name}\t{image}\t{face}\thttp://a\t{box}\t{sum_}\n"
+
+
+def test_facescrubs_rows_count_once(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / "Adam" / f"Adam_{i}.png", 20, 15, i) for i in range(4)]
+    zoe = [picture(tmp_path / "Zoe" / f"Zoe_{i}.png", 20, 15, 10 + i) for i in range(2)]
+    shutil.copy(paths[0], paths[1])  # one original at two addresses
+    shutil.copy(paths[2], zoe[1])  # and one that is said to show two people
+    adam = [row("Adam", i, i, sha(path)) for i, path in enumerate(paths)]
+    adam += [adam[3], adam[3], row("Adam", 3, 9, sha(paths[3]), "0,0,5,5"), row("Gone", 1, 1, "")]
+    lists(tmp_path, "".join(adam), "".join(row("Zoe", i, 7, sha(p)) for i, p in enumerate(zoe)))
+    found = listing("facescrub", tmp_path)
+    assert found.sources == ["Adam/0_0", "Adam/3_3", "Adam/3_9", "Zoe/0_7"]
+    assert found.sums == [sha(tmp_path / file) for file in found.files]
+    assert found.notes == (
+        "left out: 2 rows of the lists repeat earlier ones",
+        "left out: 1 row of the lists shows a face of another row",
+        "left out: 2 rows of the lists give one face to two people",
+    )
+    lists(tmp_path, row("Adam", 0, 0, "unknown"), "")
+    assert listing("facescrub", tmp_path).notes == (
+        "1 rows of the lists hold no SHA-256 to compare a picture with",
+    )
+
+
+def test_facescrubs_contradictions_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "Adam_Ant" / "Adam_Ant_1.png", 20, 15)
+    rows = row("Adam Ant", 1, 4, "a" * 64), row("Adam Ant", 1, 4, "b" * 64)
+    lists(tmp_path, "".join(rows), "")
+    wrong = (
+        r"actors.txt, line 3, gives the picture Adam_Ant/1_4 another .* than .*actors.txt, line 2"
+    )
+    with pytest.raises(RequestError, match=wrong):
+        listing("facescrub", tmp_path)
+    lists(tmp_path, rows[0], row("Adam_Ant", 1, 4, "a" * 64, "1,1,2,2"))
+    with pytest.raises(RequestError, match=r"actresses.txt, line 2, gives .* Adam_Ant/1_4 another"):
+        listing("facescrub", tmp_path)
+    lists(tmp_path, rows[0], "")
+    picture(tmp_path / "Adam_Ant" / "Adam_Ant_1.jpg", 20, 15)
+    with pytest.raises(RequestError, match=r"Adam_Ant has Adam_Ant_1\.jpg and Adam_Ant_1\.png"):
+        listing("facescrub", tmp_path)
+    picture(tmp_path / "Adam Ant" / "Adam_Ant_1.png", 20, 15)
+    with pytest.raises(RequestError, match="has Adam Ant and Adam_Ant, but the lists know one"):
+        listing("facescrub", tmp_path)
+    shutil.rmtree(tmp_path / "Adam Ant")
+    lists(tmp_path, row("Adam Ant", 1, 4, "", "0,0,9,99999999999"), "")
+    with pytest.raises(RequestError, match=r"line 2: no picture has a box like 0,0,9,9+"):
+        listing("facescrub", tmp_path)
+
+
+def test_facescrubs_originals_are_compared_with_the_lists_sums(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / name / f"{name}_1.png", 20, 15, i) for i, name in enumerate("AZ")]
+    lists(tmp_path, row("A", 1, 1, sha(paths[0]).upper()), row("Z", 1, 1, "0" * 64))
+    with pytest.raises(RequestError) as error:
+        prepare("facescrub", tmp_path, tmp_path / "data", 8, incomplete=True, workers=1)
+    assert "1 pictures of facescrub cannot be used" in str(error.value)
+    assert f"{paths[1]}: is not the published picture: its SHA-256 is not" in str(error.value)
+    paths[1].unlink()
+    made = prepare("facescrub", tmp_path, tmp_path / "data", 8, incomplete=True, workers=1)
+    assert made.sources == ["A/1_1"]
+
+
+def test_copies_of_a_set_that_nobody_has_whole_are_left_out_of_its_parts(tmp_path: Path) -> None:
+    for group, people in (("actors", "ABC"), ("actresses", "DEF")):
+        for who in people:
+            for i in range(6 if who in "AB" else 2):
+                picture(tmp_path / group / who / f"{who}_{i}.png", 8, 8, 100 * ord(who) + i)
+    for i in range(6, 9):
+        shutil.copy(tmp_path / "actors/A/A_0.png", tmp_path / "actors/A" / f"A_{i}.png")
+    shutil.copy(tmp_path / "actors/B/B_5.png", tmp_path / "actresses/D/D_9.png")
+    made = prepare("facescrub", tmp_path, tmp_path / "data", 8, incomplete=True, workers=1)
+    spec = IdentitySplit(dataset="facescrub", identities=2, test_fraction=0.3)
+    split, private, _ = open_split(spec, 8, tmp_path / "data")
+    rows = [*split.train, *split.val, *split.test, *split.public_rows]
+    left_out = {made.sources[row] for row in range(len(made.labels))} - {
+        private.sources[row] for row in rows
+    }
+    assert left_out == {"A/A_6.png", "A/A_7.png", "A/A_8.png", "B/B_5.png", "D/D_9.png"}
+    assert split.repeated == 0
+    with pytest.raises(RequestError, match="1 of 6 identities have 6 or more images"):
+        open_split(spec.model_copy(update={"min_images": 6}), 8, tmp_path / "data")
+
+
 # LFW
 
 
@@ -359,10 +462,10 @@ def test_mnists_files_are_checked(tmp_path: Path) -> None:
         listing("mnist", tmp_path)
     images.unlink()
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(whole)[:-20])
-    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read \(Compress"):
+    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read: Compress"):
         listing("mnist", tmp_path)
     (folder / "t10k-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read \(No such"):
+    with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte\.gz cannot be read: No such"):
         listing("mnist", tmp_path)
 
 

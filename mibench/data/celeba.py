@@ -87,6 +87,11 @@ class CelebA(Reader):
         parts = None
         if (folder.parent / _PARTITION).exists():
             official = self._pairs(folder.parent / _PARTITION, check=not incomplete)
+            if unknown := sorted(set(official.values()) - set(_OFFICIAL)):
+                raise self.refuse(
+                    f"{folder.parent / _PARTITION} has the part {unknown[0]!r}, but there are "
+                    f"{', '.join(_OFFICIAL)}"
+                )
             parts = [PARTS.index(_OFFICIAL.get(official.get(file, ""))) for file in files]
         base = folder.relative_to(root).as_posix()
         return arrange(
@@ -127,21 +132,22 @@ class CelebA(Reader):
 
     def _pairs(self, path: Path, *, check: bool) -> dict[str, str]:
         """A list's lines ``000001.jpg 2880`` as a mapping."""
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise self.refuse(f"{path} cannot be read ({error.strerror})") from error
+        data = self.read(path)
         if check and md5(data) != _MD5[path.name]:
             raise RequestError(
                 f"celeba: {path} is damaged or another list (its MD5 is {md5(data)}, published is "
                 f"{_MD5[path.name]}): fetch it again, or pass --incomplete if it is meant to differ"
             )
-        pairs = {}
+        pairs: dict[str, str] = {}
         for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
             words = line.split()
             if len(words) != 2 or not words[1].isdigit():
                 raise self.refuse(
                     f"{path}, line {number}: expected `000001.jpg 2880`, not {line!r}"
                 )
-            pairs[words[0]] = words[1]
+            if pairs.setdefault(words[0], words[1]) != words[1]:
+                raise self.refuse(
+                    f"{path}, line {number}: {words[0]} has {words[1]} here and {pairs[words[0]]} "
+                    "in an earlier line"
+                )
         return pairs

@@ -30,10 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from mibench.files import UnusableFile, read_regular
+
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff"}
 )
 MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded
+MAX_BYTES = 512 * 2**20  # of an image file; MAX_PIXELS of three 16-bit channels take 300 MB
 
 # Pillow would also try formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "WEBP", "TIFF")
@@ -96,6 +99,8 @@ def inspect_header(path: Path) -> str | None:
             return "not a regular file"
         if status.st_size == 0:
             return "empty file (0 bytes)"
+        if status.st_size > MAX_BYTES:
+            return f"has more than {MAX_BYTES / 2**20:g} MiB"
         with path.open("rb") as file:
             open_image(file).close()
     except UnusableImage as error:
@@ -103,6 +108,18 @@ def inspect_header(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be opened: {error.strerror or error}"
     return None
+
+
+def image_bytes(path: Path) -> bytes:
+    """Contents of an image file.
+
+    Raises:
+        UnusableImage: it cannot be read, is no regular file, or is larger than any image.
+    """
+    try:
+        return read_regular(path, MAX_BYTES)
+    except UnusableFile as error:
+        raise UnusableImage(str(error)) from error
 
 
 def decode(data: bytes, resolution: int) -> NDArray[np.uint8]:
@@ -123,7 +140,7 @@ def decode(data: bytes, resolution: int) -> NDArray[np.uint8]:
         try:
             image.draft(None, (2 * resolution, 2 * resolution))
             image.load()
-            rgb = to_rgb(_upright(image))
+            rgb = to_rgb(upright(image))
         except UnusableImage:
             raise
         # Decoders of broken files raise whatever their parsing runs into.
@@ -160,7 +177,7 @@ def open_image(file: IO[bytes]) -> Image.Image:
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Undo the camera's rotation or mirroring."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -174,8 +191,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     mode = image.mode
     # Pillow opens 16-bit PNG and PNM files as "I" or "I;16", depending on its version.
     if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.rint(wide / 257).astype(np.uint8)).convert("RGB")
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if mode in ("I", "F"):
         raise UnusableImage(f"pixels of mode {mode} have no defined value range")
     if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mibench.data.source import DatasetCard, Listing, Reader, arrange, few, first_folder, listed
@@ -11,11 +14,35 @@ _GROUPS = ("actors", "actresses")
 _LISTS = {group: f"facescrub_{group}.txt" for group in _GROUPS}
 _HEADER = ["name", "image_id", "face_id", "url", "bbox", "sha256"]
 
+_SHA256 = re.compile("[0-9a-f]{64}")
+
 Box = tuple[int, int, int, int]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A row of a list; ``sum`` is its SHA-256 of the original, empty where it holds none."""
+
+    place: str
+    person: str
+    image: str
+    face: str
+    box: Box
+    sum: str
+
+    @property
+    def source(self) -> str:
+        return f"{self.person}/{self.image}_{self.face}"
+
+
 class FaceScrub(Reader):
-    """Face pictures in actor folders, or downloaded originals with the list of boxes."""
+    """Face pictures in actor folders, or downloaded originals with the list of boxes.
+
+    Of the lists, each picture counts once: a row that is there again is left out, one that
+    contradicts an earlier row is refused, and so is an original whose SHA-256 is not the list's
+    (a server's "not found" picture, or one that was replaced). The sums are of the originals, so
+    cropped faces cannot be compared with them.
+    """
 
     card = DatasetCard(
         name="facescrub",
@@ -102,36 +129,84 @@ class FaceScrub(Reader):
 
     def _boxed(self, root: Path, lists: dict[str, Path]) -> Listing:
         """Originals, one row for each box of the lists whose picture is there."""
-        sources, files, people, boxes = [], [], [], []
+        found: dict[str, _Row] = {}
+        files: dict[str, str] = {}
+        repeated = 0
         for group, path in lists.items():
             base = first_folder(root, (f"{group}/images", group, "images", "")) or root
             above = base.relative_to(root).as_posix()
-            folders = {_plain(name): name for name in listed(base)[0]}
+            folders = self._by_name(base, listed(base)[0])
             held: dict[str, dict[str, str]] = {}
-            for name, image, face, box in self._rows(path):
-                folder = folders.get(_plain(name))
+            for row in self._rows(path):
+                if earlier := found.get(row.source):
+                    self._refuse_conflict(earlier, row)
+                    repeated += row.source in files
+                    continue
+                found[row.source] = row
+                folder = folders.get(row.person)
                 if folder is None:
                     continue
                 if folder not in held:
-                    held[folder] = {_plain(Path(f).stem): f for f in listed(base / folder)[1]}
-                stem = f"{_plain(name)}_{image}"
-                file = held[folder].get(f"{stem}_{face}") or held[folder].get(stem)
-                if file is None:
-                    continue
-                sources.append(f"{_plain(name)}/{image}_{face}")
-                files.append(f"{folder}/{file}" if above == "." else f"{above}/{folder}/{file}")
-                people.append(_plain(name))
-                boxes.append(box)
+                    images = listed(base / folder)[1]
+                    held[folder] = self._by_name(base / folder, images, stems=True)
+                stem = f"{row.person}_{row.image}"
+                file = held[folder].get(f"{stem}_{row.face}") or held[folder].get(stem)
+                if file is not None:
+                    files[row.source] = "/".join([*([] if above == "." else [above]), folder, file])
         if not files:
             raise self.refuse(f"{root} has the lists of boxes, but none of the pictures they name")
-        return arrange("boxes", sources, files, people, boxes=boxes)
+        return self._listing_of({source: found[source] for source in files}, files, repeated)
 
-    def _rows(self, path: Path) -> Iterator[tuple[str, str, str, Box]]:
-        """Name, image number, face number and box of each line of a list."""
-        try:
-            lines = path.read_text("utf-8", "replace").splitlines()
-        except OSError as error:
-            raise self.refuse(f"{path} cannot be read ({error.strerror})") from error
+    def _listing_of(self, rows: dict[str, _Row], files: dict[str, str], repeated: int) -> Listing:
+        """The listing of the rows whose pictures are there, without copies of one picture."""
+        notes = [_counted(repeated, "repeats an earlier one", "repeat earlier ones")]
+        shown: dict[tuple[str, Box], list[_Row]] = defaultdict(list)
+        for source, row in rows.items():
+            # One original at one address, or one with equal contents at two, in one box: one face.
+            shown[row.sum or files[source], row.box].append(row)
+        copies, doubtful = 0, 0
+        for alike in shown.values():
+            several = len({row.person for row in alike}) > 1
+            for row in alike if several else alike[1:]:
+                del rows[row.source]
+            doubtful += len(alike) if several else 0
+            copies += 0 if several else len(alike) - 1
+        notes.append(_counted(copies, "shows a face of another row", "show faces of other rows"))
+        notes.append(_counted(doubtful, "is of two people", "give one face to two people"))
+        without = sum(not row.sum for row in rows.values())
+        if without:
+            notes.append(f"{without:,} rows of the lists hold no SHA-256 to compare a picture with")
+        return arrange(
+            "boxes",
+            list(rows),
+            [files[source] for source in rows],
+            [row.person for row in rows.values()],
+            boxes=[row.box for row in rows.values()],
+            sums=[row.sum for row in rows.values()],
+            notes=tuple(filter(None, notes)),
+        )
+
+    def _by_name(self, folder: Path, names: list[str], *, stems: bool = False) -> dict[str, str]:
+        """Names in a folder by what the lists call them."""
+        found: dict[str, str] = {}
+        for name in names:
+            called = _plain(Path(name).stem if stems else name)
+            if other := found.get(called):
+                raise self.refuse(f"{folder} has {other} and {name}, but the lists know one")
+            found[called] = name
+        return found
+
+    def _refuse_conflict(self, earlier: _Row, row: _Row) -> None:
+        """Refuse a picture that two rows describe differently."""
+        if (earlier.box, earlier.sum) != (row.box, row.sum):
+            raise self.refuse(
+                f"{row.place} gives the picture {row.source} another box or SHA-256 than "
+                f"{earlier.place}: delete the row that is wrong"
+            )
+
+    def _rows(self, path: Path) -> Iterator[_Row]:
+        """Each line of a list."""
+        lines = self.read(path).decode("utf-8", "replace").splitlines()
         if not lines or lines[0].split("\t") != _HEADER:
             raise self.refuse(f"{path}, line 1: expected the columns {', '.join(_HEADER)}")
         for number, line in enumerate(lines[1:], start=2):
@@ -140,7 +215,28 @@ class FaceScrub(Reader):
             if len(numbers) != 4 or not all(n.strip().lstrip("-").isdigit() for n in numbers):
                 raise self.refuse(f"{path}, line {number} is not a row of the list: {line[:80]!r}")
             left, top, right, bottom = map(int, numbers)
-            yield cells[0], cells[1], cells[2], (left, top, right, bottom)
+            if max(map(abs, (left, top, right, bottom))) >= 2**31:
+                raise self.refuse(f"{path}, line {number}: no picture has a box like {cells[4]}")
+            sum_ = cells[5].strip().lower()
+            yield _Row(
+                place=f"{path}, line {number},",
+                person=_plain(cells[0]),
+                image=cells[1],
+                face=cells[2],
+                box=(left, top, right, bottom),
+                sum=sum_ if _SHA256.fullmatch(sum_) else "",
+            )
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    """A note on rows that were left out; empty for none."""
+    if not count:
+        return ""
+    return (
+        f"left out: {count:,} row of the lists {one}"
+        if count == 1
+        else (f"left out: {count:,} rows of the lists {many}")
+    )
 
 
 def _names(found: list[tuple[str, str, str]]) -> list[str]:

@@ -22,6 +22,7 @@ from mibench.data.splits import (
     write_split,
 )
 from mibench.errors import RequestError
+from mibench.files import user_path
 
 __all__ = [
     "FolderOptions",
@@ -58,7 +59,7 @@ def load_folder(
     Raises:
         RequestError: when a file is missing, has changed or cannot be decoded.
     """
-    base = Path(root)
+    base = user_path(root, "the image folder (--root)")
     private = tuple(identity.name for identity in split.private)
     public = tuple(identity.name for identity in split.public)
     parts = (

@@ -13,6 +13,10 @@ The rule, for a data set whose identities are those of its prepared folder:
 5. *Public.* All pictures of the other identities (in every official part), or all of
    ``public_dataset``; or a draw of ``public_images`` of them.
 
+Where nobody has a data set's published pictures any more (FaceScrub), those with equal pixels count
+once, and not at all if they are of several identities. Complete sets are divided as published:
+there, :attr:`Split.repeated` counts the pictures that are in several parts.
+
 Draws are permutations by :func:`mibench.streams.stream`, with a stream of its own for every
 identity and purpose, over pictures sorted by name. So a split depends on names, counts and the
 specification only, not on the order of files on the disk or on the platform.
@@ -108,6 +112,7 @@ class Split:
         train, val, test: rows of the private data set, ``int64``.
         public_rows: rows of the public data set, or of the same one.
         train_labels, val_labels, test_labels, public_labels: label of each row, ``int64``.
+        repeated: pictures whose pixels are also those of a picture in another part.
         digest: SHA-256 of which picture is used for what, by its name and its identity's.
     """
 
@@ -121,6 +126,7 @@ class Split:
     val_labels: Rows
     test_labels: Rows
     public_labels: Rows
+    repeated: int
     digest: str
 
 
@@ -138,8 +144,10 @@ def split(spec: IdentitySplit, private: Prepared, public: Prepared | None = None
     chosen = [_divide(spec, private, label) for label in labels]
     names = tuple(private.names[label] for label in labels)
     other = public or private
-    open_to_all = np.flatnonzero(~np.isin(private.labels, labels))
-    rows = _public(spec, other, open_to_all if public is None else np.arange(len(other.labels)))
+    rows = _usable(other)
+    if public is None:
+        rows = rows[~np.isin(private.labels[rows], labels)]
+    rows = _public(spec, other, rows)
     present, public_labels = np.unique(other.labels[rows], return_inverse=True)
     parts = list(zip(*chosen, strict=True))
     sets = [np.concatenate(part) for part in parts]
@@ -164,6 +172,7 @@ def split(spec: IdentitySplit, private: Prepared, public: Prepared | None = None
         val_labels=counts[1],
         test_labels=counts[2],
         public_labels=public_labels.astype(np.int64),
+        repeated=_repeated(private, [*sets, rows] if public is None else sets),
         digest=hashed.hexdigest(),
     )
 
@@ -217,9 +226,31 @@ def gather(made: Split, private: Prepared, public: Prepared) -> Dataset:
     )
 
 
+def _usable(data: Prepared) -> Rows:
+    """The rows that may be used, in order; see the rule in this module's docstring."""
+    rows = np.arange(len(data.labels))
+    if not reader(data.index.dataset).card.always_partial:
+        return rows
+    alike, doubtful = data.copies()
+    return rows[~np.isin(rows, [*alike, *doubtful])]
+
+
+def _repeated(data: Prepared, parts: list[Rows]) -> int:
+    """How many pictures have the pixels of a picture in another part."""
+    part = np.full(len(data.labels), -1)
+    for number, rows in enumerate(parts):
+        part[rows] = number
+    found = 0
+    for group in data.index.equal or ():
+        used = part[list(group)]
+        used = used[used >= 0]
+        found += len(used) if len(set(used.tolist())) > 1 else 0
+    return found
+
+
 def _choose(spec: IdentitySplit, data: Prepared) -> list[int]:
     """Labels of the private identities in ``data``, in the order of their labels in the split."""
-    counts = np.bincount(data.labels, minlength=len(data.names)).tolist()
+    counts = np.bincount(data.labels[_usable(data)], minlength=len(data.names)).tolist()
     if spec.classes is not None:
         unknown = [name for name in spec.classes if name not in data.names]
         if unknown:
@@ -250,7 +281,8 @@ def _choose(spec: IdentitySplit, data: Prepared) -> list[int]:
 def _divide(spec: IdentitySplit, data: Prepared, label: int) -> tuple[Rows, Rows, Rows]:
     """Sorted training, validation and test rows of one identity."""
     name = data.names[label]
-    rows = _by_source(data, np.flatnonzero(data.labels == label))
+    rows = _usable(data)
+    rows = _by_source(data, rows[data.labels[rows] == label])
     if spec.test_fraction is None:
         official = data.parts[rows] == _TEST
         test, rest = rows[official], rows[~official]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import zlib
 from pathlib import Path
 
@@ -21,6 +23,7 @@ FILES = {
 }
 _FOLDERS = ("MNIST/raw", "raw", "")
 _UNSIGNED_BYTES = 8  # the IDX format's code
+_MOST_BYTES = 64 * 2**20  # of an unpacked file; the largest has 47 MB
 
 
 class MNIST(Reader):
@@ -105,24 +108,26 @@ class MNIST(Reader):
     ) -> NDArray[np.uint8]:
         """An IDX file's array of bytes, after checking its MD5."""
         path = folder / name
-        try:
-            data = (
-                path.read_bytes()
-                if path.exists()
-                else gzip.decompress((path := folder / f"{name}.gz").read_bytes())
-            )
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise self.refuse(f"{path} cannot be read ({reason})") from error
+        if path.exists():
+            data = self.read(path)
+        else:
+            path = folder / f"{name}.gz"
+            packed = io.BytesIO(self.read(path))
+            try:  # never more than such a file holds, whatever was packed
+                data = gzip.GzipFile(fileobj=packed).read(_MOST_BYTES + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise self.refuse(f"{path} cannot be read: {error}") from error
+            if len(data) > _MOST_BYTES:
+                raise self.refuse(f"{path} holds more than {_MOST_BYTES / 2**20:g} MiB")
         if not incomplete and md5(data) != FILES[name]:
             raise RequestError(
                 f"mnist: {path} is damaged (the MD5 of its contents is {md5(data)}, published is "
                 f"{FILES[name]}): delete it and pass --download, or fetch it again"
             )
         start = 4 + 4 * dimensions
+        if data[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)) or len(data) < start:
+            raise self.refuse(f"{path} is not an IDX file of {dimensions} dimensions")
         shape = tuple(np.frombuffer(data[4:start], dtype=">u4").tolist())
-        if data[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)) or len(data) - start != int(
-            np.prod(shape)
-        ):
+        if len(data) - start != math.prod(shape):
             raise self.refuse(f"{path} is not an IDX file of {dimensions} dimensions")
         return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)

@@ -8,6 +8,7 @@ renamed, so under its final name a folder is complete or absent.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,14 @@ from mibench.artifacts import sync
 from mibench.data import prepared
 from mibench.data.catalog import reader
 from mibench.data.decode import cores
-from mibench.data.partial import Work
+from mibench.data.partial import Work, originals_of
 from mibench.data.prepared import PARTIAL, Prepared
 from mibench.data.source import Listing, Reader
 from mibench.errors import MibenchError, RequestError
+from mibench.files import user_path, write_atomic
 from mibench.progress import SILENT, Progress
+
+_log = logging.getLogger("mibench.data")
 
 
 def prepare(
@@ -40,8 +44,10 @@ def prepare(
     """Check a data set's originals, crop and resize them, and store them as one file.
 
     What is prepared already is checked, opened and returned; it is made again where it is damaged,
-    or lacks pictures that are not to be missing. A run that was stopped continues where it was.
-    Memory does not grow with the set, apart from about 200 bytes a picture for its name.
+    lacks pictures that are not to be missing, or was made from other originals than ``root`` holds
+    now. A run that was stopped continues where it was, and makes anew what was made from files
+    that have changed since. Memory does not grow with the set, apart from about 200 bytes a picture
+    for its name.
 
     Args:
         name: one of :data:`mibench.data.catalog.NAMES`.
@@ -57,25 +63,24 @@ def prepare(
     Raises:
         RequestError: the files are missing, misplaced, damaged or too few, or an option does not
             fit; says what to do.
-        MibenchError: the download failed, the disk is full, or another process is preparing it.
+        MibenchError: the download failed, the disk is full, another process is preparing it, or the
+            originals changed meanwhile.
     """
     source = reader(name)
     resolution = resolution or source.card.resolution
     _check_options(source, resolution, crop)
     base = prepared.data_root(data_folder)
     final = base / prepared.folder_name(name, resolution, crop)
-    if _usable(final, incomplete):
+    root = user_path(root, "the folder of originals (--root)").absolute()
+    if _usable(final, root, incomplete):
         progress.stage(f"pictures of {name}", "cached")
         return prepared.open_prepared(name, resolution, base, crop=crop)
-    root = Path(root).expanduser().absolute()
     with _alone(base, final.name):
-        if _usable(final, incomplete):  # another process made it meanwhile
+        if _usable(final, root, incomplete):  # another process made it meanwhile
             return prepared.open_prepared(name, resolution, base, crop=crop)
         if download:
             source.download(root)
-        if not root.is_dir():
-            raise source.refuse(f"there is no folder {root}")
-        listing = source.listing(root, incomplete=incomplete)
+        listing = _list(source, root, incomplete)
         _check_names(source, listing)
         complete = _check_counts(source, listing, incomplete)
         work = Work(source, root, listing, base / PARTIAL.format(final.name), resolution, crop)
@@ -83,18 +88,71 @@ def prepare(
             work.begin()
             digest = work.fill(workers or cores(), progress)
             work.finish(digest, complete)
-            if final.exists():  # damaged, or less complete
-                shutil.rmtree(final)
-            work.folder.rename(final)
+            _replace(final, work.folder)
             sync(base)
     return prepared.open_prepared(name, resolution, base, crop=crop)
 
 
-def _usable(folder: Path, incomplete: bool) -> bool:
-    """Whether a set was prepared, is intact, and lacks no picture unless that is accepted."""
+def _replace(final: Path, made: Path) -> None:
+    """Put a finished folder in its place; of one that is there with equal contents, the index."""
+    intact = final.is_dir() and not prepared.verify(final)
+    if intact and prepared.read_index(final).digest == prepared.read_index(made).digest:
+        write_atomic(final / prepared.INDEX, (made / prepared.INDEX).read_bytes())
+        shutil.rmtree(made)
+        return
+    if final.exists():  # damaged, less complete, or made from other originals
+        shutil.rmtree(final)
+    made.rename(final)
+
+
+def stale(folder: Path, root: Path | None = None) -> bool:
+    """Whether the originals are others than those that a prepared folder was made from.
+
+    Originals that are there no more, or fewer than a complete set's, say nothing against it.
+
+    Args:
+        folder: prepared, with a valid index.
+        root: where the originals are now; None: where they were.
+    """
+    index = prepared.read_index(folder)
+    if index.originals is None:
+        return False
+    source, place = reader(index.dataset), root or Path(index.originals.root)
+    try:
+        listing = _list(source, place, incomplete=True)
+    except RequestError:
+        return False
+    if index.complete and not _has_published_counts(source, listing):
+        return False
+    return originals_of(place, listing).digest != index.originals.digest
+
+
+def _usable(folder: Path, root: Path, incomplete: bool) -> bool:
+    """Whether a set was prepared from these originals, is intact, and complete if it has to be."""
     if not folder.is_dir() or prepared.verify(folder):
         return False
-    return incomplete or prepared.read_index(folder).complete
+    if not (incomplete or prepared.read_index(folder).complete):
+        return False
+    if stale(folder, root):
+        _log.warning(
+            "%s was made from other files than %s holds now: it is made again", folder, root
+        )
+        return False
+    return True
+
+
+def _list(source: Reader, root: Path, incomplete: bool) -> Listing:
+    """The data set's pictures.
+
+    Raises:
+        RequestError: there is no such folder, it cannot be entered, or does not hold the data set.
+    """
+    try:
+        if not root.is_dir():
+            raise source.refuse(f"there is no folder {root}")
+        return source.listing(root, incomplete=incomplete)
+    except OSError as error:
+        raise source.refuse(f"{error.filename or root} cannot be read: {error.strerror}") from error
 
 
 def _check_options(source: Reader, resolution: int, crop: int | None) -> None:
@@ -134,14 +192,11 @@ def _check_counts(source: Reader, listing: Listing, incomplete: bool) -> bool:
         RequestError: they are not, and that was not accepted.
     """
     card = source.card
+    complete = _has_published_counts(source, listing)
     found, published = f"{len(listing):,} pictures", f"{card.images:,}"
     if card.identities:
         found += f" of {len(listing.names):,} identities"
         published += f" of {card.identities:,}"
-    complete = (len(listing), len(listing.names)) == (
-        card.images,
-        card.identities or card.images,
-    )
     if not complete and not incomplete:
         advice = (
             "all of them cannot be had any more;"
@@ -153,6 +208,11 @@ def _check_counts(source: Reader, listing: Listing, incomplete: bool) -> bool:
             "what there is (the counts are recorded)."
         )
     return complete
+
+
+def _has_published_counts(source: Reader, listing: Listing) -> bool:
+    card = source.card
+    return (len(listing), len(listing.names)) == (card.images, card.identities or card.images)
 
 
 @contextlib.contextmanager

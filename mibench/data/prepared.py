@@ -32,7 +32,7 @@ from torch import Tensor
 from mibench.artifacts import FileEntry
 from mibench.data.catalog import NAMES, reader
 from mibench.errors import MibenchError, RequestError
-from mibench.files import sha256
+from mibench.files import UnusableFile, read_regular, sha256, user_path
 from mibench.store import cache_folder
 from mibench.types import Frozen, digest
 
@@ -40,6 +40,18 @@ INDEX = "index.json"
 IMAGES, LABELS, ROW_PARTS, SOURCES = "images.npy", "labels.npy", "parts.npy", "sources.txt"
 FILES = (IMAGES, LABELS, ROW_PARTS, SOURCES)
 PARTIAL = ".{}.partial"  # a folder while it is being prepared, by its final name
+
+
+class Originals(Frozen):
+    """What a prepared folder was made from.
+
+    Attributes:
+        root: folder of the originals.
+        digest: SHA-256 of their list, with the size and the times of each file.
+    """
+
+    root: str
+    digest: str
 
 
 class Index(Frozen):
@@ -52,6 +64,9 @@ class Index(Frozen):
         images: number of rows.
         complete: whether the counts are the published ones.
         files: checksum and size of each file; that of ``sources.txt`` is the list of pictures'.
+        originals: what it was made from; None: an earlier release made it.
+        equal: groups of rows whose pixels are equal; None: an earlier release made it.
+        notes: what was left out of the published lists, and why.
         mibench, pillow: versions that made it.
     """
 
@@ -65,6 +80,9 @@ class Index(Frozen):
     complete: bool
     names: tuple[str, ...]
     files: dict[str, FileEntry]
+    originals: Originals | None = None
+    equal: tuple[tuple[int, ...], ...] | None = None
+    notes: tuple[str, ...] = ()
     mibench: str
     pillow: str
 
@@ -101,10 +119,35 @@ class Prepared:
         """SHA-256 of the contents, as the index gives it."""
         return self.index.digest
 
+    def copies(self) -> tuple[set[int], set[int]]:
+        """Rows whose pixels are those of an earlier row of their identity, and of another one.
+
+        Both are empty where an earlier release prepared the set, which did not look.
+        """
+        alike: set[int] = set()
+        doubtful: set[int] = set()
+        for group in self.index.equal or ():
+            if len(set(self.labels[list(group)].tolist())) > 1:
+                doubtful.update(group)
+            else:
+                alike.update(group[1:])
+        return alike, doubtful
+
     @functools.cached_property
     def sources(self) -> Sequence[str]:
         """Name of each row's picture, sorted."""
-        return (self.folder / SOURCES).read_text("utf-8").split("\n")[:-1]
+        try:
+            names = read_regular(self.folder / SOURCES, 2**29).decode("utf-8").split("\n")[:-1]
+        except (UnusableFile, UnicodeDecodeError) as error:
+            raise self._damaged(f"{SOURCES} {error}") from error
+        if len(names) != self.index.images:
+            raise self._damaged(f"{SOURCES} has {len(names):,} lines, not {self.index.images:,}")
+        return names
+
+    def _damaged(self, what: str) -> MibenchError:
+        index = self.index
+        command = prepare_command(index.dataset, index.resolution, index.crop, self.folder.parent)
+        return damaged(self.folder, what, command)
 
     def rows(self, index: NDArray[np.int64]) -> Tensor:
         """A copy of some rows, ``uint8`` ``(len(index), 3, resolution, resolution)``.
@@ -133,8 +176,9 @@ class Prepared:
 
 def data_root(chosen: str | Path | None = None) -> Path:
     """The data folder: ``chosen``, else ``MIBENCH_DATA``, else ``mibench/data`` in the cache."""
-    if named := chosen or os.environ.get("MIBENCH_DATA"):
-        return Path(named).expanduser().absolute()
+    named = os.environ.get("MIBENCH_DATA") or None if chosen is None else chosen
+    if named is not None:
+        return user_path(named, "the data folder (--data or MIBENCH_DATA)").absolute()
     return cache_folder() / "data"
 
 
@@ -148,7 +192,7 @@ def prepare_command(
 ) -> str:
     """The command that prepares a data set, in another data folder than the usual one if named."""
     extra = f" --crop {crop}" if crop else ""
-    if data_folder is not None and Path(data_folder).expanduser().absolute() != data_root():
+    if data_folder is not None and data_root(data_folder) != data_root():
         extra += f" --data {shlex.quote(str(data_folder))}"
     return f"mibench data prepare {name} --root DIR --resolution {resolution}{extra}"
 
@@ -183,11 +227,15 @@ def open_prepared(
         )
     index = read_index(folder)
     shape = (index.images, 3, resolution, resolution)
+    for name in (IMAGES, LABELS, ROW_PARTS):
+        if not (folder / name).is_file():
+            raise damaged(folder, f"{name} is missing", command)
     try:
         images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / LABELS, allow_pickle=False)
         parts = np.load(folder / ROW_PARTS, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    # A header that is not what was written may ask for all memory, or for more than there is.
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         raise damaged(folder, str(error), command) from error
     if (
         images.shape != shape
@@ -195,6 +243,11 @@ def open_prepared(
         or not labels.shape == parts.shape == shape[:1]
     ):
         raise damaged(folder, f"{IMAGES} has not the shape {shape}", command)
+    if (
+        not np.issubdtype(labels.dtype, np.integer)
+        or ((labels < 0) | (labels >= len(index.names))).any()
+    ):
+        raise damaged(folder, f"{LABELS} names identities that there are not", command)
     return Prepared(folder, index, images, labels, parts)
 
 
@@ -205,13 +258,14 @@ def read_index(folder: Path) -> Index:
         MibenchError: it is missing or is not what was written.
     """
     try:
-        return Index.model_validate_json((folder / INDEX).read_bytes())
-    except (OSError, ValidationError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is not a valid index"
+        return Index.model_validate_json(read_regular(folder / INDEX))
+    except (UnusableFile, ValidationError) as error:
+        valid = isinstance(error, UnusableFile)
+        what = str(error) if valid else "cannot be read: it is not a valid index"
         name, resolution, *crop = folder.name.split("-")
         side = int(crop[0].removeprefix("crop")) if crop else None
         command = prepare_command(name, int(resolution), side, folder.parent)
-        raise damaged(folder, f"{INDEX} cannot be read: {what}", command) from error
+        raise damaged(folder, f"{INDEX} {what}", command) from error
 
 
 def prepared_folders(data_folder: Path, name: str | None = None) -> list[Path]:
@@ -227,9 +281,15 @@ def partial_folders(data_folder: Path, name: str | None = None) -> list[Path]:
 def _folders(data_folder: Path, name: str | None, form: str) -> list[Path]:
     wanted = NAMES if name is None else (name,)
     made = re.compile(form.format(f"(?:{'|'.join(wanted)})-[0-9]+(?:-crop[0-9]+)?"))
-    if not data_folder.is_dir():
+    if not data_folder.exists():
         return []
-    return sorted(p for p in data_folder.iterdir() if p.is_dir() and made.fullmatch(p.name))
+    try:
+        return sorted(p for p in data_folder.iterdir() if made.fullmatch(p.name) and p.is_dir())
+    except OSError as error:
+        raise RequestError(
+            f"the data folder {data_folder} cannot be listed ({error.strerror}): name another "
+            "with --data or MIBENCH_DATA"
+        ) from error
 
 
 def verify(folder: Path) -> list[str]:

@@ -47,7 +47,7 @@ def scan(root: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
         images = [f"{name}/{file}" for file in inside if is_image_name(file)]
         for path in [name, *images]:
             if not _is_text(path):
-                unusable[_shown(path)] = "its name is not valid UTF-8"
+                unusable[shown_name(path)] = "its name is not valid UTF-8"
         images = [path for path in images if _is_text(path)]
         if images:
             found[name] = tuple(images)
@@ -60,7 +60,7 @@ def _listing(folder: Path, what: str) -> tuple[list[str], list[str]]:
     """Sorted names of the visible sub-folders and of everything else."""
     try:
         with os.scandir(folder) as entries:
-            visible = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
+            visible = [(e.name, is_folder(e)) for e in entries if not e.name.startswith(".")]
     except OSError as error:
         raise RequestError(
             f"{folder}, {what}, cannot be listed ({error.strerror}): "
@@ -70,26 +70,44 @@ def _listing(folder: Path, what: str) -> tuple[list[str], list[str]]:
     return [n for n, is_dir in visible if is_dir], [n for n, is_dir in visible if not is_dir]
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads nowhere is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _refuse_nested(root: Path, folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
+    pending = [folder]
+    while pending:  # no recursion, which would end at a thousand levels
+        parent = pending.pop()
+        try:
+            with os.scandir(parent) as entries:
+                found = [(e.name, e.is_dir(follow_symlinks=False), e.path) for e in entries]
+        except OSError:  # it may hold anything; nothing of it is used
+            continue
+        pending += [Path(path) for _, is_dir, path in found if is_dir]
+        files = [name for name, is_dir, _ in found if not is_dir]
         if any(is_image_name(file) and not file.startswith(".") for file in files):
             raise RequestError(
-                f"{_shown(str(parent))} holds images two or more levels below {root}: only "
+                f"{shown_name(str(parent))} holds images two or more levels below {root}: only "
                 "direct sub-folders of the root are identities; pass the folder that holds the "
-                f"identities as --root (perhaps {_shown(str(folder.parent))}), or move the "
+                f"identities as --root (perhaps {shown_name(str(folder.parent))}), or move the "
                 "images up into their identity's folder"
             )
 
 
 def _few(names: Iterable[str]) -> str:
-    shown = sorted(map(_shown, names))
+    shown = sorted(map(shown_name, names))
     return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
 
 
 def _is_text(name: str) -> bool:
     """Whether a name from the file system can be written to a UTF-8 file."""
-    return _shown(name) == name
+    return shown_name(name) == name
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """A file's name as text; what is not UTF-8 in it is escaped."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -19,13 +19,16 @@ from PIL import Image
 from pydantic import Field
 
 from mibench.data.decode import is_image_name
+from mibench.data.scan import is_folder, shown_name
 from mibench.errors import RequestError
+from mibench.files import UnusableFile, read_regular
 from mibench.types import Frozen
 
 PARTS: tuple[str | None, ...] = (None, "train", "val", "test")
 """Official parts of a data set; rows hold positions in this tuple."""
 
 _SHOWN = 3  # names that an error message lists
+_MOST_BYTES = 2**29  # of a list or an archive of arrays; CIFAR-10's batches have 31 MB each
 
 
 class DatasetCard(Frozen):
@@ -73,6 +76,8 @@ class Listing:
         parts: ``uint8`` ``(n,)``, positions in :data:`PARTS`.
         boxes: the face's box of each picture, as left, top, right, bottom; ``int32`` ``(n, 4)``.
         pixels: the pictures themselves where the files hold arrays: ``uint8`` ``(n, h, w[, 3])``.
+        sums: the published SHA-256 of each picture's file, ``""`` where none is; empty: no sums.
+        notes: what was left out of the published lists, and why, a sentence each.
     """
 
     layout: str
@@ -83,6 +88,8 @@ class Listing:
     parts: NDArray[np.uint8]
     boxes: NDArray[np.int32] | None = None
     pixels: NDArray[np.uint8] | None = None
+    sums: Sequence[str] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -127,6 +134,17 @@ class Reader(ABC):
             f"{self.card.name} cannot be downloaded by mibench: {self.card.how_to_get}"
         )
 
+    def read(self, path: Path) -> bytes:
+        """Contents of one of the data set's lists or archives.
+
+        Raises:
+            RequestError: it cannot be read, or is no regular file.
+        """
+        try:
+            return read_regular(path, _MOST_BYTES)
+        except UnusableFile as error:
+            raise self.refuse(f"{path} {error}") from error
+
     def refuse(self, problem: str) -> RequestError:
         """An error that names the problem, the expected layout and how to get the files."""
         lines = textwrap.indent(self.card.layout, "  ")
@@ -149,6 +167,8 @@ def arrange(
     *,
     parts: Sequence[int] | None = None,
     boxes: Sequence[tuple[int, int, int, int]] | None = None,
+    sums: Sequence[str] = (),
+    notes: tuple[str, ...] = (),
 ) -> Listing:
     """A listing in the order of ``sources``, with labels over the sorted names in ``people``."""
     order = sorted(range(len(sources)), key=sources.__getitem__)
@@ -162,6 +182,8 @@ def arrange(
         labels=np.array([index[people[i]] for i in order], dtype=np.int32),
         parts=np.array([parts[i] if parts else 0 for i in order], dtype=np.uint8),
         boxes=None if boxes is None else np.array([boxes[i] for i in order], dtype=np.int32),
+        sums=[sums[i] for i in order] if sums else (),
+        notes=notes,
     )
 
 
@@ -185,7 +207,7 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
                     continue
                 if is_image_name(entry.name):
                     images.append(entry.name)
-                elif entry.is_dir():
+                elif is_folder(entry):
                     folders.append(entry.name)
     except OSError as error:
         raise RequestError(
@@ -196,7 +218,7 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
 
 def few(names: Iterable[str]) -> str:
     """The first few of some names, for a message."""
-    shown = sorted(names)
+    shown = sorted(map(shown_name, names))
     return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -17,17 +20,26 @@ from mibench.data.decode import (
     Progress,
     UnusableImage,
     decode,
+    image_bytes,
     inspect_header,
     on_all_cores,
+    open_image,
+    to_rgb,
+    upright,
 )
 from mibench.data.scan import scan
 from mibench.errors import RequestError
+from mibench.files import read_file, user_path
 from mibench.streams import stream
 from mibench.types import Frozen, digest
 
 _SHOWN = 10  # files that an error message lists
+_MOST_BYTES = 2**30  # of a split file, which has about 150 for each image
 _CHECK_RESOLUTION = 8  # small, so that JPEG's draft mode makes the check of the contents cheap
 _REMAKE = "restore the file, or delete the split file to make a new split (other numbers follow)"
+
+
+_log = logging.getLogger("mibench.data")
 
 
 class FolderOptions(Frozen):
@@ -133,6 +145,11 @@ class FolderSplit(Frozen):
         return tuple(file for files in lists for file in files)
 
     @property
+    def split(self) -> str:
+        """SHA-256 of which image is used for what, by its name."""
+        return digest(self.model_dump(mode="json", include={"private", "public"}))
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what is used for what and of its contents.
 
@@ -164,6 +181,12 @@ def make_split(
     testing, and the rest to training. The result depends on names, contents and options only, not
     on the order in which the file system lists them.
 
+    A picture that is there twice counts once: of equal ones of one identity the first by name is
+    kept, and none of those that are in the folders of several identities, where nothing tells whom
+    they show. Equal are files whose bytes are, or whose pixels are once they are decoded in full;
+    a picture that was scaled, cropped or compressed again is another one. All that are left out
+    are in ``skipped``.
+
     Structure, headers and the number of identities are checked first, so a wrong request fails
     within seconds; then every file is hashed and decoded once, which finds truncated ones.
 
@@ -186,7 +209,7 @@ def make_split(
         split_seed=split_seed,
         skip_unreadable=skip_unreadable,
     )
-    root = Path(root)
+    root = user_path(root, "the image folder (--root)")
     found, skipped = scan(root)
     files = [file for name in found for file in found[name]]
     reasons = on_all_cores(lambda file: inspect_header(root / file), files)
@@ -195,19 +218,40 @@ def make_split(
     _choose(root, _without(found, skipped), options)
 
     files = [file for file in files if file not in skipped]
-    checked = on_all_cores(lambda file: _check(root / file), files, progress)
-    skipped.update({f: reason for f, (_, reason) in zip(files, checked, strict=True) if reason})
+    results = on_all_cores(lambda file: _check(root / file), files, progress)
+    checked = dict(zip(files, results, strict=True))
+    skipped.update({f: result for f, result in checked.items() if isinstance(result, str)})
     _refuse_unusable(root, skipped, options)
+    sums = {file: result for file, result in checked.items() if not isinstance(result, str)}
+    copies = _copies(root, sums)
+    if copies:
+        _log.warning(
+            "%d pictures of %s are left out, being there more than once: as %s, %s",
+            *(len(copies), root, file := min(copies), copies[file]),
+        )
+    skipped |= copies
     usable = _without(found, skipped)
     private, public = _choose(root, usable, options)
-    sums = {file: sha for file, (sha, _) in zip(files, checked, strict=True)}
     return FolderSplit(
         options=options,
         private=tuple(_divide(name, usable[name], options) for name in private),
         public=tuple(PublicIdentity(name=name, files=usable[name]) for name in public),
         skipped=tuple(SkippedFile(path=p, reason=skipped[p]) for p in sorted(skipped)),
-        sha256={file: sums[file] for name in usable for file in usable[name]},
+        sha256={file: sums[file].sha256 for name in usable for file in usable[name]},
     )
+
+
+def expected_training_images(root: str | Path, options: FolderOptions) -> int:
+    """About how many private images a folder gives to training; no image is opened.
+
+    Raises:
+        RequestError: the folder has another layout.
+    """
+    found, _ = scan(user_path(root, "the image folder (--root)"))
+    counts = [len(files) for files in found.values() if len(files) >= options.min_images]
+    private = min(len(counts), options.max_private or len(counts))
+    mean = sum(counts) / max(1, len(counts))
+    return round(private * mean * (1 - options.val_fraction - options.test_fraction))
 
 
 def write_split(split: FolderSplit, path: str | Path) -> None:
@@ -223,9 +267,7 @@ def read_split(path: str | Path, root: str | Path | None = None) -> FolderSplit:
             missing or has changed.
     """
     try:
-        split = FolderSplit.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise RequestError(f"split file {path} cannot be read: {error.strerror}") from error
+        split = FolderSplit.model_validate_json(read_file(path, "split file", _MOST_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
@@ -234,7 +276,7 @@ def read_split(path: str | Path, root: str | Path | None = None) -> FolderSplit:
             "restore it, or delete it to make a new split"
         ) from error
     if root is not None:
-        base = Path(root)
+        base = user_path(root, "the image folder (--root)")
         on_all_cores(lambda file: read_checked(base, file, split), split.files)
     return split
 
@@ -246,26 +288,60 @@ def read_checked(root: Path, file: str, split: FolderSplit) -> bytes:
         RequestError: when it is missing or its checksum differs from the split's.
     """
     try:
-        data = (root / file).read_bytes()
-    except OSError as error:
-        raise RequestError(
-            f"{root / file}, which the split names, cannot be read ({error.strerror}): {_REMAKE}"
-        ) from error
+        data = image_bytes(root / file)
+    except UnusableImage as error:
+        raise RequestError(f"{root / file}, which the split names, {error}: {_REMAKE}") from error
     if hashlib.sha256(data).hexdigest() != split.sha256[file]:
         raise RequestError(f"{root / file} has changed since the split was made: {_REMAKE}")
     return data
 
 
-def _check(path: Path) -> tuple[str, str | None]:
-    """Checksum of a file, and why it cannot be decoded."""
+@dataclass(frozen=True)
+class _Sums:
+    """Checksum of a file, and its pixels at a few by a few."""
+
+    sha256: str
+    thumbnail: bytes
+
+
+def _check(path: Path) -> _Sums | str:
+    """What is compared of a file, or why it cannot be decoded."""
     try:
-        data = path.read_bytes()
-        decode(data, _CHECK_RESOLUTION)
-    except OSError as error:
-        return "", f"cannot be read: {error.strerror}"
+        data = image_bytes(path)
+        return _Sums(hashlib.sha256(data).hexdigest(), decode(data, _CHECK_RESOLUTION).tobytes())
     except UnusableImage as error:
-        return "", str(error)
-    return hashlib.sha256(data).hexdigest(), None
+        return str(error)
+
+
+def _copies(root: Path, sums: Mapping[str, _Sums]) -> dict[str, str]:
+    """The files to leave out because they show a picture that is there again, with the reason."""
+    # Files whose thumbnails differ are different: few are left to be decoded in full.
+    alike = Counter(each.thumbnail for each in sums.values())
+    candidates = [file for file, each in sums.items() if alike[each.thumbnail] > 1]
+    shown = on_all_cores(lambda file: _pixels(root / file), candidates)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for file, pixels in zip(candidates, shown, strict=True):
+        groups[pixels].append(file)
+    left_out: dict[str, str] = {}
+    for files in groups.values():
+        first, *others = sorted(files)
+        if len({file.partition("/")[0] for file in files}) == 1:
+            left_out |= dict.fromkeys(others, f"the same picture as {first}")
+        else:
+            for file in files:
+                other = next(f for f in files if f.partition("/")[0] != file.partition("/")[0])
+                left_out[file] = f"the same picture as {other}, of another identity"
+    return left_out
+
+
+def _pixels(path: Path) -> str:
+    """SHA-256 of the pixels of an image in full, which was decoded before."""
+    try:
+        with open_image(io.BytesIO(image_bytes(path))) as image:
+            rgb = to_rgb(upright(image))
+            return hashlib.sha256(f"{rgb.size} ".encode() + rgb.tobytes()).hexdigest()
+    except (UnusableImage, OSError) as error:
+        raise RequestError(f"{path} changed while it was read: {error}") from error
 
 
 def _without(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.data.division import Division
+from mibench.enough import require_enough
 from mibench.errors import RequestError
 from mibench.keys import Keys, Task, needed
 from mibench.pipeline import run_folder, split_of
@@ -144,10 +145,11 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
         if place not in splits:
             splits[place] = split_of(cell, SILENT)
         split = splits[place]
+        require_enough(cell, split)
         folder = run_folder(cell, split)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
-        return GridCell(spec, folder, Keys(cell, split).plan(), split)
+        return GridCell(cell.spec, folder, Keys(cell, split).plan(), split)
     except RequestError as error:
         where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"
         raise RequestError(f"cell {where}, seed {spec.seed}: {error}") from error

@@ -36,7 +36,7 @@ from mibench.errors import RequestError
 from mibench.files import read_file
 from mibench.registry import closest
 from mibench.request import check_value, explain, make_request, plain, shown
-from mibench.types import Frozen, Name, RunSpec, Seed, Share
+from mibench.types import Frozen, Name, Preset, RunSpec, Seed, Share
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -72,6 +72,7 @@ class GridSpec(Frozen):
 
     protocol: Name = Field("synthfaces-32", description="evaluation setting of all cells")
     root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    preset: Preset | None = Field(None, description="size of the protocol `folder`")
     data: Name | None = Field(None, description="folder of prepared data sets")
     budget: Share = Field(1.0, description="share of all epochs and steps")
     targets: tuple[Name | None, ...] = Field(
@@ -134,6 +135,7 @@ class GridSpec(Frozen):
             attack=attack,
             seed=seed,
             root=self.root,
+            preset=self.preset,
             data=self.data,
             budget=self.budget,
         )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
-from mibench.gan_training import GanConfig
-from mibench.models.evaluators import JudgeConfig
 from mibench.protocols import high_resolution, papers, small, synthfaces
 from mibench.protocols.card import Protocol
+from mibench.protocols.folder import folder_protocol
 from mibench.registry import no_such
-from mibench.training import TrainingConfig
 
 __all__ = ["PROTOCOLS", "Protocol", "folder_protocol", "protocol_named"]
 
@@ -34,18 +31,3 @@ def protocol_named(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise RequestError(no_such("protocol", name, [*PROTOCOLS, "folder"]))
     return PROTOCOLS[name]
-
-
-def folder_protocol(options: FolderOptions) -> Protocol:
-    """The protocol of an image folder; its evaluators and prior are trained on it."""
-    return Protocol(
-        name="folder",
-        title="An image folder with one sub-folder per identity",
-        data=options,
-        resolution=64,
-        target="resnet18",
-        training=TrainingConfig(epochs=50, learning_rate=0.02, weight_decay=5e-4),
-        evaluator=JudgeConfig(architecture="regnetx_002", resolution=112),
-        second=JudgeConfig(architecture="mobilenetv2_050", resolution=112),
-        gan=GanConfig(steps=20000),
-    )

@@ -1,0 +1,96 @@
+"""The protocol of an image folder, in two sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mibench.data.splits import FolderOptions
+from mibench.gan_training import GanConfig
+from mibench.methods import StudentsConfig
+from mibench.models.evaluators import JudgeConfig
+from mibench.protocols.card import Protocol
+from mibench.training import TrainingConfig
+from mibench.types import Preset
+
+_IMAGES = 840  # training images that the epochs of `small` are meant for
+_QUICK = TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)
+
+
+def folder_protocol(
+    options: FolderOptions, preset: Preset = "paper", images: int | None = None
+) -> Protocol:
+    """The protocol of an image folder; its evaluators and prior are trained on it.
+
+    Args:
+        options: how the folder is divided.
+        preset: ``"paper"``, networks and budgets of the papers' size, for a GPU; or ``"small"``,
+            those of ``lfw-64-small`` with fewer steps, for two CPU cores (60 identities of 20
+            images take about ten minutes).
+        images: private training images that are expected. With ``small``, many take fewer passes
+            (the steps stay the same), so that the time does not grow with the folder.
+    """
+    fixed: dict[str, Any] = {"name": "folder", "data": options, "resolution": 64}
+    if preset == "paper":
+        return Protocol(
+            **fixed,
+            title="An image folder with one sub-folder per identity",
+            target="resnet18",
+            training=TrainingConfig(epochs=50, learning_rate=0.02, weight_decay=5e-4),
+            evaluator=JudgeConfig(architecture="regnetx_002", resolution=112),
+            second=JudgeConfig(architecture="mobilenetv2_050", resolution=112),
+            gan=GanConfig(steps=20000),
+        )
+    faces = TrainingConfig(
+        epochs=_passes(40, images), batch_size=32, learning_rate=0.05, weight_decay=5e-4
+    )
+    return Protocol(
+        **fixed,
+        title="An image folder with one sub-folder per identity, sized for two CPU cores",
+        samples=4,
+        target="test_resnet",
+        training=faces,
+        evaluator=JudgeConfig(
+            architecture="resnet10t",
+            resolution=64,
+            training=faces.model_copy(update={"epochs": _passes(25, images)}),
+        ),
+        second=JudgeConfig(
+            architecture="test_efficientnet",
+            resolution=96,
+            training=faces.model_copy(update={"epochs": _passes(40, images)}),
+        ),
+        gan=GanConfig(steps=1000, generator_width=16, critic_width=32),
+        students=StudentsConfig(architectures=("test_byobnet", "test_convnext"), training=_QUICK),
+        attacks={
+            "gmi": {"attack.iterations": 60},
+            "kedmi": {
+                "attack.iterations": 200,
+                "attack.learning_rate": 0.05,
+                "attack.initial_log_variance": 0,
+                "attack.prior_training.steps": 200,
+            },
+            "vmi": {
+                "attack.family": "gaussian",
+                "attack.iterations": 300,
+                "attack.samples_per_step": 2,
+                "attack.optimizer": "adam",
+                "attack.learning_rate": 0.01,
+                "attack.kl_weight": 0.02,
+            },
+        },
+        defenses={
+            "bido": {
+                "target.optimizer": "adam",
+                "target.learning_rate": 1e-3,
+                "target.weight_decay": 0.0,
+                "defense.scale": 2,
+            }
+        },
+    )
+
+
+def _passes(epochs: int, images: int | None) -> int:
+    """At least 4 epochs, of more images so many that the number of steps stays the same."""
+    if images is None or images <= _IMAGES:
+        return epochs
+    return max(4, round(epochs * _IMAGES / images))
