@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "files", "types", "budget", "streams", "progress"},
+    {"errors", "files", "types", "budget", "streams", "progress", "text"},
     {"artifacts", "store", "registry", "provenance", "leaderboard"},
     {
         "dependence",
@@ -42,6 +42,7 @@ LAYERS = (
         "doctor",
         "cli",
         "cli_data",
+        "cli_fetch",
         "cli_grid",
         "cli_info",
         "cli_leaderboard",

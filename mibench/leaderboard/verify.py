@@ -128,7 +128,8 @@ def recompute(
     request = RunSpec(protocol=name, target=target, attack="gmi", seed=record.seed, data=data)
     cell = resolve(request)
     split = split_of(cell, store, progress)
-    evaluation = Evaluation(Stages(cell, Store(store), place, progress, split))
+    stages = Stages(cell, Store(store), place, progress, split)
+    evaluation = Evaluation(stages, record.rules)
     tensors = load_file(images)
     labels, shape = evaluation.labels.tolist(), tuple(tensors["images"].shape)
     if tensors["labels"].tolist() != labels or shape[:2] != (len(labels), cell.protocol.samples):
