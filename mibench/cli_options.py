@@ -35,8 +35,8 @@ budget_option = click.option(
     "--budget",
     type=click.FloatRange(0, 1, min_open=True),
     callback=_number,
-    help="Share of all epochs and steps, as 0.01 for trying out; without it, all of them. Boards "
-    "refuse records of less.",
+    help="Share of all epochs and steps, and of the identities, samples and images that are "
+    "judged, as 0.01 for trying out; without it, all of them. Boards refuse records of less.",
 )
 
 

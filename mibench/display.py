@@ -103,7 +103,7 @@ class Display(Progress, ABC):
         if state != "computing":
             self.planned.discard(name)
 
-    def plan(self, stages: Sequence[str]) -> None:
+    def expect(self, stages: Sequence[str]) -> None:
         """Count the stages of a run, to show where it stands."""
         self.planned, self.total = set(stages), len(set(stages))
 

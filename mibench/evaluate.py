@@ -62,7 +62,7 @@ class Evaluation:
     def regressor(self) -> Judge | None:
         """The regressor of attributes, where the protocol pins one."""
         asset = self.stages.cell.protocol.assets.get("attributes")
-        return asset and pinned_judge(*load_asset(asset)).to(self.stages.device)
+        return None if asset is None else pinned_judge(*load_asset(asset)).to(self.stages.device)
 
     @functools.cached_property
     def inception_weights(self) -> Path | str:

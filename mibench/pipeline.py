@@ -44,7 +44,7 @@ def run_cell(
     stages = Stages(cell, artifacts, place, progress, split)
     plan = stages.plan()
     todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)
-    progress.plan([task.name for task in todo])
+    progress.expect([task.name for task in todo])
     # The last stage computes the references itself: both judge with the same networks.
     todo = [task for task in todo if task.stage not in ("references", "metrics")]
     # The target first: if it diverges, nothing else is needed. Then the evaluators, without which

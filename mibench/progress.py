@@ -14,7 +14,7 @@ StageState = Literal["computing", "done", "cached"]
 class Progress:
     """Told of every step of a stage. This base class shows nothing."""
 
-    def plan(self, stages: Sequence[str]) -> None:
+    def expect(self, stages: Sequence[str]) -> None:
         """These stages will be gone through, computed or found, unless something ends it."""
 
     def steps(self, total: int, label: str) -> Generator[int, None, None]:

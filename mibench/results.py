@@ -106,8 +106,8 @@ def _save_summary(stages: Stages, folder: Path, status: str, no_picture: str | N
         manifest = stages.store.manifest(task.stage, task.key)
         if manifest is not None:
             costs[task.name] = {"key": task.key, **manifest.cost}
-    summary = {"status": status, "target": stages.target_result, "costs": costs}
-    summary["no_picture"] = no_picture
+    summary: dict[str, Any] = {"status": status, "target": stages.target_result, "costs": costs}
+    summary |= {"no_picture": no_picture}
     save_json(folder / "summary.json", summary)
 
 

@@ -181,7 +181,8 @@ class Stages(Keys):
         )
         save_tensors(folder / "model.safetensors", dict(model.state_dict()))
         diverged = result.diverged
-        logits, _ = predict(defense.deploy(model), data.val.images)
+        images = data.val.images
+        logits, _ = predict(defense.deploy(model), images, progress=self.progress, label="testing")
         if diverged is None and not torch.isfinite(logits).all():
             diverged = "its outputs on the validation images are not finite"
         summary: dict[str, Any] = {
@@ -387,7 +388,10 @@ class Stages(Keys):
             generator = stream(self.seed, "feature statistics")
             chosen = torch.randperm(len(self.data.public), generator=generator)
             images = self.data.public.images[chosen[:_STATISTICS_IMAGES].to(self.device)]
-            statistics = FeatureStatistics.of(predict(self.frozen_target, images)[1])
+            features = predict(
+                self.frozen_target, images, progress=self.progress, label="feature statistics"
+            )[1]
+            statistics = FeatureStatistics.of(features)
             target.queries += len(images)
         students = [self.student(each) for each in self.student_architectures()]
         return IdentityLoss(

@@ -90,7 +90,11 @@ class RunSpec(Frozen):
     )
     overrides: dict[str, Any] = Field(default_factory=dict)
     budget: float = Field(
-        1.0, gt=0, le=1, description="share of all epochs and steps, for trying out; boards want 1"
+        1.0,
+        gt=0,
+        le=1,
+        description="share of all epochs and steps, and of what is judged, for trying out; boards "
+        "want 1",
     )
 
 

@@ -65,7 +65,7 @@ def test_lines_say_which_stage_of_how_many(clock: Callable[[float], None]) -> No
     lines = Lines(out)
     lines.stage("split", "computing")
     lines.stage("split", "done")
-    lines.plan(["target", "student a", "references", "metrics"])
+    lines.expect(["target", "student a", "references", "metrics"])
     lines.stage("target", "cached")
     lines.stage("student a", "computing")
     for _ in lines.steps(2, "student a"):
@@ -129,7 +129,7 @@ def test_a_terminal_says_which_stage_of_how_many(
     out = Terminal()
     with display(out) as bars:
         assert isinstance(bars, Bars)
-        bars.plan(["target", "[red]x[/]"])
+        bars.expect(["target", "[red]x[/]"])
         bars.stage("target", "cached")
         bars.stage("[red]x[/]", "computing")
         bars.bars.refresh()

@@ -93,7 +93,7 @@ class Loops(Progress):
         self.planned: list[str] = []
         self.loops: dict[str, list[tuple[str, int]]] = {}
 
-    def plan(self, stages: Any) -> None:
+    def expect(self, stages: Any) -> None:
         self.planned = list(stages)
 
     def stage(self, name: str, state: StageState, seconds: float = 0.0) -> None:
