@@ -21,6 +21,7 @@ from mibench.cli_leaderboard import leaderboard_commands
 from mibench.cli_options import budget_option, data_option, json_option, print_json, store_option
 from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
+from mibench.text import printable
 
 if TYPE_CHECKING:
     from mibench.types import Preset, Record
@@ -59,7 +60,8 @@ class Main(click.Group):
         try:
             return super().invoke(ctx)
         except MibenchError as error:
-            click.echo(f"error: {error}", err=True)
+            shown = printable(str(error), keep="\n")
+            click.echo(f"error: {shown}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt as error:
             click.echo("stopped; the same command continues", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mibench.cli_fetch import fetch
 from mibench.cli_options import data_option, json_option, print_json
 from mibench.errors import MibenchError, RequestError
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 @click.group("data")
 def data_commands() -> None:
     """Prepare the papers' data sets, and look after them."""
+
+
+data_commands.add_command(fetch)
 
 
 @data_commands.command("list")

@@ -12,7 +12,7 @@ from rich.text import Text
 from mibench.display import duration, size
 from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY
 from mibench.leaderboard.galleries import may_be_shown
-from mibench.metrics import METRICS
+from mibench.metrics import METRICS, near_chance
 from mibench.metrics.catalogue import HIGHER
 from mibench.types import INCOMPLETE, MetricValue, Record
 
@@ -38,7 +38,7 @@ def show_record(record: Record, console: Console, folder: Path, store: Path) -> 
     for line in missing_reasons(record):
         console.print(Text(line, style="dim"))
     console.print(_utility(record))
-    for note in notes(record):
+    for note in [*warnings(record), *notes(record)]:
         console.print(Text(note, style="yellow"))
     console.print(_costs(record))
     console.print(_places(folder, store))
@@ -73,6 +73,30 @@ def missing_reasons(record: Record) -> list[str]:
                 name = _title(metric) + (f" ({column})" if column else "")
                 titles.setdefault(entry.reason, []).append(name)
     return [f"{_ABSENT} {', '.join(names)}: {reason}" for reason, names in titles.items()]
+
+
+def warnings(record: Record) -> list[str]:
+    """What makes a cell's numbers say little: a target near chance, a share of the budget."""
+    found = []
+    names = ("validation_accuracy", "validation_images", "chance_accuracy")
+    known = [each for n in names if isinstance(each := record.utility.get(n), float | int)]
+    if len(known) == len(names) and near_chance(known[0], int(known[1]), known[2]):
+        found.append(
+            f"The target is hardly better than guessing: it is right on {_percent(known[0])} of "
+            f"{known[1]:,.0f} validation images, guessing on {_percent(known[2])}. Attacks on it "
+            "say little: train it longer (target.epochs, target.learning_rate), or under a weaker "
+            "defense."
+        )
+    if (budget := record.protocol.passed.get("budget")) is not None:
+        judged = record.metrics["attack_accuracy_top1"]
+        over = ""
+        if judged.n and judged.per_identity:
+            over = f" and {judged.n:,} reconstructions of {len(judged.per_identity):,} identities"
+        found.append(
+            f"Made with --budget {budget}: a share of all epochs and steps{over}, for trying out. "
+            "The numbers compare with no others, and boards refuse this record."
+        )
+    return found
 
 
 def notes(record: Record) -> list[str]:
@@ -123,7 +147,7 @@ def _metrics(record: Record) -> Table:
     table.add_column("value [95 % interval]", justify="right")
     table.add_column("n", justify="right")
     for name in record.references:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for metric, entry in record.metrics.items():
         arrow = ""
         if metric in METRICS:
@@ -140,6 +164,7 @@ def _metrics(record: Record) -> Table:
 def _utility(record: Record) -> Table:
     values = record.utility
     rows = [
+        ("validation accuracy (private images)", _percent(values.get("validation_accuracy"))),
         ("natural accuracy (private test images)", _percent(values.get("natural_accuracy"))),
         ("evaluator accuracy (private test images)", _percent(values.get("evaluator_accuracy"))),
     ]

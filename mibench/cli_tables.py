@@ -61,7 +61,7 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
         if key == "notes":
             value = _points(value)
         if value not in (None, {}, []):
-            facts.add_row(key.replace("_", " "), Text(_cell(value)))
+            facts.add_row(Text(key.replace("_", " ")), Text(_cell(value)))
     out.print(facts)
     for key in ("protocols", "attacks", "defenses"):
         for name, settings in entry.get(key, {}).items():
@@ -71,7 +71,7 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
     if entry.get("assets"):
         table = Table("pinned network", "file", "sha256", title="Assets", title_justify="left")
         for role, asset in entry["assets"].items():
-            table.add_row(role, asset["file"], Text(asset["sha256"], overflow="fold"))
+            table.add_row(Text(role), Text(asset["file"]), Text(asset["sha256"], overflow="fold"))
         out.print(table)
     if entry.get("fields"):
         out.print(_fields(entry))
@@ -91,7 +91,7 @@ def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -
         days = max(0.0, (now - each.used) / _DAY)
         used = "today" if days < 1 else f"{days:.0f} days ago"
         made = each.mibench or "unreadable: see `mibench store verify`"
-        table.add_row(each.stage, each.key[:12], size(each.size), used, made)
+        table.add_row(*map(Text, (each.stage, each.key[:12], size(each.size), used, made)))
     if artifacts:
         out.print(table)
     total = size(sum(each.size for each in artifacts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -78,6 +79,8 @@ class Display(Progress, ABC):
     def __init__(self) -> None:
         self.stages: list[str] = []  # being computed, the innermost last
         self.loops: list[_Loop] = []
+        self.planned: set[str] = set()  # stages of the run that are still to come
+        self.total = 0  # of the stages of the run
 
     def __enter__(self) -> Display:
         return self
@@ -97,6 +100,18 @@ class Display(Progress, ABC):
         elif name in self.stages:
             self.stages.remove(name)
         self._show_stage(name, state, seconds)
+        if state != "computing":
+            self.planned.discard(name)
+
+    def expect(self, stages: Sequence[str]) -> None:
+        """Count the stages of a run, to show where it stands."""
+        self.planned, self.total = set(stages), len(set(stages))
+
+    def position(self) -> str:
+        """Which stage of how many a run is at, ``"[3/8] "``; nothing where no plan is known."""
+        if not self.total:
+            return ""
+        return f"[{min(self.total - len(self.planned) + 1, self.total)}/{self.total}] "
 
     def begin(self, total: int, label: str) -> None:
         """Start showing a loop."""
@@ -126,8 +141,8 @@ class Display(Progress, ABC):
         """What a loop is called: its stage, and its label where that says more."""
         stage = self.stages[-1] if self.stages else ""
         if not stage or loop.label in stage:
-            return stage or loop.label
-        return f"{stage} ({loop.label})"
+            return self.position() + (stage or loop.label)
+        return f"{self.position()}{stage} ({loop.label})"
 
     @abstractmethod
     def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
@@ -156,7 +171,7 @@ class Lines(Display):
             "done": f"{name}: done in {duration(seconds)}",
             "cached": f"{name}: cached",
         }[state]
-        print(text, file=self.stream, flush=True)
+        print(self.position() + text, file=self.stream, flush=True)
 
     def _show(self, loop: _Loop, now: float) -> None:
         enough = loop.done - loop.shown_done >= _LINE_SHARE * loop.total
@@ -189,10 +204,13 @@ class Bars(Display):
 
     def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
         if state == "done":
-            self.bars.console.print(f"✓ {name}  {duration(seconds)}", markup=False, highlight=False)
+            self._print(f"{self.position()}✓ {name}  {duration(seconds)}")
         elif state == "cached":
-            self.bars.console.print(f"= {name}  cached", markup=False, highlight=False)
+            self._print(f"{self.position()}= {name}  cached")
         self._show_loop()
+
+    def _print(self, line: str) -> None:
+        self.bars.console.print(line, markup=False, highlight=False)
 
     def _show_loop(self) -> None:
         if self.loops:
@@ -206,7 +224,7 @@ class Bars(Display):
                 detail=f"{loop.done:,}/{loop.total:,}",
             )
         else:
-            stage = self.stages[-1] if self.stages else ""
+            stage = self.position() + self.stages[-1] if self.stages else ""
             self.bars.reset(
                 self.task, total=None, description=stage, visible=bool(stage), detail=""
             )

@@ -19,5 +19,9 @@ class DivergedError(MibenchError):
     """A student's training or an attack left the numbers: a status of the cell, not a crash."""
 
 
+class JudgeDivergedError(MibenchError):
+    """An evaluator's training left the numbers: no cell of its protocol can be judged."""
+
+
 class ArtifactError(MibenchError):
     """A stored artifact is missing, incomplete or does not match its checksum."""

@@ -13,6 +13,7 @@ import rich.live
 import rich.table
 from rich.text import Text
 
+from mibench.cli_record import warnings
 from mibench.display import duration
 from mibench.grid.plan import Node, Plan
 from mibench.grid.schedule import Listener, Result
@@ -140,7 +141,8 @@ class GridDisplay(Listener, Progress):
             expected = self.plan.seconds.get(node.task.key)
             about = f"of about {duration(expected)}" if expected else self.step
             cell = self.plan.cells[node.cell].name
-            table.add_row("…", node.task.name, cell, duration(time.monotonic() - since), about)
+            since_then = duration(time.monotonic() - since)
+            table.add_row(*map(Text, ("…", node.task.name, cell, since_then, about)))
         outer = rich.table.Table.grid()
         outer.add_row(table)
         outer.add_row(Text(self._counts(), style="bold"))
@@ -169,7 +171,7 @@ def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
     table = rich.table.Table("stage", "cached", "to compute", "about", box=None, pad_edge=False)
     for stage in dict.fromkeys(task.stage for cell in plan.cells for task in cell.stages.values()):
         about = duration(seconds[stage]) if stage in seconds else ("?" if todo[stage] else "")
-        table.add_row(stage, str(cached[stage]), str(todo[stage]), about)
+        table.add_row(Text(stage), str(cached[stage]), str(todo[stage]), about)
     console.print(table)
     total, unknown = plan.estimate()
     stages = len(plan.to_compute)
@@ -193,24 +195,28 @@ def show_result(
 ) -> None:
     """Print one line a cell, the failures, and where everything is."""
     table = rich.table.Table(box=None, pad_edge=False)
-    for title in ("cell", "status", "attack top-1", "natural accuracy"):
+    for title in ("cell", "status", "attack top-1", "validation accuracy", "natural accuracy"):
         table.add_column(title, justify="left" if title in ("cell", "status") else "right")
     for index, cell in enumerate(plan.cells):
         record = records.get(index)
         if record is None:
             stage = result.failed[index][0] if index in result.failed else ""
             status = Text(f"failed in {stage}" if stage else "not run", style="red")
-            table.add_row(cell.name, status, "—", "—")
+            table.add_row(Text(cell.name), status, "—", "—", "—")
             continue
-        value = record.metrics["attack_accuracy_top1"].value
-        natural = record.utility["natural_accuracy"]
-        table.add_row(
-            cell.name,
-            record.status,
-            "—" if value is None else f"{value:.1%}",
-            "—" if not isinstance(natural, float) else f"{natural:.1%}",
+        utility = record.utility
+        shares = (
+            record.metrics["attack_accuracy_top1"].value,
+            utility.get("validation_accuracy"),
+            utility.get("natural_accuracy"),
         )
+        numbers = [f"{each:.1%}" if isinstance(each, float | int) else "—" for each in shares]
+        table.add_row(Text(cell.name), record.status, *numbers)
     console.print(table)
+    for index, record in records.items():
+        for warning in warnings(record):
+            text = f"{plan.cells[index].name}: {warning}"
+            console.print(Text(text, style="yellow"), soft_wrap=True)
     computed = sum(outcome.status == "done" for outcome in result.outcomes.values())
     console.print(
         Text(

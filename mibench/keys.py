@@ -263,7 +263,13 @@ class Keys:
             "config": config,
             "attacked": protocol.attacked,
             "samples": protocol.samples,
+            **self._share,
         }
+
+    @property
+    def _share(self) -> dict[str, float]:
+        """The share of the budget, which decides what is attacked and judged."""
+        return {"budget": self.cell.spec.budget} if self.cell.spec.budget != 1 else {}
 
     @functools.cached_property
     def reconstructions_key(self) -> str:
@@ -300,6 +306,7 @@ class Keys:
         protocol = self.cell.protocol
         fields = {"name", "version", "samples", "attacked", "chance_kappa"}
         inputs = protocol.model_dump(mode="json", include=fields)
+        inputs |= self._share
         inputs["pinned"] = {role: asset.sha256 for role, asset in protocol.assets.items()}
         inputs["inception"] = _inception()
         parents = [

@@ -55,9 +55,14 @@ def run_cell(
     claim(folder, cell, split)
     stages = Stages(cell, artifacts, place, progress, split)
     plan = stages.plan()
-    todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)[:-1]
-    # The target first: if it diverges, nothing else is needed.
-    for task in sorted(todo, key=lambda t: t.stage not in ("data", "target")):
+    todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)
+    progress.expect([task.name for task in todo])
+    # The last stage computes the references itself: both judge with the same networks.
+    todo = [task for task in todo if task.stage not in ("references", "metrics")]
+    # The target first: if it diverges, nothing else is needed. Then the evaluators, without which
+    # an attack cannot be judged.
+    first = ("data", "target", "evaluator")
+    for task in sorted(todo, key=lambda t: first.index(t.stage) if t.stage in first else 3):
         compute(stages, task)
         if task.stage == "target" and stages.target_result["diverged"]:
             break

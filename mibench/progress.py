@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -13,6 +13,9 @@ StageState = Literal["computing", "done", "cached"]
 
 class Progress:
     """Told of every step of a stage. This base class shows nothing."""
+
+    def expect(self, stages: Sequence[str]) -> None:
+        """These stages will be gone through, computed or found, unless something ends it."""
 
     def steps(self, total: int, label: str) -> Generator[int, None, None]:
         """Iterate over ``range(total)``, telling :meth:`begin`, :meth:`advance` and :meth:`end`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import logging
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,25 @@ import torch
 
 from mibench.artifacts import Artifact, Manifest, save_json, save_tensors
 from mibench.data.division import PreparedSplit
-from mibench.errors import DivergedError
+from mibench.errors import DivergedError, MibenchError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
 from mibench.request import write_setting
 from mibench.stages import Stages
-from mibench.types import INCOMPLETE, Environment, Part, Record, RunSpec, StageCost
+from mibench.types import (
+    INCOMPLETE,
+    RULES_VERSION,
+    Environment,
+    Part,
+    Record,
+    RunSpec,
+    StageCost,
+)
 
-RECORD = "record.json"
+log = logging.getLogger(__name__)
+
+RECORD, PICTURE = "record.json", "reconstructions.png"
 IMAGES = "images"  # the artifact that identifies the images, where the protocol draws none
 
 
@@ -28,7 +40,10 @@ def references(stages: Stages, evaluation: Evaluation | None = None) -> dict[str
 
     def compute(folder: Path) -> dict[str, Any]:
         judges = evaluation or Evaluation(stages)
-        values = {name: dump(judges(each)) for name, each in judges.references().items()}
+        values = {
+            name: dump(judges(images, name.partition(":")[0]))
+            for name, images in judges.references().items()
+        }
         save_json(
             folder / "references.json", {"references": values, "utility": judges.accuracies()}
         )
@@ -51,24 +66,33 @@ def result(stages: Stages) -> Artifact:
         try:
             images = stages.reconstructions
         except DivergedError as error:
-            return _no_metrics(stages, folder, f"the attack diverged: {error}", references(stages))
+            bounds: dict[str, Any] = {"references": {}, "utility": {}}
+            with contextlib.suppress(DivergedError):  # without a general prior there is no floor
+                bounds = references(stages)
+            return _no_metrics(stages, folder, f"the attack diverged: {error}", bounds)
         evaluation = Evaluation(stages)
         bounds = references(stages, evaluation)
         save_json(folder / "metrics.json", {"metrics": dump(evaluation(images)), **bounds})
         train = evaluation.real
         first = [train.images[train.labels == label][0] for label in stages.labels]
-        reconstructions_picture(
-            folder / "reconstructions.png",
-            torch.stack(first).float() / 255,
-            images,
-            evaluation.confidence(images),
-            [train.names[label] for label in stages.labels.tolist()],
-            f"{cell.attack.full} against {cell.architecture} under {cell.defense_name} "
-            f"({cell.protocol.name}, seed {stages.seed})",
-        )
+        no_picture = None
+        try:
+            reconstructions_picture(
+                folder / PICTURE,
+                torch.stack(first).float() / 255,
+                images,
+                evaluation.confidence(images),
+                [train.names[label] for label in stages.labels.tolist()],
+                f"{cell.attack.full} against {cell.architecture} under {cell.defense_name} "
+                f"({cell.protocol.name}, seed {stages.seed})",
+            )
+        except MibenchError:  # it could not be written, so neither could the numbers
+            raise
+        except Exception as error:  # whatever drawing does, it costs no number
+            no_picture = f"{type(error).__name__}: {error}"
         tensors = {"images": images.contiguous(), "labels": stages.labels}
         save_tensors(folder / "reconstructions.safetensors", tensors)
-        _save_summary(stages, folder, "complete")
+        _save_summary(stages, folder, "complete", no_picture)
         return {}
 
     return stages.stage("metrics", stages.metrics_key, stages.judging_inputs, compute)
@@ -83,14 +107,15 @@ def _no_metrics(
     return {}
 
 
-def _save_summary(stages: Stages, folder: Path, status: str) -> None:
+def _save_summary(stages: Stages, folder: Path, status: str, no_picture: str | None = None) -> None:
     """Keep what a record needs of the earlier stages, which may be removed from the store."""
     costs = {}
     for task in stages.plan().values():
         manifest = stages.store.manifest(task.stage, task.key)
         if manifest is not None:
             costs[task.name] = _cost(manifest)
-    summary = {"status": status, "target": stages.target_result, "costs": costs}
+    summary: dict[str, Any] = {"status": status, "target": stages.target_result, "costs": costs}
+    summary |= {"no_picture": no_picture}
     save_json(folder / "summary.json", summary)
 
 
@@ -131,6 +156,8 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         "natural_accuracy": None,
         "evaluator_accuracy": None,
         "validation_accuracy": outcome.get("validation_accuracy"),
+        "validation_images": outcome.get("validation_images"),
+        "chance_accuracy": 1 / outcome["identities"],
         **values["utility"],
     }
     artifacts = {
@@ -185,6 +212,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         artifacts=artifacts,
         environment=_environment(costs),
         command=command or command_of(cell.spec),
+        rules=RULES_VERSION,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -209,10 +237,18 @@ def command_of(spec: RunSpec) -> str:
 
 
 def write(folder: Path, record: Record, artifact: Artifact) -> None:
-    """Fill the run folder; every file is replaced whole."""
-    for name in ("reconstructions.safetensors", "reconstructions.png"):
+    """Fill the run folder; every file is replaced whole.
+
+    A picture that could not be drawn is a warning, each time.
+    """
+    for name in ("reconstructions.safetensors", PICTURE):
         if name in artifact.manifest.files:
             source, place = artifact.file(name), folder / name
             if not place.exists() or place.read_bytes() != source.read_bytes():
                 write_atomic(place, source.read_bytes())
+    if reason := artifact.load_json("summary.json").get("no_picture"):
+        (folder / PICTURE).unlink(missing_ok=True)  # of another run
+        log.warning(
+            "%s: the record is complete, but its picture could not be drawn (%s)", folder, reason
+        )
     save_json(folder / RECORD, record.model_dump(mode="json"))

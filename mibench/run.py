@@ -47,8 +47,8 @@ def run(
         data: folder of data sets that ``mibench data prepare`` made, for the protocols on them;
             None: ``MIBENCH_DATA`` or the user's cache folder.
         overrides: dotted paths and values, as ``{"attack.iterations": 600}``.
-        budget: share of all epochs and steps, in (0, 1]; less than 1 is for trying out, and boards
-            refuse such records.
+        budget: share of all epochs and steps, and of what is attacked and judged, in (0, 1]; less
+            than 1 is for trying out, and boards refuse such records.
         store: folder of cached stages; None: ``MIBENCH_STORE`` or the user's cache folder.
         out: run folder for record, reconstructions and picture, which holds no other cell's
             record; None: below ``mibench-runs/``, under a name that no other cell has.

@@ -17,18 +17,19 @@ from torch import Tensor
 from mibench import provenance
 from mibench.artifacts import Artifact, save_json, save_tensors
 from mibench.assets import load_asset
+from mibench.budget import LEAST_IDENTITIES, share_of
 from mibench.data.division import Division, PreparedSplit
 from mibench.data.folder import load_folder
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import SynthFacesData, render_dataset
 from mibench.data.splits import FolderSplit
-from mibench.errors import DivergedError
+from mibench.errors import DivergedError, JudgeDivergedError
 from mibench.gan_training import train_general_gan
 from mibench.identity import FeatureStatistics, IdentityLoss
 from mibench.keys import Keys, evaluator_stage
 from mibench.methods import ACCESS, PriorJob, Problem, WhiteBoxTarget, claimed
 from mibench.models.classifiers import Classifier, predict
-from mibench.models.evaluators import JudgeConfig, train_judge
+from mibench.models.evaluators import Judge, JudgeConfig, train_judge
 from mibench.models.freeze import freeze
 from mibench.models.gan import Prior
 from mibench.models.initialisation import Initialisation, initialise
@@ -39,6 +40,7 @@ from mibench.streams import stream
 from mibench.students import distill
 from mibench.training import train_classifier
 
+_JUDGES = {"evaluator": "evaluator", "second": "second evaluator"}
 _STATISTICS_IMAGES = 5000  # public images behind LOM's feature statistics (seed paper)
 
 Compute = Callable[[Path], dict[str, Any]]
@@ -106,7 +108,9 @@ class Stages(Keys):
     def data(self) -> Dataset:
         """The images, on the device."""
         if isinstance(self.split, PreparedSplit):
-            return self.split.load().to(self.device)
+            for _ in self.progress.steps(1, "reading and checking the prepared pictures"):
+                dataset = self.split.load().to(self.device)
+            return dataset
 
         def compute(folder: Path) -> dict[str, Any]:
             dataset = self._make_data()
@@ -136,10 +140,20 @@ class Stages(Keys):
     def _make_data(self) -> Dataset:
         protocol = self.cell.protocol
         if isinstance(protocol.data, SynthFacesData):
-            return render_dataset(protocol.data, protocol.resolution)
+            return render_dataset(protocol.data, protocol.resolution, self.progress)
         assert isinstance(self.split, FolderSplit)
         assert self.cell.spec.root is not None
-        return load_folder(self.cell.spec.root, self.split, protocol.resolution)
+        images = len(self.split.files)
+        self.progress.begin(images, "pictures")
+        try:
+            return load_folder(
+                self.cell.spec.root,
+                self.split,
+                protocol.resolution,
+                progress=lambda done, total: self.progress.advance(1),
+            )
+        finally:
+            self.progress.end()
 
     @functools.cached_property
     def target_result(self) -> dict[str, Any]:
@@ -167,15 +181,20 @@ class Stages(Keys):
             model, data.train, cell.training, generator, self.progress, defense
         )
         save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+        diverged = result.diverged
+        images = data.val.images
+        logits, _ = predict(defense.deploy(model), images, progress=self.progress, label="testing")
+        if diverged is None and not torch.isfinite(logits).all():
+            diverged = "its outputs on the validation images are not finite"
         summary: dict[str, Any] = {
             "steps": result.steps,
-            "loss": result.loss if result.diverged is None else None,
-            "diverged": result.diverged,
+            "loss": result.loss if diverged is None else None,
+            "diverged": diverged,
             "guarantee": claimed(defense),
             "identities": data.identities,
+            "validation_images": len(data.val),
         }
-        if result.diverged is None:
-            logits, _ = predict(defense.deploy(model), data.val.images)
+        if diverged is None:
             accuracy = (logits.argmax(1) == data.val.labels).float().mean()
             summary["validation_accuracy"] = round(float(accuracy), 6)
         save_json(folder / "result.json", summary)
@@ -210,7 +229,11 @@ class Stages(Keys):
         return self.data.public.images[:2].float() / 255
 
     def general_prior(self) -> Prior:
-        """A fresh copy of the general prior: pinned, or trained once."""
+        """A fresh copy of the general prior: pinned, or trained once.
+
+        Raises:
+            DivergedError: its training left the numbers.
+        """
         config = self.cell.attack_config.prior
         if not self.general_prior_is_trained:
             tensors, description = load_asset(self.cell.protocol.assets["prior"])
@@ -227,11 +250,15 @@ class Stages(Keys):
         artifact = self.stage(
             "general-prior", self.general_prior_key, self.general_prior_inputs, compute
         )
-        return _load_prior(artifact).to(self.device)
+        return _load_prior(artifact, "general prior").to(self.device)
 
     @functools.cached_property
     def prior(self) -> Prior:
-        """The attack's prior."""
+        """The attack's prior.
+
+        Raises:
+            DivergedError: its training, or that of the general prior, left the numbers.
+        """
         kind = self.cell.attack_class
         if not kind.own_prior():
             return self.general_prior()
@@ -249,9 +276,8 @@ class Stages(Keys):
             _save_prior(folder, prior)
             return {}
 
-        return _load_prior(self.stage("prior", self.prior_key, self.prior_inputs, compute)).to(
-            self.device
-        )
+        artifact = self.stage("prior", self.prior_key, self.prior_inputs, compute)
+        return _load_prior(artifact, "prior").to(self.device)
 
     def student(self, architecture: str) -> Classifier:
         """A student distilled from the target on public images, frozen.
@@ -300,8 +326,10 @@ class Stages(Keys):
     @functools.cached_property
     def labels(self) -> Tensor:
         """The attacked identities."""
-        count = min(self.cell.protocol.attacked or self.data.identities, self.data.identities)
-        return torch.arange(count, device=self.device)
+        there, attacked = self.data.identities, self.cell.protocol.attacked
+        if attacked is None:  # a share of what there is, where the card states no number
+            attacked = share_of(there, self.cell.spec.budget, LEAST_IDENTITIES)
+        return torch.arange(min(attacked, there), device=self.device)
 
     @functools.cached_property
     def reconstructions(self) -> Tensor:
@@ -362,15 +390,22 @@ class Stages(Keys):
             generator = stream(self.seed, "feature statistics")
             chosen = torch.randperm(len(self.data.public), generator=generator)
             images = self.data.public.images[chosen[:_STATISTICS_IMAGES].to(self.device)]
-            statistics = FeatureStatistics.of(predict(self.frozen_target, images)[1])
+            features = predict(
+                self.frozen_target, images, progress=self.progress, label="feature statistics"
+            )[1]
+            statistics = FeatureStatistics.of(features)
             target.queries += len(images)
         students = [self.student(each) for each in self.student_architectures()]
         return IdentityLoss(
             target.outputs, students, config, statistics, self.frozen_target.stochastic
         )
 
-    def evaluator(self, role: str) -> Classifier:
-        """The evaluator (``"evaluator"``) or the second one (``"second"``): pinned, or trained."""
+    def evaluator(self, role: str) -> Judge:
+        """The evaluator (``"evaluator"``) or the second one (``"second"``): pinned, or trained.
+
+        Raises:
+            JudgeDivergedError: its training left the numbers, so nothing can be judged.
+        """
         protocol = self.cell.protocol
         config: JudgeConfig = getattr(protocol, role)
         if role in protocol.assets:
@@ -380,7 +415,7 @@ class Stages(Keys):
         def compute(folder: Path) -> dict[str, Any]:
             # No seed: all cells of a protocol are judged by the same evaluator.
             generator = stream(0, role, protocol.name)
-            model = train_judge(
+            model, result = train_judge(
                 config,
                 known,
                 len(known.names),
@@ -390,19 +425,27 @@ class Stages(Keys):
                 start=protocol.start(config.architecture),
             )
             save_tensors(folder / "model.safetensors", dict(model.state_dict()))
-            return {}
+            save_json(folder / "result.json", {"diverged": result.diverged})
+            return {"iterations": result.steps}
 
         artifact = self.stage(
             evaluator_stage(role), self.evaluator_key(role), self.evaluator_inputs(role), compute
         )
+        diverged = artifact.load_json("result.json")["diverged"]
+        if diverged is not None:
+            raise JudgeDivergedError(
+                f"the {_JUDGES[role]} ({config.architecture}) diverged: {diverged}. Without it no "
+                f"cell of {protocol.name} can be judged: lower "
+                f"protocol.{role}.training.learning_rate. What was computed before is kept"
+            )
         description = {"judge": config.model_dump(mode="json"), "outputs": len(known.names)}
         return pinned_judge(artifact.load_tensors("model.safetensors"), description).to(self.device)
 
 
-def pinned_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Classifier:
+def pinned_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Judge:
     """The network of an asset, in evaluation mode."""
     config = JudgeConfig.model_validate(description["judge"])
-    model = Classifier(config.architecture, description["outputs"], config.resolution)
+    model = Judge(config.architecture, description["outputs"], config.resolution)
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
 
@@ -412,7 +455,8 @@ def _save_prior(folder: Path, prior: Prior) -> None:
     save_json(folder / "prior.json", prior.description())
 
 
-def _load_prior(artifact: Artifact) -> Prior:
-    return Prior.rebuild(
-        artifact.load_json("prior.json"), artifact.load_tensors("prior.safetensors")
-    )
+def _load_prior(artifact: Artifact, name: str) -> Prior:
+    tensors = artifact.load_tensors("prior.safetensors")
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise DivergedError(f"the {name}'s training diverged: its weights are not finite")
+    return Prior.rebuild(artifact.load_json("prior.json"), tensors)

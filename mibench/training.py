@@ -227,7 +227,7 @@ def train_classifier(
 
     Returns:
         The trained model in evaluation mode, and how training ended. A loss that is not finite
-        ends training at once with ``diverged`` set.
+        ends training at once with ``diverged`` set; weights that are not finite at the end set it.
 
     Raises:
         RequestError: there are fewer than two images, or ``hooks`` cannot work with them.
@@ -275,4 +275,8 @@ def train_classifier(
                 break
         progress.end()
         deployed = hooks.release(trained)
+    if diverged is None and not all(
+        torch.isfinite(w).all() for w in deployed.state_dict().values()
+    ):
+        diverged = f"weights are not finite after step {state.step} of {state.steps}"
     return deployed.eval(), TrainingResult(state.step, loss_value, diverged)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = 1
+RULES_VERSION = 2  # of the metrics' rules; see mibench.metrics.intervals
 NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 
 # Marks a config's field as part of its budget, which a share (`--budget`) scales.
@@ -103,7 +104,9 @@ class RunSpec(Frozen):
     )
     overrides: dict[str, Any] = Field(default_factory=dict)
     budget: Share = Field(
-        1.0, description="share of all epochs and steps, for trying out; boards want 1"
+        1.0,
+        description="share of all epochs and steps, and of what is judged, for trying out; boards "
+        "want 1",
     )
 
 
@@ -213,6 +216,7 @@ class Record(Frozen):
     command: str
     created: str
     verified_by: str | None = None
+    rules: int = 1
 
     def results(self) -> dict[str, Any]:
         """What an equal run must reproduce: all but cost, time, place and command."""

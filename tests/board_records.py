@@ -32,7 +32,7 @@ def metric(values: Sequence[float], n: int, hits: Sequence[str] | None = None) -
     return {
         "value": sum(values) / len(values),
         "n": n,
-        "interval": list(bootstrap_interval(values, 0)),
+        "interval": list(bootstrap_interval(values, 0, rules=1)),
         "interval_over": "identities",
         "per_identity": list(values),
         "hits": None if hits is None else list(hits),

@@ -12,15 +12,17 @@ from pydantic import Field, ValidationError
 
 import mibench
 from mibench.budget import scaled
+from mibench.cli_record import warnings
 from mibench.errors import RequestError
+from mibench.evaluate import FLOOR_PRIOR
 from mibench.grid.spec import make_grid
 from mibench.keys import Keys
 from mibench.leaderboard.checks import foreign
 from mibench.methods import DEFENSES
-from mibench.models.classifiers import Classifier
+from mibench.models.classifiers import Classifier, predict
 from mibench.pipeline import run_folder
 from mibench.progress import SILENT
-from mibench.protocols import PROTOCOLS
+from mibench.protocols import PROTOCOLS, Protocol
 from mibench.resolve import resolve
 from mibench.results import command_of
 from mibench.streams import stream
@@ -75,6 +77,33 @@ def test_whole_numbers_of_epochs_are_one_setting() -> None:
         for epochs in (2, 2.0, 2.5)
     ]
     assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("attacked", {1: 200, 0.5: 100, 0.1: 20, 0.02: 8, 1e-9: 8}),
+        ("samples", {1: 20, 0.5: 10, 0.1: 4, 1e-9: 4}),
+    ],
+)
+def test_fewer_identities_and_samples_are_attacked(field: str, values: dict[float, int]) -> None:
+    """Never so few that a metric has no meaning: recall needs 4 samples, intervals identities."""
+    card = PROTOCOLS["synthfaces-32"].model_copy(update={"attacked": 200, "samples": 20})
+    assert {share: getattr(scaled(card, share), field) for share in values} == values
+    few = card.model_copy(update={"attacked": 3, "samples": 2})
+    assert getattr(scaled(few, 0.01), field) == getattr(few, field)
+    assert scaled(PROTOCOLS["synthfaces-32"], 0.01).attacked is None  # a share of what there is
+
+
+def test_keys_differ_by_the_share_and_a_whole_budget_changes_none() -> None:
+    whole, again, half, third = (
+        Keys(resolve(RunSpec(attack="gmi", budget=share))) for share in (1, 1.0, 0.5, 0.3)
+    )
+    for name in ("reconstructions_key", "references_key", "metrics_key"):
+        assert getattr(whole, name) == getattr(again, name)
+        assert len({getattr(each, name) for each in (whole, half, third)}) == 3
+    assert "budget" not in {**whole.judging_inputs, **whole.attack_inputs}
+    assert whole.data_key == half.data_key  # the images are the same
 
 
 def test_what_was_set_is_scaled_too() -> None:
@@ -151,9 +180,43 @@ def test_the_record_says_it(tiny: object, tmp_path: Path) -> None:
 
     record = mibench.run(protocol="tiny", attack="gmi", budget=0.5, store=tmp_path, out=tmp_path)
     assert record.protocol.passed == {"budget": 0.5}
+    (warning,) = [each for each in warnings(record) if "--budget" in each]
+    assert "Made with --budget 0.5" in warning
+    assert "20 reconstructions of 5 identities" in warning
     assert record.target.resolved["epochs"] == 0.5
     assert "--budget 0.5" in record.command
     assert torch.isfinite(torch.tensor(record.metrics["attack_accuracy_top1"].value))
+
+
+def test_a_smoke_run_judges_little(
+    tiny: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 15 identities and 20 samples, 8 and 4; of 150 test and 240 public images, 100 each."""
+    faces = tiny.data.model_copy(  # type: ignore[union-attr]
+        update={"identities": 15, "test": 10, "public_identities": 60}
+    )
+    card = tiny.model_copy(update={"data": faces, "samples": 20})
+    monkeypatch.setitem(PROTOCOLS, "tiny", card)
+    judged: dict[str, int] = {}
+
+    def count(model: object, images: torch.Tensor, *args: object, **options: object) -> object:
+        label = str(options.get("label", args[-1] if args else ""))
+        judged[label] = judged.get(label, 0) + len(images)
+        return predict(model, images, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("mibench.evaluate.predict", count)
+    monkeypatch.setattr("mibench.models.evaluators.predict", count)
+    record = mibench.run(protocol="tiny", attack="gmi", budget=0.02, store=tmp_path, out=tmp_path)
+    metrics = [*record.metrics.values(), *record.references[FLOOR_PRIOR].values()]
+    assert {value.n for value in metrics if value.value is not None} == {32}
+    undefined = {"fid", "fid_successful", "attribute_error"}  # as at any budget here
+    assert {name for name, value in record.metrics.items() if value.value is None} <= undefined
+    assert all(value.interval for value in record.metrics.values() if value.value is not None)
+    assert record.protocol.resolved["samples"] == 4
+    assert judged["target on public images"] == judged["target on test images"] == 100
+    assert judged["private images"] == 8 * 6
+    assert judged["reconstructions: evaluator"] == 32
+    assert sum(judged.values()) < 900
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan", "all"])

@@ -7,10 +7,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from mibench.cli_record import missing_reasons, notes, number, show_record, with_interval
+from mibench.cli_record import (
+    missing_reasons,
+    notes,
+    number,
+    show_record,
+    warnings,
+    with_interval,
+)
 from mibench.display import duration, size
+from mibench.metrics import near_chance
 from mibench.types import INCOMPLETE, MetricValue, Part, Record, missing
 from tests.command_line import KEY, make_record
 
@@ -120,3 +129,57 @@ def test_numbers() -> None:
         "1.0 GiB",
         "1.0 TiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "images", "classes", "near"),
+    [
+        (0.023, 1000, 100, True),
+        (0.01, 1000, 100, True),
+        (0.0, 1000, 100, True),
+        (0.12, 1000, 100, True),  # 10.05 % is the lower end, 9.1 % of the way to 1
+        (0.13, 1000, 100, False),
+        (0.95, 1000, 100, False),
+        (1.0, 20, 10, False),
+        (0.3, 20, 10, True),  # 12 % is the lower end: 20 images cannot tell
+        (0.3, 2000, 10, False),
+        (0.26, 5000, 5, True),
+        (0.35, 5000, 5, False),
+        (0.8, 1000, 2, False),
+    ],
+)
+def test_a_target_near_chance(accuracy: float, images: int, classes: int, near: bool) -> None:
+    assert near_chance(accuracy, images, 1 / classes) == near
+    utility = {
+        "natural_accuracy": 0.9,
+        "evaluator_accuracy": 0.95,
+        "validation_accuracy": accuracy,
+        "validation_images": images,
+        "chance_accuracy": 1 / classes,
+    }
+    found = warnings(make_record(utility=utility))
+    assert bool(found) == near
+    if near:
+        assert f"right on {100 * accuracy:.1f} % of {images:,} validation images" in found[0]
+        assert f"guessing on {100 / classes:.1f} %" in found[0]
+        assert found[0] in " ".join(shown(make_record(utility=utility), Path()).split())
+
+
+def test_records_that_do_not_tell_get_no_warning() -> None:
+    assert warnings(make_record()) == []
+
+
+def test_validation_accuracy_is_shown() -> None:
+    """Strengths are chosen by it."""
+    record = make_record(utility={**make_record().utility, "validation_accuracy": 0.871})
+    assert row(shown(record, Path()), "validation accuracy")[1] == "87.1 %"
+    assert row(shown(make_record(), Path()), "validation accuracy")[1] == "—"
+
+
+def test_nothing_in_a_record_is_markup(tmp_path: Path) -> None:
+    part = Part(name="[red]x[/]", passed={}, resolved={})
+    value = {"attack_accuracy_top1": missing("[/] no [bold]reason")}
+    record = make_record(target=part, metrics=value, references={"[/]floor[red]": value})
+    text = shown(record, tmp_path / "[red]folder[/]")
+    for each in ("[red]x[/]", "[/] no [bold]reason", "[/]floor[red]", "[red]folder[/]"):
+        assert each in text

@@ -60,6 +60,39 @@ def test_a_loop_that_fails_is_put_away() -> None:
     lines.report(loss=1.0)  # outside of any loop: nowhere to show it
 
 
+def test_lines_say_which_stage_of_how_many(clock: Callable[[float], None]) -> None:
+    out = io.StringIO()
+    lines = Lines(out)
+    lines.stage("split", "computing")
+    lines.stage("split", "done")
+    lines.expect(["target", "student a", "references", "metrics"])
+    lines.stage("target", "cached")
+    lines.stage("student a", "computing")
+    for _ in lines.steps(2, "student a"):
+        clock(20)
+    lines.stage("student a", "done", 40)
+    lines.stage("metrics", "computing")
+    lines.stage("references", "computing")
+    for _ in lines.steps(1, "floor: evaluator"):
+        clock(20)
+    lines.stage("references", "done", 20)
+    lines.stage("metrics", "done", 21)
+    assert out.getvalue().splitlines() == [
+        "split: computing",
+        "split: done in 0.0 s",
+        "[1/4] target: cached",
+        "[2/4] student a: computing",
+        "[2/4] student a: 1/2 · 20.0 s/step · ETA 20.0 s",
+        "[2/4] student a: 2/2 · 20.0 s/step",
+        "[2/4] student a: done in 40.0 s",
+        "[3/4] metrics: computing",
+        "[3/4] references: computing",
+        "[3/4] references (floor: evaluator): 1/1 · 20.0 s/step",
+        "[3/4] references: done in 20.0 s",
+        "[4/4] metrics: done in 21.0 s",
+    ]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -85,6 +118,29 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch, clock: Callable[.
     assert "✓ target [2]  4.0 s" in text
     assert "= prior  cached" in text
     assert bars.stages == ["metrics"]
+    assert "[1/" not in text  # no plan was told
+
+
+def test_a_terminal_says_which_stage_of_how_many(
+    monkeypatch: pytest.MonkeyPatch, clock: Callable[..., None]
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    out = Terminal()
+    with display(out) as bars:
+        assert isinstance(bars, Bars)
+        bars.expect(["target", "[red]x[/]"])
+        bars.stage("target", "cached")
+        bars.stage("[red]x[/]", "computing")
+        bars.bars.refresh()
+        for _ in bars.steps(2, "[bold]steps[/]"):
+            clock(1)
+            bars.bars.refresh()
+        bars.stage("[red]x[/]", "done", 2)
+    text = out.getvalue()
+    assert "[1/2] = target  cached" in text
+    assert re.search(r"\[2/2\] \[red\]x\[/\] \(\[bold\]steps\[/\]\)", text)
+    assert "[2/2] ✓ [red]x[/]  2.0 s" in text
 
 
 def test_dumb_terminals_and_pipes_get_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not place.exists()
     assert checks["inception weights"]["status"] == "absent"
     assert "https://" in checks["inception weights"]["remedy"]
+    assert "run `mibench data fetch inception`" in checks["inception weights"]["remedy"]
     assert "4 pinned networks verified" in checks["protocol synthfaces-32"]["found"]
     assert checks["protocol synthfaces-64"]["found"] == "trains its own networks"
     papers = checks["protocol celeba-ffhq-64"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,20 +14,24 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import mibench
 from mibench.cli import cli
 from mibench.errors import RequestError
 from mibench.grid import work as work_module
 from mibench.grid.local import InProcess, Workers, local_devices
-from mibench.grid.plan import Plan, make_plan
+from mibench.grid.plan import GridCell, Node, Plan, make_plan
 from mibench.grid.run import records, run_grid
-from mibench.grid.schedule import Executor, Listener
+from mibench.grid.schedule import Executor, Listener, Result
 from mibench.grid.spec import GridSpec, expand, make_grid, parse_seeds, read_grids
 from mibench.grid.work import Job, Outcome
+from mibench.grid_display import GridDisplay, show_plan, show_result
+from mibench.keys import Task
 from mibench.protocols import Protocol
 from mibench.store import Store
 from mibench.types import RunSpec
+from tests.command_line import KEY, make_record
 from tests.tiny_folder import SETTINGS, make_tiny_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -409,6 +414,11 @@ def test_the_command_runs_a_file_and_reports(tiny: Protocol, tmp_path: Path) -> 
     made = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["target"]["passed"] for record in made] == [{}, {"target.epochs": 2}]
     assert "2 of 2 cells done" in done.stderr
+    assert "validation accuracy" in done.stderr
+    # Ten validation images show nothing, and the cell that they say nothing of is named.
+    name = "gmi_none_test_resnet_seed0"
+    warned = [line for line in done.stderr.splitlines() if line.startswith(f"{name}: The target")]
+    assert "hardly better than guessing" in warned[0]
     assert (tmp_path / "out" / "tiny" / "gmi_none_test_resnet_seed0" / "record.json").exists()
 
 
@@ -437,6 +447,29 @@ def test_wrong_options(tiny: Protocol, tmp_path: Path, arguments: list[str], mes
     done = invoke("--protocol", "tiny", "--store", str(tmp_path), *arguments)
     assert done.exit_code == 2, done.output
     assert message in done.output
+
+
+def test_names_of_cells_are_no_markup() -> None:
+    """A cell is named after a method's file, which may be called anything."""
+    task = Task("student [red]x[/]", KEY, {}, ())
+    cell = GridCell(RunSpec(), Path("[red]x[bold]"), {task.name: task, "metrics": task}, None)
+    node = Node(task, 0, frozenset(), (0, 1))
+    plan = Plan((cell, cell), {KEY: node}, {}, 2)
+    out = io.StringIO()
+    console = Console(file=out, width=160)
+    display = GridDisplay(plan, 1, out)
+    display.started(node)
+    console.print(display._status())
+    failed = Outcome(KEY, "failed", 1.0, 0.0, "here", "ValueError: [/] no [bold]such")
+    display.ended(node, failed)
+    result = Result(failed={1: ("[bold]stage", failed.error or "")})
+    show_plan(plan, 1, console)
+    show_result(plan, result, {0: make_record()}, console)
+    lines = out.getvalue().splitlines()
+    assert sum("[red]x[bold]" in line for line in lines) >= 5
+    assert sum("[red]x[/]" in line for line in lines) == 2
+    assert sum("ValueError: [/] no [bold]such" in line for line in lines) == 2
+    assert any("failed in [bold]stage" in line for line in lines)
 
 
 def test_devices_of_local_workers() -> None:

@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "files", "types", "request", "budget", "streams", "progress", "naming"},
+    {
+        "errors",
+        "files",
+        "types",
+        "request",
+        "budget",
+        "streams",
+        "progress",
+        "naming",
+        "text",
+    },
     {
         "artifacts",
         "store",
@@ -52,6 +62,7 @@ LAYERS = (
         "doctor",
         "cli",
         "cli_data",
+        "cli_fetch",
         "cli_grid",
         "cli_info",
         "cli_leaderboard",

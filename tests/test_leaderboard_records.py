@@ -431,7 +431,7 @@ def test_no_gallery_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_schema_describes_records() -> None:
     described = json.loads(schema())
     assert described["additionalProperties"] is False
-    assert set(described["properties"]) == set(record_data())
+    assert set(described["properties"]) == {*record_data(), "rules"}
     assert "MetricValue" in described["$defs"]
 
 

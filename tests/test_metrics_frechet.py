@@ -17,6 +17,7 @@ from torch_fidelity.metric_fid import (  # type: ignore[import-untyped,unused-ig
 )
 
 from mibench.errors import ArtifactError, MibenchError
+from mibench.files import sha256
 from mibench.metrics import (
     FeatureStatistics,
     fd_evaluator,
@@ -202,7 +203,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accept(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    monkeypatch.setattr(inception, "SHA256", inception._sha256(path))
+    monkeypatch.setattr(inception, "SHA256", sha256(path))
 
 
 def test_inception_features_equal_the_extractor(

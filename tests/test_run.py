@@ -157,8 +157,8 @@ def test_a_killed_run_gives_the_same_record(
     """SIGKILL in the middle of each stage in turn; the last run finishes what the others began."""
     store, out = tmp_path / "store", tmp_path / "out"
     command = [sys.executable, "-m", "tests.run_tiny", str(store), str(out), SAME["attack"], "mid"]
-    stages = ["data", "target", "general-prior", "prior", "student test_byobnet"]
-    for stage in [*stages, "reconstructions", "evaluator", "metrics"]:
+    stages = ["data", "target", "evaluator", "general-prior", "prior", "student test_byobnet"]
+    for stage in [*stages, "reconstructions", "references", "metrics"]:
         done = subprocess.run(
             [*command, stage], cwd=ROOT, capture_output=True, text=True, check=False
         )

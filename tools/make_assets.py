@@ -80,9 +80,9 @@ def make_attributes() -> None:
     attributes = public_attributes(SYNTHFACES_DATA)
     held = len(attributes) // 20
     seen = public.labels >= held
-    hooks = AttributeTraining(ATTRIBUTE_JUDGE.resolution, attributes)
+    hooks = AttributeTraining(attributes)
     generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "attribute regressor")
-    model = train_judge(
+    model, _ = train_judge(
         ATTRIBUTE_JUDGE,
         public.select(seen),
         attributes.shape[1],
@@ -106,7 +106,7 @@ def make_attributes() -> None:
 def make_evaluator(
     name: str, config: JudgeConfig, protocol: str, train: ImageSet, test: ImageSet
 ) -> None:
-    model = train_judge(
+    model, _ = train_judge(
         config, train, len(train.names), stream(2026, protocol, name), PlainProgress()
     )
     accuracy = (judge(model, test.images)[0].argmax(1) == test.labels).float().mean().item()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.synthfaces import render_identities, sample_identities
+from mibench.progress import SILENT, Progress
 from mibench.streams import stream
 from mibench.types import Frozen
 
@@ -38,21 +39,21 @@ def public_attributes(spec: SynthFacesData) -> Tensor:
     return sample_identities(spec.public_identities, generator)
 
 
-def render_public(spec: SynthFacesData, resolution: int) -> ImageSet:
+def render_public(spec: SynthFacesData, resolution: int, progress: Progress = SILENT) -> ImageSet:
     """Public images with their public identities as labels."""
     generator = stream(spec.seed, spec.public_name, "public", "images")
     attributes = public_attributes(spec)
-    images = render_identities(attributes, spec.public_images, resolution, generator)
+    images = render_identities(attributes, spec.public_images, resolution, generator, progress)
     labels = torch.arange(len(attributes)).repeat_interleave(spec.public_images)
     return ImageSet(images, labels, _names("public", len(attributes)))
 
 
-def render_dataset(spec: SynthFacesData, resolution: int) -> Dataset:
+def render_dataset(spec: SynthFacesData, resolution: int, progress: Progress = SILENT) -> Dataset:
     """Private splits and public images of a ``synthfaces`` protocol."""
     generator = stream(spec.seed, spec.private_name, "private", "images")
     attributes = private_attributes(spec)
     per_identity = spec.train + spec.val + spec.test
-    images = render_identities(attributes, per_identity, resolution, generator)
+    images = render_identities(attributes, per_identity, resolution, generator, progress)
     images = images.view(len(attributes), per_identity, *images.shape[1:])
     names = _names("private", len(attributes))
 
@@ -64,7 +65,7 @@ def render_dataset(spec: SynthFacesData, resolution: int) -> Dataset:
         train=part(0, spec.train),
         val=part(spec.train, spec.val),
         test=part(spec.train + spec.val, spec.test),
-        public=render_public(spec, resolution),
+        public=render_public(spec, resolution, progress),
         attributes=attributes,
     )
 

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from mibench.progress import SILENT, Progress
+
 ATTRIBUTES: tuple[str, ...] = (
     "skin_tone",
     "skin_hue",
@@ -311,7 +313,11 @@ def render(identities: Tensor, nuisances: Tensor, resolution: int, noise: Tensor
 
 
 def render_identities(
-    identities: Tensor, images: int, resolution: int, generator: torch.Generator
+    identities: Tensor,
+    images: int,
+    resolution: int,
+    generator: torch.Generator,
+    progress: Progress = SILENT,
 ) -> Tensor:
     """Render ``images`` pictures of each identity, identity by identity.
 
@@ -320,6 +326,7 @@ def render_identities(
         images: pictures per identity.
         resolution: height and width in pixels.
         generator: CPU generator for nuisances and sensor noise.
+        progress: told of each chunk of pictures.
 
     Returns:
         ``uint8`` tensor ``(k · images, 3, resolution, resolution)``.
@@ -328,8 +335,8 @@ def render_identities(
     result = torch.empty(total, 3, resolution, resolution, dtype=torch.uint8)
     chunk = max(1, math.ceil(64 * (32 / resolution) ** 2))
     every = identities.repeat_interleave(images, dim=0)
-    for start in range(0, total, chunk):
-        rows = slice(start, min(start + chunk, total))
+    for index in progress.steps(math.ceil(total / chunk), "pictures"):
+        rows = slice(index * chunk, min((index + 1) * chunk, total))
         count = rows.stop - rows.start
         nuisances = sample_nuisances(count, generator)
         noise = torch.randn(count, 3, resolution, resolution, generator=generator)

@@ -127,8 +127,8 @@ def recompute(
     name, target = record.protocol.name, record.target.name
     request = RunSpec(protocol=name, target=target, attack="gmi", seed=record.seed, data=data)
     cell = resolve(request)
-    split = split_of(cell, progress)
-    evaluation = Evaluation(Stages(cell, Store(store), place, progress, split))
+    stages = Stages(cell, Store(store), place, progress, split_of(cell, progress))
+    evaluation = Evaluation(stages, record.rules)
     tensors = load_file(images)
     labels, shape = evaluation.labels.tolist(), tuple(tensors["images"].shape)
     if tensors["labels"].tolist() != labels or shape[:2] != (len(labels), cell.protocol.samples):

@@ -11,6 +11,7 @@ from mibench.metrics.accuracy import (
     attack_accuracy,
     evaluator_agreement,
     natural_accuracy,
+    near_chance,
     successes,
 )
 from mibench.metrics.attributes import attribute_error
@@ -44,6 +45,7 @@ __all__ = [
     "inception_features",
     "knn_distance",
     "natural_accuracy",
+    "near_chance",
     "paired_interval",
     "prdc",
     "resize",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mibench.metrics.intervals import bootstrap_interval
-from mibench.types import MetricValue, missing
+from mibench.types import RULES_VERSION, MetricValue, missing
 
 
 def double(values: Tensor) -> Tensor:
@@ -56,13 +56,16 @@ def not_finite(what: str, *tensors: Tensor) -> str | None:
     return f"{bad} of {total} numbers are not finite in {what}" if bad else None
 
 
-def per_identity_metric(per_identity: Tensor, n: int, seed: int) -> MetricValue:
+def per_identity_metric(
+    per_identity: Tensor, n: int, seed: int, rules: int = RULES_VERSION
+) -> MetricValue:
     """The mean of ``per_identity (identities,)`` with its bootstrap interval over identities.
 
     Args:
         per_identity: one value per attacked identity.
         n: number of reconstructions behind them.
         seed: seeds the bootstrap.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         The metric; missing when a value is not finite; without an interval for one identity.
@@ -71,7 +74,7 @@ def per_identity_metric(per_identity: Tensor, n: int, seed: int) -> MetricValue:
     value = float(values.mean())
     if not math.isfinite(value):
         return missing(not_finite("the metric's values per identity", values) or "overflow")
-    interval = bootstrap_interval(values, seed) if len(values) > 1 else None
+    interval = bootstrap_interval(values, seed, rules=rules) if len(values) > 1 else None
     return MetricValue(
         value=value,
         n=n,

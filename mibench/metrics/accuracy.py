@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 
 from mibench.metrics._shared import check_reconstructions, not_finite, per_identity_metric
-from mibench.types import MetricValue, missing
+from mibench.types import RULES_VERSION, MetricValue, missing
+
+_LEAST_KAPPA = 0.1
 
 
 def in_top(logits: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -50,7 +53,9 @@ def successes(logits: Tensor, labels: Tensor) -> Tensor:
     return in_top(logits, labels[:, None].expand(identities, samples), 1)
 
 
-def attack_accuracy(logits: Tensor, labels: Tensor, k: int, seed: int = 0) -> MetricValue:
+def attack_accuracy(
+    logits: Tensor, labels: Tensor, k: int, seed: int = 0, rules: int = RULES_VERSION
+) -> MetricValue:
     """Share of all reconstructions whose identity is in the evaluator's top ``k``.
 
     Args:
@@ -58,6 +63,7 @@ def attack_accuracy(logits: Tensor, labels: Tensor, k: int, seed: int = 0) -> Me
         labels: attacked identities ``(identities,)`` int64, as indices into K.
         k: 1 or 5 in records.
         seed: seeds the interval.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         A fraction in [0, 1]; missing when a logit is not finite, or when ``k >= K``, where every
@@ -74,11 +80,11 @@ def attack_accuracy(logits: Tensor, labels: Tensor, k: int, seed: int = 0) -> Me
     if reason := not_finite("the evaluator's logits", logits):
         return missing(reason)
     hits = in_top(logits, labels[:, None].expand(identities, samples), k)
-    return _share(hits, seed)
+    return _share(hits, seed, rules)
 
 
 def accuracy_both(
-    logits: Tensor, other_logits: Tensor, labels: Tensor, seed: int = 0
+    logits: Tensor, other_logits: Tensor, labels: Tensor, seed: int = 0, rules: int = RULES_VERSION
 ) -> MetricValue:
     """Share of all reconstructions that *both* evaluators assign to the attacked identity (top-1).
 
@@ -87,6 +93,7 @@ def accuracy_both(
         other_logits: second evaluator's, the same shape and class order.
         labels: attacked identities ``(identities,)`` int64.
         seed: seeds the interval.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         A fraction in [0, 1]; missing when a logit is not finite.
@@ -98,11 +105,11 @@ def accuracy_both(
     check_reconstructions(logits, labels)
     if reason := not_finite("the evaluators' logits", logits, other_logits):
         return missing(reason)
-    return _share(successes(logits, labels) & successes(other_logits, labels), seed)
+    return _share(successes(logits, labels) & successes(other_logits, labels), seed, rules)
 
 
 def evaluator_agreement(
-    logits: Tensor, other_logits: Tensor, labels: Tensor, seed: int = 0
+    logits: Tensor, other_logits: Tensor, labels: Tensor, seed: int = 0, rules: int = RULES_VERSION
 ) -> MetricValue:
     """Share of all reconstructions for which two evaluators name the same class, right or wrong.
 
@@ -115,7 +122,7 @@ def evaluator_agreement(
     check_reconstructions(logits, labels)
     if reason := not_finite("the evaluators' logits", logits, other_logits):
         return missing(reason)
-    return _share(logits.argmax(dim=-1) == other_logits.argmax(dim=-1), seed)
+    return _share(logits.argmax(dim=-1) == other_logits.argmax(dim=-1), seed, rules)
 
 
 def natural_accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -138,8 +145,28 @@ def natural_accuracy(logits: Tensor, labels: Tensor) -> float:
     return float(in_top(logits, labels, 1).to(torch.float64).mean())
 
 
-def _share(hits: Tensor, seed: int) -> MetricValue:
-    metric = per_identity_metric(hits.cpu().to(torch.float64).mean(dim=1), hits.numel(), seed)
+def near_chance(accuracy: float, images: int, chance: float) -> bool:
+    """Whether a classifier is hardly better than guessing, as far as its test can tell.
+
+    It is when the lower end of the exact 95 % interval of its accuracy (Clopper and Pearson), on
+    the scale that is 0 at chance and 1 at perfection (Cohen's κ), lies below 0.1: either it has
+    learned next to nothing, or the images are too few to show that it has.
+
+    Args:
+        accuracy: share of the images that it is right on, in [0, 1].
+        images: how many images that is over.
+        chance: accuracy of guessing, 1 / classes, below 1.
+
+    Source: Clopper and Pearson, The Use of Confidence or Fiducial Limits (Biometrika 1934).
+    """
+    right = round(accuracy * images)
+    lower = float(betaincinv(right, images - right + 1, 0.025)) if right else 0.0
+    return (lower - chance) / (1 - chance) < _LEAST_KAPPA
+
+
+def _share(hits: Tensor, seed: int, rules: int) -> MetricValue:
+    shares = hits.cpu().to(torch.float64).mean(dim=1)
+    metric = per_identity_metric(shares, hits.numel(), seed, rules)
     rows = tuple("".join("01"[hit] for hit in row) for row in hits.tolist())
     return metric.model_copy(update={"hits": rows})
 

@@ -10,10 +10,12 @@ from mibench.metrics._shared import (
     not_finite,
     per_identity_metric,
 )
-from mibench.types import MetricValue, missing
+from mibench.types import RULES_VERSION, MetricValue, missing
 
 
-def attribute_error(predicted: Tensor, true: Tensor, labels: Tensor, seed: int = 0) -> MetricValue:
+def attribute_error(
+    predicted: Tensor, true: Tensor, labels: Tensor, seed: int = 0, rules: int = RULES_VERSION
+) -> MetricValue:
     """Mean absolute difference of predicted and true attributes, over all reconstructions.
 
     Args:
@@ -21,6 +23,7 @@ def attribute_error(predicted: Tensor, true: Tensor, labels: Tensor, seed: int =
         true: the attacked identities' attributes ``(identities, P)``, in [0, 1].
         labels: attacked identities ``(identities,)`` int64.
         seed: seeds the interval.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         An error in [0, 1], in units of an attribute's range; missing when a prediction is not
@@ -42,4 +45,4 @@ def attribute_error(predicted: Tensor, true: Tensor, labels: Tensor, seed: int =
             raise ValueError(f"{name} attributes must lie in [0, 1]: clamp the regressor's output")
     read = double(predicted)
     error = (read - double(true).to(read.device)[:, None]).abs().mean(dim=(1, 2))
-    return per_identity_metric(error, identities * samples, seed)
+    return per_identity_metric(error, identities * samples, seed, rules)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mibench.errors import MibenchError
 from mibench.metrics._shared import check_reconstructions, check_reference, double, not_finite
 from mibench.metrics.intervals import subsample_interval
-from mibench.types import Interval, MetricValue, missing
+from mibench.types import RULES_VERSION, Interval, MetricValue, missing
 
 MINIMUM_SUCCESSFUL = 10
 """Fewest successful reconstructions for a distance: below, a covariance is mostly noise."""
@@ -176,6 +176,7 @@ def frechet_metric(
     keep: Tensor | None = None,
     seed: int = 0,
     rounds: int = 20,
+    rules: int = RULES_VERSION,
 ) -> MetricValue:
     """Fréchet distance of reconstructions to the private training images of the same identities.
 
@@ -192,6 +193,7 @@ def frechet_metric(
             stays that of all attacked identities.
         seed: seeds the interval.
         rounds: subsamples behind the interval.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         The distance with n = reconstructions used, or missing when it cannot be computed. Without
@@ -221,7 +223,9 @@ def frechet_metric(
     if identities >= 4:
         # A round may hold too few kept reconstructions: the value stands, without an interval.
         with contextlib.suppress(MibenchError):
-            low, high = subsample_interval(distance, identities, value, rounds=rounds, seed=seed)
+            low, high = subsample_interval(
+                distance, identities, value, rounds=rounds, seed=seed, rules=rules
+            )
             interval = max(low, 0.0), high
     return MetricValue(
         value=value,
@@ -232,7 +236,12 @@ def frechet_metric(
 
 
 def fd_evaluator(
-    fake: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, seed: int = 0
+    fake: Tensor,
+    labels: Tensor,
+    real: Tensor,
+    real_labels: Tensor,
+    seed: int = 0,
+    rules: int = RULES_VERSION,
 ) -> MetricValue:
     """Fréchet distance in the evaluator's penultimate features; see :func:`frechet_metric`."""
-    return frechet_metric(fake, labels, real, real_labels, seed=seed)
+    return frechet_metric(fake, labels, real, real_labels, seed=seed, rules=rules)

@@ -5,27 +5,39 @@ The network is the TensorFlow graph of 2015 that published FIDs use. It takes 8-
 Reconstructions and references must reach :func:`inception_features` at one resolution: it cannot
 tell where an image has been.
 
-Weights are never downloaded here: without them FID is missing, with the reason.
+Weights are downloaded when asked for (`mibench data fetch inception`), never by a run: without them
+FID is missing, with the reason.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
+import math
 import os
+import urllib.request
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mibench.errors import ArtifactError
+from mibench.errors import ArtifactError, MibenchError, RequestError
+from mibench.files import sha256, user_path, write_atomic
 from mibench.metrics.frechet import MINIMUM_SUCCESSFUL, frechet_metric
-from mibench.types import MetricValue, missing
+from mibench.progress import SILENT, Progress
+from mibench.types import RULES_VERSION, MetricValue, missing
 
 FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAME}"
 VARIABLE = "MIBENCH_INCEPTION"
+COMMAND = "mibench data fetch inception"
 FEATURES = 2048
+
+_MEBIBYTE = 2**20
+_MOST_BYTES = 256 * _MEBIBYTE  # of an answer; the file has 91 MiB
+_SECONDS = 30.0  # without a byte, after which a download is given up
 
 
 def inception_place() -> Path:
@@ -33,9 +45,12 @@ def inception_place() -> Path:
 
     The file that the environment variable ``MIBENCH_INCEPTION`` names, else the place in torch's
     hub cache where torch-fidelity keeps it.
+
+    Raises:
+        RequestError: the variable holds no usable path.
     """
     if named := os.environ.get(VARIABLE):
-        return Path(named)
+        return user_path(named, VARIABLE)
     return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
 
 
@@ -50,20 +65,92 @@ def find_inception(path: Path | None = None) -> Path | str:
         :func:`mibench.types.missing`. A place that was named but is wrong never falls back to
         another.
     """
-    place = path or inception_place()
-    if not place.is_file():
-        # The reason goes into records, which are published: no name of anybody's home folder.
-        shown = str(place).replace(str(Path.home()), "~", 1)
-        return (
-            f"no Inception weights at {shown}: get {URL} and put it there, "
-            f"or name the file in {VARIABLE}"
+    try:
+        place = path or inception_place()
+        if not place.is_file():
+            return (
+                f"no Inception weights at {_shown(place)}: run `{COMMAND}`, or get {URL} and put "
+                f"it there, or name the file in {VARIABLE}"
+            )
+        return place if sha256(place) == SHA256 else _wrong(place)
+    except RequestError as error:
+        return str(error)
+    except OSError as error:
+        return f"the Inception weights at {_shown(place)} cannot be read: {error.strerror}"
+
+
+def fetch_inception(progress: Progress = SILENT) -> Path:
+    """Download Inception's weights to :func:`inception_place`, unless they are there.
+
+    The download stays in memory until its checksum was found right and is then written whole, so
+    whatever stops it, nothing of it is left.
+
+    Args:
+        progress: told of every MiB.
+
+    Returns:
+        Where the weights are.
+
+    Raises:
+        RequestError: ``MIBENCH_INCEPTION`` names another file, which is not overwritten.
+        MibenchError: there is no network, or what came is not the published file; the message says
+            how to place the file by hand.
+    """
+    place = inception_place()
+    if isinstance(find_inception(), Path):
+        return place
+    if place.exists() and place.name != FILE_NAME:
+        raise RequestError(
+            f"{VARIABLE} names {place}, which is there and is not {FILE_NAME}: name another place, "
+            "or remove it first"
         )
-    if _sha256(place) != SHA256:
-        return f"{place} is not {FILE_NAME} (its sha256 is not {SHA256}): get it again from {URL}"
+    by_hand = (
+        f"Elsewhere, get it with a browser (its sha256 is {SHA256}), and put it at {place} or name "
+        f"the file in {VARIABLE}"
+    )
+    try:
+        with urllib.request.urlopen(URL, timeout=_SECONDS) as answer:
+            length = int(answer.headers.get("Content-Length") or 0)
+            data = bytearray()
+            progress.begin(math.ceil(length / _MEBIBYTE), "MiB")
+            try:
+                while len(data) <= _MOST_BYTES and (block := answer.read(_MEBIBYTE)):
+                    data += block
+                    progress.advance(1)
+            finally:
+                progress.end()
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        raise MibenchError(f"cannot download {URL}: {reason}. {by_hand}") from error
+    if (found := hashlib.sha256(data).hexdigest()) != SHA256:
+        raise MibenchError(
+            f"{URL} gave {len(data):,} bytes that are not {FILE_NAME} (sha256 {found[:12]}…): "
+            f"nothing of it was kept. Try again. {by_hand}"
+        )
+    write_atomic(place, bytes(data))
     return place
 
 
-def inception_features(images: Tensor, path: Path, device: torch.device, batch: int = 64) -> Tensor:
+def _shown(place: Path) -> str:
+    """A path without the user's home folder: reasons go into records, which are published."""
+    return str(place).replace(str(Path.home()), "~", 1)
+
+
+def _wrong(place: Path) -> str:
+    return (
+        f"{_shown(place)} is not {FILE_NAME} (its sha256 is not {SHA256}): remove it and run "
+        f"`{COMMAND}`, or get {URL}"
+    )
+
+
+def inception_features(
+    images: Tensor,
+    path: Path,
+    device: torch.device,
+    batch: int = 64,
+    progress: Progress = SILENT,
+    label: str = "Inception",
+) -> Tensor:
     """Inception-v3 pool features of images.
 
     Args:
@@ -73,6 +160,7 @@ def inception_features(images: Tensor, path: Path, device: torch.device, batch: 
         path: from :func:`find_inception`.
         device: where to compute.
         batch: images at a time.
+        progress: told of each batch under ``label``.
 
     Returns:
         ``(n, 2048)`` float32 on the CPU. The row of an image with a number that is not finite is
@@ -87,7 +175,8 @@ def inception_features(images: Tensor, path: Path, device: torch.device, batch: 
     network = _load(path, device)
     result = torch.empty(len(images), FEATURES)
     with torch.inference_mode():
-        for start in range(0, len(images), batch):
+        for index in progress.steps(math.ceil(len(images) / batch), label):
+            start = index * batch
             pixels, finite = _to_bytes(images[start : start + batch].to(device))
             features = network(pixels.expand(-1, 3, -1, -1))[0]
             features[~finite] = float("nan")
@@ -96,13 +185,18 @@ def inception_features(images: Tensor, path: Path, device: torch.device, batch: 
 
 
 def fid(
-    fake: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, seed: int = 0
+    fake: Tensor,
+    labels: Tensor,
+    real: Tensor,
+    real_labels: Tensor,
+    seed: int = 0,
+    rules: int = RULES_VERSION,
 ) -> MetricValue:
     """FID of all reconstructions; features from :func:`inception_features`.
 
     Arguments, interval and reasons as in :func:`mibench.metrics.frechet.frechet_metric`.
     """
-    return frechet_metric(fake, labels, real, real_labels, seed=seed)
+    return frechet_metric(fake, labels, real, real_labels, seed=seed, rules=rules)
 
 
 def fid_successful(
@@ -112,6 +206,7 @@ def fid_successful(
     real_labels: Tensor,
     success: Tensor,
     seed: int = 0,
+    rules: int = RULES_VERSION,
 ) -> MetricValue:
     """FID of the reconstructions that the evaluator assigns to their identity. Never ranks.
 
@@ -127,7 +222,7 @@ def fid_successful(
     count = int(success.sum())
     if count < MINIMUM_SUCCESSFUL:
         return missing(f"{count} successful reconstructions; at least {MINIMUM_SUCCESSFUL} needed")
-    return frechet_metric(fake, labels, real, real_labels, keep=success, seed=seed)
+    return frechet_metric(fake, labels, real, real_labels, keep=success, seed=seed, rules=rules)
 
 
 def _to_bytes(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,20 +243,13 @@ def _load(path: Path, device: torch.device) -> torch.nn.Module:
         FeatureExtractorInceptionV3,
     )
 
-    found = find_inception(path)
-    if isinstance(found, str):
-        raise ArtifactError(found)
-    # The extractor unpickles without restriction; the checksum above makes that safe.
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != SHA256:
+        raise ArtifactError(_wrong(path))
+    # The extractor unpickles without restriction. The bytes that it is given are those that were
+    # hashed, not a file that could change in between, so only the published weights get there.
     network = FeatureExtractorInceptionV3(
-        "inception", [str(FEATURES)], feature_extractor_weights_path=str(path)
+        "inception", [str(FEATURES)], feature_extractor_weights_path=io.BytesIO(data)
     )
     module: torch.nn.Module = network.to(device)
     return module
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ from mibench.metrics._shared import (
     not_finite,
     per_identity_metric,
 )
-from mibench.types import MetricValue, missing
+from mibench.types import RULES_VERSION, MetricValue, missing
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -26,7 +26,12 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def knn_distance(
-    fake: Tensor, labels: Tensor, real: Tensor, real_labels: Tensor, seed: int = 0
+    fake: Tensor,
+    labels: Tensor,
+    real: Tensor,
+    real_labels: Tensor,
+    seed: int = 0,
+    rules: int = RULES_VERSION,
 ) -> MetricValue:
     """Squared L2 to the nearest private *training* feature of the same identity.
 
@@ -39,6 +44,7 @@ def knn_distance(
         real: evaluator features of the private training images ``(n, D)``, any identities.
         real_labels: their identities ``(n,)`` int64.
         seed: seeds the interval.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         A squared distance in evaluator features; missing when a feature is not finite or an
@@ -61,4 +67,4 @@ def knn_distance(
         squared_distances(features, real[real_labels == label]).min(dim=1).values.mean()
         for features, label in zip(fake, labels.to(real_labels.device), strict=True)
     ]
-    return per_identity_metric(torch.stack(nearest), identities * samples, seed)
+    return per_identity_metric(torch.stack(nearest), identities * samples, seed, rules)

@@ -12,7 +12,7 @@ from mibench.metrics._shared import (
     per_identity_metric,
 )
 from mibench.metrics.knn import squared_distances
-from mibench.types import MetricValue, missing
+from mibench.types import RULES_VERSION, MetricValue, missing
 
 PRDC_KEYS = ("precision", "recall", "density", "coverage")
 
@@ -24,6 +24,7 @@ def prdc(
     real_labels: Tensor,
     k: int = 3,
     seed: int = 0,
+    rules: int = RULES_VERSION,
 ) -> dict[str, MetricValue]:
     """Precision, recall, density and coverage within each identity, averaged over identities.
 
@@ -45,6 +46,7 @@ def prdc(
         real_labels: their identities ``(n,)`` int64.
         k: neighbours of a radius; the protocols use 3.
         seed: seeds the intervals.
+        rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
 
     Returns:
         The keys ``PRDC_KEYS``; n = identities x samples for each. A radius needs k + 1 images: all
@@ -79,7 +81,7 @@ def prdc(
             per_identity["recall"].append(_mean(reached.any(dim=0)))
     n = identities * samples
     return {
-        key: per_identity_metric(torch.stack(values), n, seed)
+        key: per_identity_metric(torch.stack(values), n, seed, rules)
         if values
         else missing(f"{samples} reconstructions an identity; recall at k = {k} needs {k + 1}")
         for key, values in per_identity.items()

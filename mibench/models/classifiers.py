@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mibench.errors import RequestError
+from mibench.progress import SILENT, Progress
 from mibench.registry import closest
 from mibench.request import shown
 
@@ -146,16 +147,25 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: Tensor, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+def predict(
+    model: Classifier,
+    images: Tensor,
+    batch_size: int = 512,
+    progress: Progress = SILENT,
+    label: str = "predicting",
+) -> tuple[Tensor, Tensor]:
     """Logits ``(n, classes)`` and features ``(n, d)`` of uint8 or [0, 1] images, in batches.
 
     A stochastic model draws the same noise in every call, so that a measurement can be repeated.
+    ``progress`` is told of each batch under ``label``.
     """
     logits, features = [], []
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
-        for batch in images.split(batch_size):
+        batches = images.split(batch_size)
+        for index in progress.steps(len(batches), label):
+            batch = batches[index]
             if batch.dtype == torch.uint8:
                 batch = batch.float() / 255
             result = model.outputs(batch.contiguous(memory_format=torch.channels_last))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -13,8 +11,14 @@ from mibench.data.images import ImageSet
 from mibench.metrics.resize import resize
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.initialisation import Initialisation, initialise
-from mibench.progress import Progress
-from mibench.training import TrainingConfig, TrainingHooks, TrainState, train_classifier
+from mibench.progress import SILENT, Progress
+from mibench.training import (
+    TrainingConfig,
+    TrainingHooks,
+    TrainingResult,
+    TrainState,
+    train_classifier,
+)
 from mibench.types import Frozen
 
 JUDGED_AT_ONCE = 128  # on CPUs, resized images of larger batches leave the cache: half as fast
@@ -33,26 +37,29 @@ class JudgeConfig(Frozen):
     )
 
 
-class ResizedImages(TrainingHooks):
-    """Training of a judge: its input is resized as it will be when it judges."""
+class Judge(Classifier):
+    """A classifier that judges images of any size: it resizes them itself, antialiased.
 
-    def __init__(self, resolution: int) -> None:
-        self.resolution = resolution
+    However it is trained and whatever it judges, it sees its own resolution.
 
-    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        return resize(super().augment(images, generator), self.resolution)
+    Shapes:
+        ``(n, 3, any height, any width)`` in [0, 1] to logits ``(n, classes)``.
+    """
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], resized, on the scale that the architecture expects."""
+        return super().normalise(resize(images, self.resolution))
 
 
-class AttributeTraining(ResizedImages):
+class AttributeTraining(TrainingHooks):
     """Regression of attributes in [0, 1], which the labels index."""
 
-    def __init__(self, resolution: int, attributes: Tensor) -> None:
-        super().__init__(resolution)
+    def __init__(self, attributes: Tensor) -> None:
         self.attributes = attributes
 
     def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         # Mirroring would swap the parting of the hair, which is an attribute.
-        return resize(images, self.resolution)
+        return images
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
         return F.mse_loss(model(images).sigmoid(), self.attributes[labels])
@@ -64,43 +71,33 @@ def train_judge(
     classes: int,
     generator: torch.Generator,
     progress: Progress,
-    hooks: ResizedImages | None = None,
+    hooks: TrainingHooks | None = None,
     label: str = "evaluator",
     start: Initialisation | None = None,
-) -> Classifier:
+) -> tuple[Judge, TrainingResult]:
     """Train an evaluator on the private training images (or, with other hooks, a regressor).
+
+    Returns:
+        The judge in evaluation mode, and how its training ended; ``diverged`` may be set.
 
     Raises:
         RequestError: the weights that ``start`` names are absent.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        model = Classifier(config.architecture, classes, config.resolution)
+        model = Judge(config.architecture, classes, config.resolution)
     initialise(model, start or Initialisation())
-    hooks = hooks or ResizedImages(config.resolution)
-    return train_classifier(model, data, config.training, generator, progress, hooks, label)[0]
+    _, result = train_classifier(model, data, config.training, generator, progress, hooks, label)
+    return model, result
 
 
-def resized_batches(images: Tensor, resolution: int) -> Iterator[Tensor]:
-    """Batches of images as a judge sees them: in [0, 1], resized in floating point, antialiased.
-
-    Args:
-        images: ``(n, 3, h, w)``, uint8 or in [0, 1].
-        resolution: side of a judge's input, in pixels.
-    """
-    for batch in images.split(JUDGED_AT_ONCE):
-        yield resize(batch.float() / 255 if batch.dtype == torch.uint8 else batch, resolution)
-
-
-def judge(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """A judge's logits and penultimate features of images at the protocol's resolution.
+def judge(
+    model: Classifier, images: Tensor, progress: Progress = SILENT, label: str = "judging"
+) -> tuple[Tensor, Tensor]:
+    """A judge's logits ``(n, classes)`` and penultimate features ``(n, d)`` of images.
 
     Args:
-        images: ``(n, 3, h, w)``, uint8 or in [0, 1].
+        images: ``(n, 3, h, w)``, uint8 or in [0, 1], at the protocol's resolution.
+        progress: told of each batch under ``label``.
     """
-    logits, features = [], []
-    for batch in resized_batches(images, model.resolution):
-        result = predict(model, batch, JUDGED_AT_ONCE)
-        logits.append(result[0])
-        features.append(result[1])
-    return torch.cat(logits), torch.cat(features)
+    return predict(model, images, JUDGED_AT_ONCE, progress, label)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from mibench.assets import Asset
+from mibench.budget import LEAST_IDENTITIES
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderOptions
@@ -16,7 +17,7 @@ from mibench.methods import StudentsConfig
 from mibench.models.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.training import TrainingConfig
-from mibench.types import Frozen, protocol_digest
+from mibench.types import BUDGETED, Frozen, protocol_digest
 
 
 class Protocol(Frozen):
@@ -34,9 +35,19 @@ class Protocol(Frozen):
     )
     resolution: int = Field(ge=8, le=1024, description="height and width of the images, in pixels")
     attacked: int | None = Field(
-        None, ge=1, le=10**9, description="attack the first so many private identities; None: all"
+        None,
+        ge=1,
+        le=10**9,
+        description="attack the first so many private identities; None: all",
+        json_schema_extra={**BUDGETED, "least": LEAST_IDENTITIES},
     )
-    samples: int = Field(5, ge=1, le=10_000, description="reconstructions per identity")
+    samples: int = Field(
+        5,
+        ge=1,
+        le=10_000,
+        description="reconstructions per identity",
+        json_schema_extra={**BUDGETED, "least": 4},  # recall's radius needs k + 1 = 4 images
+    )
     target: str = Field(description="default target architecture")
     training: TrainingConfig = Field(description="training of every target")
     chance_kappa: float = Field(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +23,9 @@ from torch import Tensor
 from mibench.data.images import ImageSet
 from mibench.identity import IdentityLoss
 from mibench.methods import ATTACKS, Attack, Problem, StudentsConfig, WhiteBoxTarget
+from mibench.metrics import resize
 from mibench.models.classifiers import Classifier
-from mibench.models.evaluators import resized_batches
+from mibench.models.evaluators import JUDGED_AT_ONCE
 from mibench.models.freeze import freeze
 from mibench.models.gan import Critic, Generator, Prior
 from mibench.progress import SILENT
@@ -92,6 +92,12 @@ def problem(networks: Networks, attack: Attack, labels: Tensor, prior: Prior) ->
     return Problem(target, prior, loss, labels, RESTARTS, public, 0, torch.device("cpu"), SILENT)
 
 
+def resized(images: Tensor) -> None:
+    """Resize images batch by batch, as judges do."""
+    for batch in images.split(JUDGED_AT_ONCE):
+        resize(batch, 112)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", default="vgg16_bn")
@@ -127,7 +133,7 @@ def main() -> None:
     gmi_problem = problem(networks, gmi, few, networks.prior)
     compare(
         f"GMI, {RESTARTS} restarts of {options.gmi_identities}",
-        lambda: deque(resized_batches(gmi(gmi_problem).flatten(0, 1), 112), maxlen=0),
+        lambda: resized(gmi(gmi_problem).flatten(0, 1)),
         lambda: plain.pil_resize(
             plain.gmi_attack(
                 networks.maker, networks.judge, networks.models, few, options.gmi_steps, RESTARTS
@@ -152,7 +158,7 @@ def main() -> None:
 
         compare(
             "evaluation's resizing and I/O, 1500",
-            lambda: deque(resized_batches(images, 112), maxlen=0),
+            lambda: resized(images),
             through_files,
             options.rounds,
             10,
