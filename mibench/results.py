@@ -152,7 +152,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         attack=Part(name=cell.attack.full, passed=cell.passed("attack"), resolved=attack_config),
         seed=stages.seed,
         access=cell.attack_class.access,
-        prior=f"{cell.attack_class.card.prior_recipe}"
+        prior=cell.attack_class(cell.attack_config).prior_recipe()
         + (" (general prior pinned by the protocol)" if protocol.pins_prior else ""),
         utility=utility,
         metrics=load(values["metrics"]),
