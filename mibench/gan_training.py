@@ -55,10 +55,10 @@ class GanConfig(Frozen):
 
     @model_validator(mode="after")
     def _the_published_networks_have_their_recipe(self) -> GanConfig:
-        if self.architecture == "gmi" and self.recipe != "wgan-gp":
+        if self.architecture != "dcgan" and self.recipe != "wgan-gp":
             raise ValueError(
-                f"the architecture `gmi` is trained by `wgan-gp`, not {self.recipe!r}: set the "
-                "recipe to `wgan-gp`, or the architecture to `dcgan`"
+                f"the architecture `{self.architecture}` is trained by the recipe `wgan-gp`, not "
+                f"`{self.recipe}`: set one of the two, `dcgan` goes with both recipes"
             )
         return self
 

@@ -7,6 +7,7 @@ Sources: generator.py and discri.py of KEDMI's and the seed paper's released cod
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import mibench
 from mibench.attacks.gmi import Gmi
 from mibench.attacks.kedmi import FineTuning, Kedmi
 from mibench.attacks.vmi import Vmi
@@ -23,6 +25,7 @@ from mibench.methods import Attack, PriorJob
 from mibench.models.freeze import freeze
 from mibench.models.gan import Critic, Generator, Prior
 from mibench.progress import SILENT
+from mibench.protocols import Protocol
 from mibench.resolve import resolve
 from mibench.streams import stream
 from mibench.types import RunSpec
@@ -168,7 +171,7 @@ def test_published_critics_have_instance_normalisation() -> None:
     for architecture in ("gmi", "kedmi"):
         with pytest.raises(ValueError, match="have instance normalisation, not 'spectral'"):
             Critic(32, 4, 5, architecture=architecture)  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match="trained by `wgan-gp`, not 'hinge'"):
+    with pytest.raises(ValidationError, match="trained by the recipe `wgan-gp`, not `hinge`"):
         GanConfig(architecture="gmi")
     with pytest.raises(ValidationError, match="cannot start from it: set start=false"):
         FineTuning(critic="kedmi")
@@ -251,6 +254,33 @@ def test_attacks_run_on_published_priors() -> None:
         assert together.shape == (3, 2, 3, RESOLUTION, RESOLUTION)
         torch.testing.assert_close(run((1,)), together[1:2], rtol=0, atol=1e-9)
         assert all(each.grad is None for each in frozen.critic.parameters())
+
+
+def test_gradients_reach_the_latents_through_both_critics() -> None:
+    for classes in (0, CLASSES):
+        prior = published_prior(classes)
+        latents = torch.randn(4, LATENT, generator=stream(0, "latents")).requires_grad_(True)
+        features = prior.critic.features(prior.generator(latents))
+        (gradient,) = torch.autograd.grad(prior.critic.score(features, prior.bank).sum(), latents)
+        assert torch.isfinite(gradient).all()
+        assert (gradient.abs().sum(1) > 0).all()
+
+
+def test_a_cell_with_the_published_priors_and_what_its_record_says(
+    tiny: Protocol, tiny_store: Path, tmp_path: Path
+) -> None:
+    general = {"recipe": "wgan-gp", "architecture": "gmi", "ema": 0, "mirror": False}
+    own = {"start": False, "critic": "kedmi", "kernel_std": 1, "fresh_batch": True, "ema": 0}
+    settings = {f"attack.prior.gan.{name}": value for name, value in general.items()}
+    settings |= {f"attack.prior_training.{name}": value for name, value in own.items()}
+    record = mibench.run(
+        protocol=tiny.name, attack="kedmi", overrides=settings, store=tiny_store, out=tmp_path
+    )
+    assert record.status == "complete"
+    assert record.prior == "target-specific GAN, trained from scratch"
+    assert record.attack.resolved["prior"]["gan"]["architecture"] == "gmi"
+    usual = mibench.run(protocol=tiny.name, attack="kedmi", store=tiny_store, out=tmp_path / "b")
+    assert usual.prior == "target-specific GAN, fine-tuned from the general prior"
 
 
 SMALL: dict[str, Any] = {

@@ -141,8 +141,8 @@ class MinibatchDiscrimination(nn.Module):
         Args:
             features: ``(n, features)``.
             bank: embedded samples ``(m, kernels, kernel_size)`` that every row is compared with.
-                None compares the rows of the batch with one another, as published; each row's
-                result then depends on its batch mates.
+                None compares the rows of the batch with one another, as the released code is
+                written; each row's result then depends on its batch mates.
         """
         own = self.embed(features)
         others = own if bank is None else bank
@@ -186,13 +186,8 @@ class Critic(nn.Module):
         self.signed = architecture == "dcgan"
         if not self.signed and norm != "instance":
             raise ValueError(f"the published critics have instance normalisation, not {norm!r}")
-        base, stages = map_sizes(resolution)
-        if architecture == "dcgan":
-            self.trunk, features = _dcgan_trunk(base, stages, width, norm)
-        elif architecture == "gmi":
-            self.trunk, features = _gmi_trunk(base, stages, width)
-        else:
-            self.trunk, features = _kedmi_trunk(base, stages, width)
+        trunk = {"dcgan": _dcgan_trunk, "gmi": _gmi_trunk, "kedmi": _kedmi_trunk}[architecture]
+        self.trunk, features = trunk(*map_sizes(resolution), width, norm)
         self.minibatch = MinibatchDiscrimination(features, std=kernel_std) if classes else None
         extra = self.minibatch.kernels if self.minibatch else 0
         self.head = _wrapper(norm)(nn.Linear(features + extra, max(classes, 1)))
@@ -225,8 +220,11 @@ def _wrapper(norm: CriticNorm) -> Callable[[nn.Module], nn.Module]:
     return spectral_norm if norm == "spectral" else (lambda module: module)
 
 
-def _dcgan_trunk(base: int, stages: int, width: int, norm: CriticNorm) -> tuple[nn.Sequential, int]:
-    """This suite's convolutions, and how many features they end in."""
+Trunk = tuple[nn.Sequential, int]  # convolutions, and how many features they end in
+
+
+def _dcgan_trunk(base: int, stages: int, width: int, norm: CriticNorm) -> Trunk:
+    """This suite's convolutions."""
     wrap, channels = _wrapper(norm), width
     layers: list[nn.Module] = [wrap(nn.Conv2d(3, channels, 4, 2, 1)), nn.LeakyReLU(0.2)]
     for _ in range(stages - 1):
@@ -239,7 +237,7 @@ def _dcgan_trunk(base: int, stages: int, width: int, norm: CriticNorm) -> tuple[
     return nn.Sequential(*layers), channels
 
 
-def _gmi_trunk(base: int, stages: int, width: int) -> tuple[nn.Sequential, int]:
+def _gmi_trunk(base: int, stages: int, width: int, _: CriticNorm) -> Trunk:
     """GMI's: 5×5 convolutions, the first without norm. Its last, of the whole map, is the head."""
     layers: list[nn.Module] = [nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2)]
     for stage in range(stages - 1):
@@ -247,7 +245,7 @@ def _gmi_trunk(base: int, stages: int, width: int) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*layers, nn.Flatten()), width * 2 ** (stages - 1) * base**2
 
 
-def _kedmi_trunk(base: int, stages: int, width: int) -> tuple[nn.Sequential, int]:
+def _kedmi_trunk(base: int, stages: int, width: int, _: CriticNorm) -> Trunk:
     """KEDMI's: three 5×5 convolutions, then 3×3 ones without more channels; flattened features.
 
     With 32 pixels there are the three alone, as in BiDO's copy for MNIST and CIFAR-10.
