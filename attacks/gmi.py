@@ -42,16 +42,23 @@ class Gmi(Attack):
         deviations=(
             "Released code averages the loss over the batch, so the step depends on how many "
             "identities share it; here each latent's loss is its own and the step is divided by "
-            "the published batch of 60 (`reference_batch`).",
-            "2,400 iterations as in released code; the paper says 1,500.",
-            "The prior is the protocol's general GAN. `--set attack.prior.source=scratch "
-            "--set attack.prior.gan.recipe=wgan-gp --set attack.prior.gan.critic_steps=5` trains "
-            "the published WGAN-GP.",
+            "60, the batch of KEDMI's and the seed paper's code (`reference_batch`; GMI's own "
+            "file attacks 100 at once).",
+            "2,400 iterations as in KEDMI's and the seed paper's code; GMI's paper and its own "
+            "file say 1,500.",
+            "GMI's own file keeps, of five restarts, the one that the target scores highest; here "
+            "each restart is a reconstruction, as in KEDMI's and the seed paper's code.",
+            "The prior is the protocol's general GAN. That of the papers' protocols (`celeba-64` "
+            "and others) is the published WGAN-GP: GMI's networks, which see images in [0, 1] that "
+            "are not mirrored, a constant step size, five steps of the critic for one of the "
+            "generator, and the last weights instead of a moving average. Elsewhere "
+            "`attack.prior.source=scratch` with the fields of `attack.prior.gan` that `mibench "
+            "info celeba-64` shows trains it.",
         ),
     )
 
     class Config(AttackConfig):
-        """Options of GMI; defaults are the released code's."""
+        """Options of GMI; defaults are those of its copies in KEDMI's and the seed paper's code."""
 
         iterations: int = Field(
             2400,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +16,7 @@ from mibench.models.classifiers import Classifier
 from mibench.models.gan import Critic, Generator, Prior
 from mibench.types import BUDGETED, AttackCard, Frozen
 
-PUBLISHED_BATCH = 60  # identities that the released code attacks at once
+PUBLISHED_BATCH = 60  # identities that the released code attacks at once, and averages over
 
 
 class FineTuning(Frozen):
@@ -36,7 +37,40 @@ class FineTuning(Frozen):
         le=1e30,
         description="weight of the entropy of D(G(z)), summed over the batch as in released code",
     )
-    ema: float = Field(0.95, ge=0, lt=1, description="decay of the generator's moving average")
+    ema: float = Field(
+        0.95,
+        ge=0,
+        lt=1,
+        description="decay of the generator's moving average; 0: the last weights, as published",
+    )
+    critic: Literal["general", "kedmi"] = Field(
+        "general",
+        description="`general`: the general prior's critic with a logit for each class; `kedmi`: "
+        "the published one, from scratch",
+    )
+    kernel_std: float = Field(
+        0.02,
+        gt=0,
+        description="standard deviation of the minibatch discrimination's kernels at the start; at "
+        "the released code's 1 its output is exactly 0, and stays so",
+    )
+    mirror: bool = Field(
+        True, description="mirror half of the images, where the data set allows it (published: not)"
+    )
+    fresh_batch: bool = Field(
+        False,
+        description="match features with images of their own, as published; false: with the second "
+        "batch of the critic's step",
+    )
+
+    @model_validator(mode="after")
+    def _the_published_critic_starts_from_scratch(self) -> FineTuning:
+        if self.start and self.critic == "kedmi":
+            raise ValueError(
+                "the critic `kedmi` has other layers than the general prior's and cannot start "
+                "from it: set start=false, or critic=general"
+            )
+        return self
 
 
 def realism_loss(logits: Tensor) -> Tensor:
@@ -90,7 +124,7 @@ def train_specific_gan(
     batches = shuffled_batches(len(job.public), config.batch_size, job.generator)
 
     def images() -> Tensor:
-        batch = real_batch(job.public, next(batches), job.generator)
+        batch = real_batch(job.public, next(batches), job.generator, config.mirror)
         return batch.contiguous(memory_format=torch.channels_last)
 
     def generated(count: int) -> Tensor:
@@ -116,10 +150,11 @@ def train_specific_gan(
         judges.step()
         if (step + 1) % config.generator_every == 0:
             judge.requires_grad_(False)
+            matched = images() if config.fresh_batch else unlabelled
             with lower:
                 fake_features = judge.features(generated(len(real))).float()
                 with torch.no_grad():
-                    real_features = judge.features(unlabelled).float()
+                    real_features = judge.features(matched).float()
             maker_loss = generator_loss(
                 fake_features, real_features, judge.score(fake_features), config.entropy_weight
             )
@@ -150,21 +185,36 @@ class Kedmi(Attack):
         reference_code="https://github.com/SCccc21/Knowledge-Enriched-DMI",
         prior_recipe="target-specific GAN, fine-tuned from the general prior",
         deviations=(
-            "The target-specific GAN starts from the general prior and is fine-tuned against the "
-            "target (`prior_training.start=false` trains it from scratch, as published).",
-            "Minibatch discrimination compares each image with a recorded bank of 59 generator "
-            "samples, so that identities stay independent; `coupled=true` compares the images of "
-            "an attack batch with one another, as published (batches of 60).",
+            "By default the target-specific GAN is a brief fine-tuning of the general prior, its "
+            "generator a moving average over training, on mirrored images too. The papers' "
+            "protocols (`celeba-64` and others) set what is published: KEDMI's critic, from "
+            "scratch, 120 passes over the public images, no averaging, no mirroring, and a batch "
+            "of its own for the generator's step, where the default takes the critic's second one.",
+            "The released minibatch discrimination starts with kernels so large that its output "
+            "is exactly 0, and stays so: it is dead. By default ours is alive "
+            "(`prior_training.kernel_std=0.02`); `kernel_std=1`, in the papers' protocols, is the "
+            "released code's.",
+            "Alive, it compares each image with a recorded bank of 59 generator samples, so that "
+            "identities stay independent. `coupled=true` compares the images of an attack batch "
+            "with one another, which is what the code is written to do in batches of 60, but what "
+            "its dead kernels never did.",
+            "The released target labels the public images in training mode: its BatchNorm takes "
+            "each batch's own statistics, and IR152 and FaceNet64 drop features at random. Here "
+            "the target that is deployed labels them, in evaluation mode.",
+            "The GAN's convolutions compute in bfloat16, the released ones in float32; losses and "
+            "weights are float32 in both.",
+            "Released code averages the loss over its batch of 60 identities, and Adam's ε is "
+            "weighed against that average; here each identity's loss is its own, and divided by 60 "
+            "whatever the batch.",
             "Latents are clamped to ±1 in the loop as in the seed paper's code; the clamp was "
             "inert in KEDMI's own (`clip=null`).",
-            "The generator is a moving average over training.",
         ),
     )
 
     prior_fields = ("prior_training",)
 
     class Config(AttackConfig):
-        """Options of KEDMI; defaults are the released code's."""
+        """Options of KEDMI; of the attack, the defaults are the released code's."""
 
         iterations: int = Field(
             2400,
@@ -188,7 +238,9 @@ class Kedmi(Attack):
             description="latents are clamped to ± this in the loop; null: not at all",
         )
         coupled: bool = Field(
-            False, description="minibatch discrimination over the attack batch, as published"
+            False,
+            description="minibatch discrimination over an attack batch of 60 identities, whose "
+            "results then depend on one another; false: over a recorded bank",
         )
         prior_training: FineTuning = Field(FineTuning(), description="the target-specific GAN")
 
@@ -204,8 +256,12 @@ class Kedmi(Attack):
             bank_images = averaged(latents.to(job.public.images.device))
             assert judge.minibatch is not None
             bank = judge.minibatch.embed(judge.features(bank_images))
-        start = "fine-tuned from the general prior" if config.start else "trained from scratch"
-        return Prior(averaged, judge, f"target-specific GAN, {start}", bank)
+        return Prior(averaged, judge, self.prior_recipe(), bank)
+
+    def prior_recipe(self) -> str:
+        """The target-specific GAN, and where it starts."""
+        own = self.config.prior_training
+        return self.card.prior_recipe if own.start else "target-specific GAN, trained from scratch"
 
     def _networks(
         self, general: Prior, classes: int, generator: torch.Generator
@@ -214,9 +270,12 @@ class Kedmi(Attack):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             shape = general.critic.config
-            judge = Critic(shape["resolution"], shape["width"], classes, shape["norm"]).to(device)
+            config = self.config.prior_training
+            if config.critic == "kedmi":
+                shape = {**shape, "norm": "instance", "architecture": "kedmi"}
+            judge = Critic(**{**shape, "classes": classes}, kernel_std=config.kernel_std).to(device)
             maker = general.generator
-            if self.config.prior_training.start:
+            if config.start:
                 judge.trunk.load_state_dict(general.critic.trunk.state_dict())
             else:
                 maker = Generator(**general.generator.config).to(device)
@@ -244,7 +303,7 @@ class Kedmi(Attack):
             identity = identity_loss(images, labels, noise)
             loss = config.identity_weight * identity + config.prior_weight * realism
             solver.zero_grad(set_to_none=True)
-            loss.sum().backward()
+            (loss.sum() / PUBLISHED_BATCH).backward()
             solver.step()
             problem.progress.report(loss=loss.detach().mean())
         copies = problem.samples

@@ -126,8 +126,9 @@ class Vmi(Attack):
         reference_code="https://github.com/wangkua1/vmi",
         prior_recipe="general GAN",
         deviations=(
-            "the number of steps is fixed: the released code scores samples with the evaluation "
-            "classifier every few epochs, and stops by it",
+            "the number of steps is fixed. So is that of the released CelebA run: its code scores "
+            "samples with the evaluation classifier and can stop by them, but only after 1,000 "
+            "scores without a better one, of 31 epochs",
             "one q(z) for the prior's one latent; the published headline run has a flow for each "
             "of StyleGAN's layer-wise latents (their DCGAN runs have one, as here)",
             "Gaussian: L is lower triangular with a positive diagonal and the KL is closed-form; "

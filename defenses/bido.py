@@ -112,8 +112,9 @@ class Bido(Defense):
             "Layers are timm's stage outputs before pooling, where the code's VGG16 takes the "
             "pooled block outputs, as `vgg16_bn_mi` does here; a transformer has one for each of "
             "its blocks, so that the sum has more terms.",
-            "The step size follows the protocol's schedule, where the code halves it at given "
-            "epochs; training starts where the protocol's target starts, the code's from ImageNet.",
+            "The step size follows the protocol's schedule, where the code's stays (it would be "
+            "halved after epoch 60 of 50); training starts where the protocol's target starts, the "
+            "code's from ImageNet.",
             "The code keeps the epoch that is best on the test images; here the last one is kept.",
             "Identities whose images are not a multiple of `images_per_identity` repeat some. What "
             "an epoch leaves over is dropped only where it would make batches of one identity, "

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet, to_float
-from mibench.models.gan import Critic, Generator
+from mibench.models.gan import Critic, Generator, GeneratorName
 from mibench.progress import Progress
 from mibench.types import BUDGETED, Frozen
 
@@ -26,6 +26,10 @@ class GanConfig(Frozen):
         "hinge",
         description="`hinge`: hinge loss with spectral norm; `wgan-gp`: GMI's, gradient penalty 10",
     )
+    architecture: GeneratorName = Field(
+        "dcgan",
+        description="`dcgan`: this suite's networks; `gmi`: the published ones, for `wgan-gp`",
+    )
     steps: int = Field(
         9900, ge=1, le=10**9, description="generator steps", json_schema_extra=BUDGETED
     )
@@ -35,10 +39,32 @@ class GanConfig(Frozen):
     )
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="Adam's step, for both networks")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay rate")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the generator's moving average")
+    schedule: Literal["linear", "constant"] = Field(
+        "linear",
+        description="the step size: `linear` falls over the last third of the steps; `constant`, "
+        "as GMI's",
+    )
+    mirror: bool = Field(
+        True, description="mirror half of the images, where the data set allows it (GMI: not)"
+    )
+    ema: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="decay of the generator's moving average; 0: the last weights (GMI)",
+    )
     latent: int = Field(100, ge=1, le=65_536, description="dimensions of the latent")
     generator_width: int = Field(32, ge=1, le=1024, description="channels of the last hidden layer")
     critic_width: int = Field(64, ge=1, le=1024, description="channels of the first convolution")
+
+    @model_validator(mode="after")
+    def _the_published_networks_have_their_recipe(self) -> GanConfig:
+        if self.architecture != "dcgan" and self.recipe != "wgan-gp":
+            raise ValueError(
+                f"the architecture `{self.architecture}` is trained by the recipe `wgan-gp`, not "
+                f"`{self.recipe}`: set one of the two, `dcgan` goes with both recipes"
+            )
+        return self
 
 
 class MovingAverage:
@@ -72,10 +98,16 @@ def shuffled_batches(count: int, size: int, generator: torch.Generator) -> Itera
             yield order[start : start + size]
 
 
-def real_batch(public: ImageSet, index: Tensor, generator: torch.Generator) -> Tensor:
-    """The images at ``index`` in [0, 1], half of them mirrored where the data set allows it."""
+def real_batch(
+    public: ImageSet, index: Tensor, generator: torch.Generator, mirror: bool = True
+) -> Tensor:
+    """The images at ``index`` in [0, 1].
+
+    Args:
+        mirror: mirror half of them, where the data set allows it.
+    """
     images = to_float(public.images[index.to(public.images.device)])
-    if not public.mirror:
+    if not (public.mirror and mirror):
         return images
     flip = torch.rand(len(images), generator=generator).to(images.device) < 0.5
     return torch.where(flip[:, None, None, None], images.flip(3), images)
@@ -113,8 +145,8 @@ def train_general_gan(
     """Train a general prior on public images.
 
     Args:
-        public: images ``(n, 3, h, h)`` on the device to train on, mirrored where they may be.
-        config: recipe and budget. The step size falls linearly over the last third of the steps.
+        public: images ``(n, 3, h, h)`` on the device to train on.
+        config: networks, recipe and budget.
         generator: CPU generator for initial weights, batches and latents.
         progress: told of each step.
         checkpoint: called with (step, averaged generator, critic) every 1,000 steps.
@@ -125,13 +157,18 @@ def train_general_gan(
     images, device = public.images, public.images.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        maker = Generator(images.shape[2], config.latent, config.generator_width)
+        maker = Generator(
+            images.shape[2], config.latent, config.generator_width, config.architecture
+        )
         norm: Literal["spectral", "instance"] = (
             "spectral" if config.recipe == "hinge" else "instance"
         )
-        judge = Critic(images.shape[2], config.critic_width, norm=norm)
+        judge = Critic(
+            images.shape[2], config.critic_width, norm=norm, architecture=config.architecture
+        )
         for module in maker.modules():
-            if isinstance(module, nn.ConvTranspose2d | nn.Conv2d):
+            own = config.architecture == "dcgan"  # the published ones keep PyTorch's start
+            if own and isinstance(module, nn.ConvTranspose2d | nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.02)
     layout = torch.channels_last
     maker = maker.to(device).to(memory_format=layout)
@@ -145,15 +182,16 @@ def train_general_gan(
     def latents(count: int) -> Tensor:
         return torch.randn(count, config.latent, generator=generator).to(device)
 
-    def falling(step: int) -> float:
-        return min(1.0, 3 * (1 - step / config.steps))
+    def share(step: int) -> float:
+        constant = config.schedule == "constant"
+        return 1.0 if constant else min(1.0, 3 * (1 - step / config.steps))
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, falling) for o in (makers, judges)]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, share) for o in (makers, judges)]
     # bfloat16 halves the time of the convolutions; the gradient penalty needs full precision.
     lower = torch.autocast(device.type, torch.bfloat16, enabled=config.recipe == "hinge")
     for step in progress.steps(config.steps, "prior"):
         for _ in range(config.critic_steps):
-            real = real_batch(public, next(batches), generator)
+            real = real_batch(public, next(batches), generator, config.mirror)
             real = real.contiguous(memory_format=layout)
             mix = torch.rand(len(real), generator=generator).to(device)
             with lower:

@@ -235,6 +235,10 @@ class Attack(ABC):
         """
         return job.general()
 
+    def prior_recipe(self) -> str:
+        """The generative model that this configuration uses, as records name it."""
+        return self.card.prior_recipe
+
     @abstractmethod
     def invert(self, problem: Problem) -> Tensor:
         """Reconstruct: ``(labels, samples, 3, h, w)`` in [0, 1]."""

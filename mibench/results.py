@@ -203,7 +203,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         ),
         seed=stages.seed,
         access=cell.attack_class.access,
-        prior=f"{cell.attack_class.card.prior_recipe}"
+        prior=cell.attack_class(cell.attack_config).prior_recipe()
         + (" (general prior pinned by the protocol)" if protocol.pins_prior else ""),
         utility=utility,
         metrics=load(values["metrics"]),

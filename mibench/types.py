@@ -47,9 +47,24 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
         "prior_seed": None,
         "judges_know_public": False,
         "split": None,
+        "gan.architecture": "dcgan",
+        "gan.schedule": "linear",
+        "gan.mirror": True,
     }
-    apart |= {name for name, silent in later.items() if card.get(name, silent) == silent}
-    return digest({key: value for key, value in card.items() if key not in apart})
+
+    def told(values: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
+        kept = {}
+        for name, value in values.items():
+            path = parents + name
+            if path in later and value == later[path]:
+                continue
+            parted = isinstance(value, Mapping) and any(
+                each.startswith(path + ".") for each in later
+            )
+            kept[name] = told(value, path + ".") if parted else value
+        return kept
+
+    return digest(told({name: value for name, value in card.items() if name not in apart}))
 
 
 class Card(Frozen):

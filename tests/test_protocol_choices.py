@@ -11,6 +11,7 @@ import mibench
 from mibench import protocols
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import render_dataset
+from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.keys import Keys
 from mibench.models.evaluators import judge
@@ -104,8 +105,39 @@ def test_cards_that_choose_nothing_keep_their_digest(tiny: Protocol) -> None:
     digests = {tiny.model_copy(update={name: value}).digest for name, value in choices.items()}
     assert len(digests | {tiny.digest}) == 3
     later = {"initialisation", "prior_seed", "judges_know_public"}
-    older = tiny.model_dump(mode="json", exclude=later)
+    gan = {"architecture", "schedule", "mirror"}
+    older = tiny.model_dump(mode="json", exclude={**dict.fromkeys(later, True), "gan": gan})
     assert mibench.types.protocol_digest(older) == tiny.digest
+    for change in (
+        {"architecture": "gmi", "recipe": "wgan-gp"},
+        {"recipe": "wgan-gp"},
+        {"schedule": "constant"},
+        {"mirror": False},
+    ):
+        digests.add(tiny.model_copy(update={"gan": tiny.gan.model_copy(update=change)}).digest)
+    assert len(digests) == 6
+
+
+# Cards that records are filed under, or that no change of this suite has touched since.
+DIGESTS = {
+    "synthfaces-32": "d74dca03bf04632c93661a598e27825eeb982818611d346a39ec2fe7fde38f89",
+    "synthfaces-32-dev": "dbe07a636cbb1fee56e73b0d3d06252395869c2b762720006eaee09f139ea89d",
+    "synthfaces-64": "7bd3e1a8605ce698afdcc02022c5a07fd3804cdf6d088b09428388fe66da7b23",
+    "mnist-32-small": "859a8e6a26fc115d9e8a227b3954eef5f72960b801fd45beaa05b7a64ff46f8c",
+    "lfw-64-small": "ea72495a6b25e0dcf07b1b8f6575b29042be28b95640c30ce0b7950402e49a18",
+    "facescrub-224": "37b75216daf09f7aa117167a0fb910878c9c0f607fed1c12aed1511c92a6d5dc",
+    "celeba-224": "97b4b7dab417b333a0f858c3c471d0fa70dcd665ad4fb1252391c6bd90821b44",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_digests_of_cards_do_not_change_unnoticed(name: str) -> None:
+    assert protocols.PROTOCOLS[name].digest == DIGESTS[name]
+
+
+def test_the_digest_of_a_folders_card() -> None:
+    card = protocols.folder_protocol(FolderOptions())
+    assert card.digest == "e3de66207efeefe1e4eb470ca88be14c44ef418e9d7482fd6c85793cbb438048"
 
 
 class Watched(TrainingHooks):

@@ -128,5 +128,9 @@ CARDS = (
         evaluator=JudgeConfig(architecture="regnety_016", resolution=112),
         second=JudgeConfig(architecture="convnext_pico", resolution=112),
         gan=GanConfig(steps=60000, generator_width=64),
+        notes=(
+            "Of the papers' networks it has the resolution and the widths, not the layers: timm's "
+            "`vgg16_bn` has another head than their VGG16, and the GAN is this suite's.",
+        ),
     ),
 )

@@ -63,14 +63,19 @@ class Networks:
     """The same networks for both sides: as trained, and as the package freezes them."""
 
     def __init__(
-        self, target: str, students: tuple[str, ...], resolution: int, classes: int
+        self, target: str, students: tuple[str, ...], resolution: int, classes: int, published: bool
     ) -> None:
         torch.manual_seed(0)
         models = [Classifier(each, classes, resolution) for each in (target, *students)]
         self.models = [model.eval() for model in models]
-        self.maker = Generator(resolution, 100, 64).eval()
-        self.judge = Critic(resolution, 64).bake().eval()
-        self.class_judge = Critic(resolution, 64, classes, norm="none").eval()
+        if published:
+            self.maker = Generator(resolution, 100, 64, "gmi").eval()
+            self.judge = Critic(resolution, 64, 0, "instance", "gmi").eval()
+            self.class_judge = Critic(resolution, 64, classes, "instance", "kedmi").eval()
+        else:
+            self.maker = Generator(resolution, 100, 64).eval()
+            self.judge = Critic(resolution, 64).bake().eval()
+            self.class_judge = Critic(resolution, 64, classes, norm="none").eval()
         sample = torch.rand(2, 3, resolution, resolution)
         self.frozen = [freeze(model, sample) for model in self.models]
         maker = freeze(self.maker, torch.zeros(2, 100))
@@ -108,10 +113,11 @@ def main() -> None:
     parser.add_argument("--gmi-steps", type=int, default=3, help="iterations of a timed GMI attack")
     parser.add_argument("--gmi-identities", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--published", action="store_true", help="GMI's and KEDMI's own networks")
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(options)}")
     students = tuple(options.students.split(",")) if options.students else ()
-    networks = Networks(options.target, students, options.resolution, 100)
+    networks = Networks(options.target, students, options.resolution, 100, options.published)
     labels = torch.arange(options.identities)
 
     kedmi_class = ATTACKS.get("kedmi")

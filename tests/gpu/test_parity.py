@@ -31,8 +31,13 @@ def test_frozen_classifiers_agree(architecture: str) -> None:
     torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4)
 
 
-def test_priors_agree() -> None:
-    maker, judge = Generator(32).eval(), Critic(32, classes=5, norm="none").eval()
+@pytest.mark.parametrize("published", [False, True])
+def test_priors_agree(published: bool) -> None:
+    maker, judge = Generator(32), Critic(32, classes=5, norm="none")
+    if published:
+        maker = Generator(32, architecture="gmi")
+        judge = Critic(32, 64, 5, "instance", "kedmi", kernel_std=1)
+    maker, judge = maker.eval(), judge.eval()
     latents = torch.randn(6, 100)
     images = maker(latents)
     scores = judge(images)
