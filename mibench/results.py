@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +10,14 @@ import torch
 
 from mibench import provenance
 from mibench.artifacts import Artifact, save_json, save_tensors
+from mibench.commands import command_of
 from mibench.data.division import PreparedSplit
 from mibench.errors import DivergedError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
 from mibench.stages import Stages
-from mibench.types import INCOMPLETE, Part, Record, RunSpec, StageCost
+from mibench.types import INCOMPLETE, Part, Record, StageCost
 
 
 def references(stages: Stages, evaluation: Evaluation | None = None) -> dict[str, Any]:
@@ -163,23 +162,6 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         command=command or command_of(cell.spec),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def command_of(spec: RunSpec) -> str:
-    """The command line that asks for a cell."""
-    parts = ["mibench", "run", "--protocol", spec.protocol, "--attack", spec.attack]
-    parts += ["--defense", spec.defense, "--seed", str(spec.seed)]
-    if spec.target:
-        parts += ["--target", spec.target]
-    if spec.root:
-        parts += ["--root", spec.root]
-    if spec.data:
-        parts += ["--data", spec.data]
-    if spec.budget != 1:
-        parts += ["--budget", repr(spec.budget)]
-    for path, value in spec.overrides.items():
-        parts += ["--set", f"{path}={value if isinstance(value, str) else json.dumps(value)}"]
-    return shlex.join(parts)
 
 
 def write(folder: Path, record: Record, artifact: Artifact) -> None:

@@ -128,10 +128,15 @@ def missing(reason: str) -> MetricValue:
 
 
 class Part(Frozen):
-    """One of a cell's four parts: its name, what was passed, and what that resolved to."""
+    """One of a cell's four parts: its name, what was passed, and what that resolved to.
+
+    Attributes:
+        source: SHA-256 of the source of a method that is none of mibench's own; None for its own.
+    """
 
     name: str
     version: int | None = None
+    source: str | None = None
     passed: dict[str, Any]
     resolved: dict[str, Any]
 
@@ -164,7 +169,7 @@ class Environment(Frozen):
 
 
 class Record(Frozen):
-    """The result of one cell (DESIGN.md, "Record"); accuracies are fractions in [0, 1]."""
+    """The result of one cell; accuracies are fractions in [0, 1]."""
 
     schema_version: int = SCHEMA_VERSION
     status: Literal["complete", "diverged"]

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 import mibench
 from mibench.budget import scaled
+from mibench.commands import command_of
 from mibench.errors import RequestError
 from mibench.grid.spec import make_grid
 from mibench.keys import Keys
@@ -22,7 +23,6 @@ from mibench.pipeline import run_folder
 from mibench.progress import SILENT
 from mibench.protocols import PROTOCOLS
 from mibench.resolve import resolve
-from mibench.results import command_of
 from mibench.streams import stream
 from mibench.training import TrainingConfig, train_classifier
 from mibench.types import BUDGETED, Frozen, Record, RunSpec

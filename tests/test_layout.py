@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
-    {"errors", "files", "types", "budget", "streams", "progress"},
+    {"errors", "files", "types", "budget", "commands", "streams", "progress"},
     {"artifacts", "store", "registry", "provenance", "leaderboard"},
     {
         "dependence",
