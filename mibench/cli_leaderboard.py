@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,7 +12,7 @@ from mibench.cli_options import data_option, store_option
 from mibench.errors import MibenchError, RequestError
 
 if TYPE_CHECKING:
-    from mibench.leaderboard.board import Table
+    from mibench.leaderboard.board import Board, Table
     from mibench.leaderboard.verify import Comparison
     from mibench.types import Record
 
@@ -43,24 +43,37 @@ def leaderboard_commands() -> None:
 def build(folder: str, check: bool) -> None:
     """Make README, tables, figures and the page from the records.
 
-    The result depends on the records alone: building twice gives the same files.
+    The result depends on the records alone: building twice gives the same files. A record or a
+    picture that cannot be taken is named with the reason and left out; the exit code is then 1.
     """
     from mibench.leaderboard import build as building
 
     place = _existing(folder)
     if check:
-        stale = building.stale(place)
+        stale, problems = building.stale(place)
         for name in stale:
             click.echo(name)
         if stale:
             raise MibenchError(
                 f"{len(stale)} files in {place} are not what its records say; "
-                "`mibench leaderboard build` makes them"
+                "`mibench leaderboard build` makes those that it makes, and the rest is to be "
+                "removed" + _left_out(problems)
             )
         click.echo(f"all generated files in {place} are what its records say")
-        return
-    written = building.build(place)
-    click.echo(f"wrote {len(written)} files in {place}; start with {place / building.PAGE}")
+    else:
+        written, problems, alone = building.build(place)
+        click.echo(f"wrote {len(written)} files in {place}; start with {place / building.PAGE}")
+        for name in alone:
+            click.echo(f"left alone, as no build is known to have made it: {name}")
+    if problems:
+        raise MibenchError(_left_out(problems).lstrip("\n"))
+
+
+def _left_out(problems: Sequence[str]) -> str:
+    """The files that boards do without, a line each; empty if there are none."""
+    if not problems:
+        return ""
+    return f"\n{len(problems)} left out of the boards:\n  " + "\n  ".join(problems)
 
 
 @leaderboard_commands.command()
@@ -197,7 +210,7 @@ def verify(
     type=click.Choice(FORMATS),
     default="markdown",
     show_default=True,
-    help="How to write the table; latex needs the package booktabs.",
+    help="How to write the table; latex names the packages that it needs.",
 )
 @click.option(
     "--table",
@@ -212,24 +225,81 @@ def verify(
 @click.option(
     "--columns",
     metavar="A,B,C",
-    help="Only these columns, in this order, by the names that CSV has. Without it, all.",
+    help="Only these columns, in this order, by the names that CSV has. Without it, all; in latex, "
+    "those that fit a page.",
+)
+@click.option(
+    "--where",
+    "conditions",
+    metavar="COLUMN=VALUE",
+    multiple=True,
+    help="Only rows (of a figure, curves) with this value, as defense=bido. May be repeated: one "
+    "of a column's values, in all of the columns.",
+)
+@click.option(
+    "--figure",
+    metavar="FILE",
+    help="Write the privacy-utility figure into FILE, .pdf or .svg, in place of a table.",
 )
 @folder_option
-def export(shape: str, table: str, protocol: str, columns: str | None, folder: str) -> None:
-    """Write a table on standard output."""
+def export(
+    shape: str,
+    table: str,
+    protocol: str,
+    columns: str | None,
+    conditions: tuple[str, ...],
+    figure: str | None,
+    folder: str,
+) -> None:
+    """Write a table on standard output, or a figure into a file.
+
+    Records that cannot be taken are named, and the exit code is 1.
+    """
     from mibench.leaderboard.build import boards
     from mibench.leaderboard.formats import FORMATS as WRITERS
-    from mibench.leaderboard.formats import columns_of
+    from mibench.leaderboard.formats import columns_of, rows_of
     from mibench.registry import closest
 
-    found = {board.protocol: board for board in boards(_existing(folder))}
+    wanted = _conditions(conditions)
+    made = boards(_existing(folder))
+    found = {board.protocol: board for board in made.boards}
     if protocol not in found:
         hint = closest(protocol, found) or f"boards: {', '.join(found)}"
         raise RequestError(f"there is no board of {protocol!r} in {folder}; {hint}")
-    chosen: Table = next(each for each in found[protocol].tables if each.key == table)
-    if columns:
-        chosen = columns_of(chosen, [key.strip() for key in columns.split(",")])
-    click.echo(WRITERS[shape](chosen), nl=False)
+    if figure is not None:
+        _write_figure(found[protocol], wanted, figure)
+    else:
+        chosen: Table = next(each for each in found[protocol].tables if each.key == table)
+        chosen = rows_of(chosen, wanted)
+        if columns:
+            chosen = columns_of(chosen, [key.strip() for key in columns.split(",")])
+        click.echo(WRITERS[shape](chosen), nl=False)
+    if made.problems:
+        raise MibenchError(_left_out(made.problems).lstrip("\n"))
+
+
+def _conditions(texts: Sequence[str]) -> dict[str, set[str]]:
+    """``COLUMN=VALUE`` texts as the values that each column may have."""
+    found: dict[str, set[str]] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (equals and key.strip()):
+            raise RequestError(f"--where {text!r}: write COLUMN=VALUE, as defense=bido")
+        found.setdefault(key.strip(), set()).add(value.strip())
+    return found
+
+
+def _write_figure(board: Board, wanted: Mapping[str, Collection[str]], figure: str) -> None:
+    from mibench.files import user_path, write_atomic
+    from mibench.leaderboard.curves import curves_of
+    from mibench.leaderboard.figure import privacy_utility_figure
+
+    place = user_path(figure, "--figure")
+    if place.suffix not in (".pdf", ".svg") or place.is_dir():
+        raise RequestError(f"--figure {figure}: name a file that ends in .pdf or .svg")
+    shape: Literal["pdf", "svg"] = "pdf" if place.suffix == ".pdf" else "svg"
+    write_atomic(place, privacy_utility_figure(curves_of(board, wanted), shape))
+    click.echo(f"wrote {place}")
 
 
 @leaderboard_commands.command("schema")

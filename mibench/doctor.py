@@ -36,8 +36,6 @@ PACKAGES = {
     "safetensors": "safetensors",
     "filelock": "filelock",
     "jinja2": "jinja2",
-    "plotly": "plotly",
-    "itables": "itables",
     "torch-fidelity": "torch_fidelity",
     "matplotlib": "matplotlib",
     "pillow": "PIL",

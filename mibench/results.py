@@ -5,29 +5,20 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mibench.artifacts import Artifact, Manifest, save_json, save_tensors
+from mibench.commands import command_of
 from mibench.data.division import PreparedSplit
 from mibench.errors import DivergedError, MibenchError
 from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
-from mibench.request import write_setting
 from mibench.stages import Stages
-from mibench.types import (
-    INCOMPLETE,
-    RULES_VERSION,
-    Environment,
-    Part,
-    Record,
-    RunSpec,
-    StageCost,
-)
+from mibench.types import INCOMPLETE, RULES_VERSION, Environment, Part, Record, StageCost
 
 log = logging.getLogger(__name__)
 
@@ -215,25 +206,6 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         rules=RULES_VERSION,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def command_of(spec: RunSpec) -> str:
-    """The command line that asks for a cell."""
-    parts = ["mibench", "run", "--protocol", spec.protocol, "--attack", spec.attack]
-    parts += ["--defense", spec.defense, "--seed", str(spec.seed)]
-    if spec.target:
-        parts += ["--target", spec.target]
-    if spec.root:
-        parts += ["--root", spec.root]
-    if spec.preset:
-        parts += ["--preset", spec.preset]
-    if spec.data:
-        parts += ["--data", spec.data]
-    if spec.budget != 1:
-        parts += ["--budget", repr(spec.budget)]
-    for path, value in spec.overrides.items():
-        parts += ["--set", write_setting(path, value)]
-    return shlex.join(parts)
 
 
 def write(folder: Path, record: Record, artifact: Artifact) -> None:

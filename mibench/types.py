@@ -207,7 +207,7 @@ class StageCost(Frozen):
 
 
 class Record(Frozen):
-    """The result of one cell (DESIGN.md, "Record"); accuracies are fractions in [0, 1].
+    """The result of one cell; accuracies are fractions in [0, 1].
 
     Attributes:
         environment: what made the last stage, whoever prints it later; dirty if any stage's was.

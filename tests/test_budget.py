@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 import mibench
 from mibench.budget import scaled
 from mibench.cli_record import warnings
+from mibench.commands import command_of
 from mibench.errors import RequestError
 from mibench.evaluate import FLOOR_PRIOR
 from mibench.grid.spec import make_grid
@@ -24,7 +25,6 @@ from mibench.pipeline import run_folder
 from mibench.progress import SILENT
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.resolve import resolve
-from mibench.results import command_of
 from mibench.streams import stream
 from mibench.training import TrainingConfig, train_classifier
 from mibench.types import BUDGETED, Frozen, Record, RunSpec

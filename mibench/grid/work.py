@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mibench.commands import command_of
 from mibench.data.division import Division
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
@@ -18,7 +19,6 @@ from mibench.keys import Task
 from mibench.pipeline import compute, finish, select_device
 from mibench.progress import SILENT, Progress
 from mibench.resolve import resolve
-from mibench.results import command_of
 from mibench.stages import Stages
 from mibench.store import Store
 from mibench.types import RunSpec, digest

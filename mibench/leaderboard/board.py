@@ -18,6 +18,8 @@ class Column:
         kind: ``percent`` holds fractions in [0, 1] that are shown as per cent.
         better: which direction is better for the defender; None where neither is.
         help: one sentence on what the column holds.
+        detail: whether a table as wide as a page of a paper does without it; None for a column that
+            a reader has chosen.
     """
 
     key: str
@@ -25,6 +27,7 @@ class Column:
     kind: Kind = "text"
     better: Literal["lower", "higher"] | None = None
     help: str = ""
+    detail: bool | None = False
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,33 @@
 """From records to everything that is generated: README, tables, figures, page and schema.
 
 The result is a function of the folder's records, pictures and ``boards.toml``: it holds no date and
-nothing of the machine, so that building twice gives the same bytes.
+nothing of the machine, so that building twice gives the same bytes. What anyone may have put into
+the folder cannot stop a build: what is wrong is left out and named.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mibench.errors import RequestError
-from mibench.files import write_atomic
+from mibench.files import read_plain
 from mibench.leaderboard.board import Board, Column, Table, Value
+from mibench.leaderboard.curves import strength_fault
 from mibench.leaderboard.figure import privacy_utility_figure
-from mibench.leaderboard.formats import csv_text, latex, markdown
-from mibench.leaderboard.records import GALLERIES, RECORDS, load, schema
+from mibench.leaderboard.folder import (
+    BUILT,
+    manifest,
+    plain_files,
+    refuse_link,
+    unlisted,
+    write_all,
+)
+from mibench.leaderboard.formats import csv_text, latex, markdown, markdown_text
+from mibench.leaderboard.galleries import fault, may_be_shown
+from mibench.leaderboard.records import GALLERIES, RECORDS, Filed, schema, survey
 from mibench.leaderboard.settings import FILE, read_settings
 from mibench.leaderboard.tables import build_board
 
@@ -28,81 +38,131 @@ _MATPLOTLIB = re.compile(rb"<dc:title>(Matplotlib [^<]*)</dc:title>")
 _DATA = re.compile(rb"<dc:description>(data [0-9a-f]{64})</dc:description>")
 
 
-def boards(folder: Path) -> list[Board]:
-    """The boards of all protocols that have records, in the order of their names.
+@dataclass(frozen=True)
+class Made:
+    """What a folder's records give.
+
+    Attributes:
+        boards: one a protocol, in the order of their names.
+        filed: the records behind them.
+        problems: files that were left out, each with its reason.
+    """
+
+    boards: tuple[Board, ...]
+    filed: tuple[Filed, ...]
+    problems: tuple[str, ...]
+
+
+def boards(folder: Path) -> Made:
+    """The boards of all protocols that have records.
 
     Raises:
-        MibenchError: a record is damaged, or ``boards.toml`` lacks a protocol.
-        RequestError: there is no record.
+        MibenchError: ``boards.toml`` is absent or wrong.
+        RequestError: there is no record that a board can take; the message names the others.
     """
-    filed = load(folder)
-    if not filed:
+    filed, problems = survey(folder)
+    if not filed and not problems:
         raise RequestError(
             f"there is no record in {folder / RECORDS}; --folder names a leaderboards folder, and "
             "`mibench leaderboard add` files records"
         )
     settings = read_settings(folder)
-    return [build_board(protocol, filed[protocol], settings) for protocol in sorted(filed)]
+    made, taken = [], []
+    for protocol in sorted(filed):
+        if protocol not in settings.protocols:
+            problems.append(
+                f"{protocol}/: {FILE} says nothing of this protocol: add a section "
+                f"[protocols.{protocol}] with title, headline and worst_case"
+            )
+            continue
+        faults = [(each, strength_fault(each.record, settings)) for each in filed[protocol]]
+        problems += [f"{each.path}: {reason}" for each, reason in faults if reason]
+        sound = [each for each, reason in faults if not reason]
+        if sound:
+            made.append(build_board(protocol, sound, settings))
+            taken += sound
+    if not made:
+        listed = "\n  ".join(problems)
+        raise RequestError(f"no record in {folder / RECORDS} can be taken:\n  {listed}")
+    return Made(tuple(made), tuple(taken), tuple(problems))
 
 
-def build(folder: Path) -> list[Path]:
+def build(folder: Path) -> tuple[list[Path], list[str], list[str]]:
     """Write all that is made from a leaderboards folder's records, into the same folder.
 
     Returns:
-        The files that were written, without the page's libraries below ``assets/``.
+        The files that were written; records and pictures that were left out, each with its reason;
+        and tables and figures in the folder that are left alone, as no build is known to have made
+        them.
 
     Raises:
-        MibenchError: as :func:`boards`; nothing was written then.
+        MibenchError, RequestError: as :func:`boards`, or a link is in the way; nothing was written
+            then.
     """
-    from mibench.leaderboard.page import render_page
-
-    made = boards(folder)
-    files = _texts(made)
-    for stale in _left_over(folder, files):
-        (folder / stale).unlink()
-    for name, data in files.items():
-        write_atomic(folder / name, data)
-    render_page(made, folder / RECORDS, folder / GALLERIES, folder / PAGE)
-    return [folder / name for name in (*files, PAGE)]
+    files, problems = _files(folder)
+    write_all(folder, files)
+    return [folder / name for name in (*files, BUILT)], problems, unlisted(folder, files)
 
 
-def stale(folder: Path) -> list[str]:
-    """Generated files that are absent, left over, or not what the records say, by their names.
+def stale(folder: Path) -> tuple[list[str], list[str]]:
+    """What a build would change, by the names of files, and the problems that it would name.
 
     A figure that another version of matplotlib drew is compared by the data that it shows.
 
     Raises:
-        MibenchError: as :func:`boards`.
+        MibenchError, RequestError: as :func:`build`.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / "leaderboards"
-        copy.mkdir()
-        for name in (RECORDS, GALLERIES):
-            if (folder / name).is_dir():
-                shutil.copytree(folder / name, copy / name)
-        if (folder / FILE).exists():
-            shutil.copy(folder / FILE, copy / FILE)
-        built = {path.relative_to(copy).as_posix(): path.read_bytes() for path in build(copy)}
-    wrong = [name for name, data in built.items() if not _same(folder / name, data)]
-    return sorted([*wrong, *_left_over(folder, built)])
+    files, problems = _files(folder)
+    there = {name: _there(folder, name) for name in (*files, BUILT)}
+    wrong = [name for name, data in files.items() if not _same(name, there[name], data)]
+    # Another matplotlib's figures have other checksums there.
+    exact = all(there[name] == data for name, data in files.items())
+    if exact and there[BUILT] != manifest(files):
+        wrong.append(BUILT)
+    return sorted([*wrong, *unlisted(folder, files)]), problems
 
 
-def _same(path: Path, built: bytes) -> bool:
-    if not path.is_file():
-        return False
-    there = path.read_bytes()
-    if there == built or path.suffix != ".svg":
+def _there(folder: Path, name: str) -> bytes | None:
+    refuse_link(folder, name)
+    return read_plain(folder / name, "the built file") if (folder / name).is_file() else None
+
+
+def _same(name: str, there: bytes | None, built: bytes) -> bool:
+    if there is None or there == built or not name.endswith(".svg"):
         return there == built
     if _MATPLOTLIB.findall(there) == _MATPLOTLIB.findall(built):
         return False
     return bool(_DATA.findall(there)) and _DATA.findall(there) == _DATA.findall(built)
 
 
-def _left_over(folder: Path, files: Sequence[str] | dict[str, bytes]) -> list[str]:
-    """Tables and figures of protocols that have no records any more."""
-    there = [*(folder / TABLES).glob("*/*.*"), *folder.glob(_FIGURE.format("*"))]
-    names = (path.relative_to(folder).as_posix() for path in there)
-    return sorted(name for name in names if name not in files)
+def _files(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """All generated files by their names, and what was left out of them."""
+    from mibench.leaderboard.page import render_page
+
+    made = boards(folder)
+    pictures, unshown = _pictures(folder, made.filed)
+    files = _texts(made.boards)
+    files[PAGE] = render_page(made.boards, made.filed, pictures, files).encode()
+    return files, [*made.problems, *unshown]
+
+
+def _pictures(folder: Path, filed: Sequence[Filed]) -> tuple[set[str], list[str]]:
+    """Pictures of filed records that can be shown, relative to galleries/, and the others."""
+    there, problems = plain_files(folder, GALLERIES, ".png")
+    shown = set()
+    records = {each.path.removesuffix(".json"): each.record for each in filed}
+    for name in there:
+        record = records.get(name.removesuffix(".png"))
+        if record is None:
+            continue
+        reason = fault(folder / GALLERIES / name)
+        if not may_be_shown(record):
+            reason = "reconstructions of people are not published: remove it"
+        if reason:
+            problems.append(f"{GALLERIES}/{name}: {reason}")
+        else:
+            shown.add(name)
+    return shown, problems
 
 
 def _texts(made: Sequence[Board]) -> dict[str, bytes]:
@@ -137,7 +197,10 @@ def _readme(made: Sequence[Board]) -> str:
 
 def _section(board: Board) -> list[str]:
     tables = {table.key: table for table in board.tables}
-    parts = [f"## {board.protocol}, version {board.version}", f"{board.title}."]
+    parts = [
+        f"## {board.protocol}, version {board.version}",
+        f"{markdown_text(board.title)}.",
+    ]
     for key in ("defenses", "improvement"):
         parts += [f"### {tables[key].title}", markdown(tables[key]).rstrip()]
     if board.references:

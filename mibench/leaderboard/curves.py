@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mibench.errors import MibenchError
-from mibench.leaderboard.board import Curve, CurvePoint
-from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
-from mibench.leaderboard.groups import Group
+from mibench.errors import RequestError
+from mibench.leaderboard.board import Board, Curve, CurvePoint
+from mibench.leaderboard.checks import HEADLINE, short_name, trusted_evaluator
+from mibench.leaderboard.groups import Group, strength_of
 from mibench.leaderboard.records import Filed
+from mibench.leaderboard.settings import FILE, Settings
+from mibench.types import Record
 
 
 def curves(groups: Iterable[Group], attack: str) -> tuple[Curve, ...]:
     """The curve of each defense on each architecture under one attack.
 
     A point holds the records of one strength: those of the default settings, and those in which
-    nothing but the defense's main knob was set. Diverged records are no points.
-
-    Raises:
-        MibenchError: a record has no number at the path that ``boards.toml`` gives for the knob.
+    nothing but the defense's main knob was set. Diverged records are no points, nor are those of
+    which :func:`strength_fault` finds a fault.
     """
     found: dict[tuple[str, str], list[Group]] = {}
     for each in groups:
@@ -37,16 +38,43 @@ def curves(groups: Iterable[Group], attack: str) -> tuple[Curve, ...]:
     )
 
 
+def curves_of(board: Board, conditions: Mapping[str, Collection[str]]) -> Board:
+    """A board with the curves that have one of the given names in each given column.
+
+    Args:
+        conditions: keys are ``defense`` and ``target``.
+
+    Raises:
+        RequestError: a key is another one, or there is no such curve.
+    """
+    if unknown := sorted(conditions.keys() - {"defense", "target"}):
+        raise RequestError(f"a figure's curves have defense and target, and no {unknown[0]!r}")
+    kept = tuple(
+        curve
+        for curve in board.curves
+        if all(getattr(curve, key) in values for key, values in conditions.items())
+    )
+    if not kept:
+        there = ", ".join(f"{curve.defense} on {curve.target}" for curve in board.curves)
+        raise RequestError(f"there is no such curve of {board.protocol}; there are: {there}")
+    return dataclasses.replace(board, curves=kept)
+
+
+def strength_fault(record: Record, settings: Settings) -> str:
+    """What is wrong with the strength of a record's defense; empty where there is nothing."""
+    defense = short_name(record.defense.name)
+    knob = settings.strengths.get(defense)
+    if knob is None or record.status == "diverged" or strength_of(record, knob) is not None:
+        return ""
+    return f"{FILE} says that the main knob of {defense} is {knob}, and it has no number there"
+
+
 def _points(groups: Sequence[Group]) -> tuple[CurvePoint, ...]:
     strengths: dict[float, list[Group]] = {}
     for each in groups:
         strength = 1.0 if each.knob is None else each.strength
-        if strength is None:
-            raise MibenchError(
-                f"boards.toml says that the main knob of {each.defense} is {each.knob}, and "
-                f"{each.files[0]} has no number there"
-            )
-        strengths.setdefault(strength, []).append(each)
+        if strength is not None:
+            strengths.setdefault(strength, []).append(each)
     points = []
     for strength, members in sorted(strengths.items()):
         # The default strength may have been asked for by name, too: one record a seed.

@@ -1,12 +1,13 @@
-"""The privacy–utility figure of a board, as SVG for READMEs and papers."""
+"""The privacy–utility figure of a board: SVG for READMEs, PDF for papers."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from typing import Any
+from typing import Any, Literal
 
-from mibench.leaderboard.board import Board, Curve
+from mibench.leaderboard.axes import attack_axis, natural_axis, position, reach
+from mibench.leaderboard.board import Board, Curve, CurvePoint
 from mibench.leaderboard.groups import UNDEFENDED
 from mibench.types import digest
 
@@ -19,6 +20,7 @@ _STYLES = (
     ("#E69F00", "P"),
     ("#56B4E9", "X"),
 )
+_LONGEST = 60  # characters of a name
 _WIDTH, _HEIGHT, _LEGEND = 4.8, 4.2, 1.6  # of a panel and the legend, in inches
 
 
@@ -29,38 +31,47 @@ def figure_data(board: Board) -> str:
     return digest([board.protocol, board.version, lines, bounds, board.reference_target])
 
 
-def privacy_utility_figure(board: Board) -> bytes:
+def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -> bytes:
     """Attack accuracy over natural accuracy, a line a defense, a panel an architecture.
 
-    The same board gives the same bytes with the same matplotlib, whose version is in the metadata,
-    as is :func:`figure_data`. Only for boards that have curves.
+    Axes are those of :mod:`mibench.leaderboard.axes`. The same board gives the same bytes with the
+    same matplotlib, whose version is in the SVG's metadata, as is :func:`figure_data`. Only for
+    boards that have curves.
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     targets = list(dict.fromkeys(curve.target for curve in board.curves))
     names = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
+    bounds = [value.number for _, value in board.references if value.number is not None]
+    upright = attack_axis([point for curve in board.curves for point in curve.points], bounds)
     styles = {UNDEFENDED: ("#444444", "o")}
     styles |= {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
-    with mpl.rc_context({"svg.hashsalt": "mibench", "svg.fonttype": "path", "font.size": 9}):
+    # Names are text: a dollar sign in one begins no formula.
+    style = {"svg.hashsalt": "mibench", "svg.fonttype": "path", "font.size": 9}
+    with mpl.rc_context({**style, "pdf.fonttype": 42, "text.parse_math": False}):
         figure = Figure(figsize=(_WIDTH * len(targets) + _LEGEND, _HEIGHT), layout="constrained")
-        FigureCanvasSVG(figure)
         panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
         handles: dict[str, Any] = {}
         for axis, target in zip(panels, targets, strict=True):
+            own = [curve for curve in board.curves if curve.target == target]
+            for curve in own:
+                handles[curve.defense] = _curve(axis, curve, styles[curve.defense])
+            across = natural_axis([point for curve in own for point in curve.points])
+            axis.set_xlim(across.low, across.high)
+            axis.set_xticks(
+                [place for place, _ in across.ticks], [text for _, text in across.ticks]
+            )
+            axis.minorticks_off()
             if target == board.reference_target:
-                _references(axis, board)
-            for curve in board.curves:
-                if curve.target == target:
-                    handles[curve.defense] = _curve(axis, curve, styles[curve.defense])
+                _references(axis, board, upright.high)
             axis.set_title(f"{board.protocol} v{board.version}, {target}", fontsize=10)
-            axis.set_xlabel("natural accuracy %")
+            axis.set_xlabel("natural accuracy % (error on a logarithmic scale)")
             axis.grid(color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel(f"top-1 attack accuracy % ({board.headline})")
-        panels[0].set_ylim(0, 103)
+        panels[0].set_ylim(upright.low, upright.high)
         order = [name for name in styles if name in handles]
         labels = ["none (early stopping)" if name == UNDEFENDED else name for name in order]
         figure.legend(
@@ -71,6 +82,9 @@ def privacy_utility_figure(board: Board) -> bytes:
             frameon=False,
         )
         buffer = io.BytesIO()
+        if shape == "pdf":
+            figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
+            return buffer.getvalue()
         metadata = {"Date": None, "Description": f"data {figure_data(board)}"}
         figure.savefig(buffer, format="svg", metadata=metadata)
     # No blanks before line ends, as in the repository's other texts.
@@ -81,21 +95,23 @@ def privacy_utility_figure(board: Board) -> bytes:
 def _curve(axis: Any, curve: Curve, style: tuple[str, str]) -> Any:
     """Draw a line in the order of strengths; the default strength's point is filled and larger."""
     colour, marker = style
-    natural = [100 * point.natural for point in curve.points]
+    natural = [position(point.natural) for point in curve.points]
     attack = [100 * point.attack for point in curve.points]
     dashes = "--" if curve.defense == UNDEFENDED else "-"
     (line,) = axis.plot(
         natural, attack, dashes, color=colour, marker=marker, markersize=5, markerfacecolor="white"
     )
     for point in curve.points:
+        place, height = [position(point.natural)], [100 * point.attack]
         if point.control:
-            axis.plot([100 * point.natural], [100 * point.attack], "x", color=colour, markersize=9)
+            axis.plot(place, height, "x", color=colour, markersize=9)
         if point.default:
+            across, upright = _bars(point)
             axis.errorbar(
-                [100 * point.natural],
-                [100 * point.attack],
-                xerr=None if point.natural_spread is None else [100 * point.natural_spread],
-                yerr=None if point.attack_spread is None else [100 * point.attack_spread],
+                place,
+                height,
+                xerr=across,
+                yerr=upright,
                 fmt=marker,
                 color=colour,
                 markersize=8,
@@ -106,16 +122,32 @@ def _curve(axis: Any, curve: Curve, style: tuple[str, str]) -> Any:
     return line
 
 
-def _references(axis: Any, board: Board) -> None:
-    """Floors and ceiling as thin lines with their names."""
-    for name, value in board.references:
-        if value.number is None:
-            continue
-        axis.axhline(100 * value.number, color="#888888", linewidth=0.7, linestyle=":", zorder=1)
+def _bars(point: CurvePoint) -> tuple[Any, Any]:
+    """How far a point's error bars reach in both directions, in the axes' units; None without."""
+    left, right = (position(end) for end in reach(point.natural, point.natural_spread))
+    low, high = (100 * end for end in reach(point.attack, point.attack_spread))
+    place, height = position(point.natural), 100 * point.attack
+    return (
+        None if point.natural_spread is None else [[place - left], [right - place]],
+        None if point.attack_spread is None else [[height - low], [high - height]],
+    )
+
+
+def _references(axis: Any, board: Board, top: float) -> None:
+    """Floors and ceiling as thin lines with their names; of those above the axis, the names."""
+    known = [(value.number, name) for name, value in board.references if value.number is not None]
+    beyond = 0
+    for number, name in sorted(known, reverse=True):
+        height, text = 100 * number, name[:_LONGEST]
+        if height > top:
+            height, text = top * (0.97 - 0.04 * beyond), f"↑ {text} {height:.1f}"
+            beyond += 1
+        else:
+            axis.axhline(height, color="#888888", linewidth=0.7, linestyle=":", zorder=1)
         axis.text(
             0.01,
-            100 * value.number + 0.6,
-            name,
+            height + 0.006 * top,
+            text,
             transform=axis.get_yaxis_transform(),
             fontsize=7,
             color="#666666",

@@ -7,15 +7,28 @@ import dataclasses
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mibench.errors import RequestError
 from mibench.leaderboard.board import Column, Table, Value
 from mibench.registry import closest
 
 _ABSENT = "—"
+# Of LaTeX tables: lengths in points, of lines in characters, rows that one page holds.
+_TEXTWIDTH, _COLSEP, _PAGE = 345, 2.5, 50
+_HEADING, _BREAKS = 9, (20, 14, 10)
+_SMALLER = 0.9  # width at \scriptsize, the gaps between columns included
 _HUGE = 1e5  # numbers from here on are shown as powers of ten
-_MARKDOWN = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "\n": " "}
+# What would make a text of a record markup: HTML, entities, code, emphasis, formulas, links and
+# images (with their addresses, which GitHub links by itself).
+_MARKDOWN = re.compile(
+    r"[\\|`*$]|&(?=#?\w+;)|~(?=~)|(?<=~)~|(?<=\])[(\[:]|(?<=http):|(?<=https):|(?<=ftp):"
+    r"|(?<=www)\.|@(?=\w)",
+    re.IGNORECASE,
+)
+# A spreadsheet takes a cell for a formula by its first character.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 _NEGATIVE = re.compile(r"(?<![\w.-])-(?=\d)")
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -109,31 +122,32 @@ def _numeric(column: Column) -> bool:
 def markdown(table: Table) -> str:
     """A GitHub table with the notes below it."""
     lines = [
-        "| " + " | ".join(_pipe(heading(column)) for column in table.columns) + " |",
+        "| " + " | ".join(markdown_text(heading(column)) for column in table.columns) + " |",
         "|" + "|".join("---:" if _numeric(column) else "---" for column in table.columns) + "|",
     ]
-    lines += ["| " + " | ".join(map(_pipe, row)) + " |" for row in _texts(table)]
+    lines += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in _texts(table)]
     for note in table.notes:
-        lines += ["", note]
+        lines += ["", markdown_text(note)]
     return "\n".join(lines) + "\n"
 
 
-def _pipe(text: str) -> str:
-    for character, safe in _MARKDOWN.items():
-        text = text.replace(character, safe)
-    return text
+def markdown_text(text: str) -> str:
+    """Text within a line of Markdown, of which nothing is taken for markup or for a link."""
+    one_line = " ".join(text.splitlines()).replace("\t", " ")
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", one_line).replace("<", "&lt;")
 
 
 def csv_text(table: Table) -> str:
     """Raw numbers, accuracies as fractions; spreads and intervals in columns of their own.
 
     Numbers have 12 significant digits: what lies behind depends on a machine's rounding, and the
-    file must not. A value without a number gives its text, an absent one nothing.
+    file must not. A value without a number gives its text, an absent one nothing. Text that a
+    spreadsheet would take for a formula gets an apostrophe before it.
     """
     rows = [[row.get(column.key) for row in table.rows] for column in table.columns]
     columns: list[tuple[str, list[str]]] = []
     for column, values in zip(table.columns, rows, strict=True):
-        columns.append((column.key, [_raw(value) for value in values]))
+        columns.append((_no_formula(column.key), [_raw(value) for value in values]))
         if any(value and value.spread is not None for value in values):
             spreads = [value.spread if value else None for value in values]
             columns.append((f"{column.key}_std", [_digits(each) for each in spreads]))
@@ -149,13 +163,14 @@ def csv_text(table: Table) -> str:
 
 
 def _raw(value: Value | None) -> str:
-    if value is None:
+    if value is None or (value.number is None and value.text == _ABSENT):
         return ""
-    return (
-        ""
-        if value.number is None and value.text == _ABSENT
-        else (value.text if value.number is None else _digits(value.number))
-    )
+    return _no_formula(value.text) if value.number is None else _digits(value.number)
+
+
+def _no_formula(text: str) -> str:
+    formula = text.startswith(_FORMULA) and not _PLAIN_NUMBER.fullmatch(text)
+    return f"'{text}" if formula else text
 
 
 def _digits(number: float | None) -> str:
@@ -163,22 +178,122 @@ def _digits(number: float | None) -> str:
 
 
 def latex(table: Table) -> str:
-    r"""A booktabs ``tabular``, ready to ``\input``; notes are comments above it."""
-    notes = [f"% {line}" for note in table.notes for line in note.splitlines()]
-    align = "".join("r" if _numeric(column) else "l" for column in table.columns)
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        *notes,
-        rf"\begin{{tabular}}{{{align}}}",
-        r"\toprule",
-        " & ".join(latex_text(heading(column)) for column in table.columns) + r" \\",
-        r"\midrule",
-    ]
-    for row in _texts(table):
-        cells = " & ".join(map(latex_text, row))
-        # After the \\ of the row above, a bracket would be its argument.
-        lines.append(("{}" if cells.startswith("[") else "") + cells + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    r"""A booktabs table, ready to ``\input``, that is no wider than ``\textwidth``.
+
+    Columns of detail and those that say nothing, or one thing in all rows (then a comment does),
+    are left out, unless :func:`columns_of` chose them; headings and long texts are broken into
+    lines. What is still too wide by estimate is scaled down (graphicx); more lines than a page
+    holds make a ``longtable``, which gets smaller letters then. Notes are comments above it.
+    """
+    columns, said = _of_a_paper(table)
+    texts = _texts(dataclasses.replace(table, columns=columns, rows=_without_reasons(table)))
+    for most in _BREAKS:
+        bodies = [
+            [
+                [text] if _numeric(column) else _lines(text, most)
+                for column, text in zip(columns, row, strict=True)
+            ]
+            for row in texts
+        ]
+        heads = []
+        for index, column in enumerate(columns):
+            longest = max((len(line) for row in bodies for line in row[index]), default=0)
+            heads.append(_lines(heading(column), max(_HEADING, longest)))
+        width = sum(
+            max(_points(line) for cell in column for line in cell) + 2 * _COLSEP
+            for column in zip(heads, *bodies, strict=True)
+        )
+        if width <= _TEXTWIDTH:
+            break
+    sides = ["r" if _numeric(column) else "l" for column in columns]
+    head = " & ".join(map(_stacked, heads, sides, "b" * len(heads))) + r" \\"
+    rows = [" & ".join(map(_stacked, row, sides, "t" * len(row))) + r" \\" for row in bodies]
+    # After the \\ of the row above, a bracket would be its argument.
+    rows = [("{}" if row.startswith("[") else "") + row for row in rows]
+    long = sum(max(map(len, row), default=1) for row in bodies) > _PAGE
+    font = "scriptsize" if long and width > _TEXTWIDTH else "footnotesize"
+    width *= _SMALLER if font == "scriptsize" else 1
+    wide = width > _TEXTWIDTH
+    needs = ["booktabs", *(["longtable"] if long else ["graphicx"] if wide else [])]
+    lines = [f"% needs {' '.join(rf'{chr(92)}usepackage{{{name}}}' for name in needs)}"]
+    if wide:
+        lines.append(
+            f"% about {width:.0f} pt wide, {_TEXTWIDTH} pt are there: choose fewer --columns"
+            + ("" if long else ", or take it as it is scaled down here")
+        )
+    lines += [f"% {line}" for note in (*said, *table.notes) for line in note.splitlines()]
+    lines += [r"\begingroup", rf"\{font}\setlength{{\tabcolsep}}{{{_COLSEP}pt}}"]
+    if long:
+        body = [r"\endhead", *rows, r"\bottomrule", r"\end{longtable}"]
+        lines += [
+            rf"\begin{{longtable}}{{{''.join(sides)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+        ]
+    else:
+        begin, end = rf"\begin{{tabular}}{{{''.join(sides)}}}", r"\end{tabular}"
+        if wide:
+            begin, end = rf"\resizebox{{\textwidth}}{{!}}{{{begin}", f"{end}}}"
+        lines += [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end]
+    return "\n".join([*lines, r"\endgroup"]) + "\n"
+
+
+def _of_a_paper(table: Table) -> tuple[tuple[Column, ...], list[str]]:
+    """The columns that a table on a page of paper needs, and what the others say of all rows."""
+    if all(column.detail is None for column in table.columns):  # chosen
+        return table.columns, []
+    kept, said = [], []
+    for column in table.columns:
+        texts = {shown(column, row.get(column.key)) for row in table.rows}
+        if column.detail or texts <= {_ABSENT}:
+            continue
+        if len(table.rows) > 1 and len(texts) == 1 and not _numeric(column):
+            said.append(f"{column.title}: {texts.pop()} in all rows")
+        else:
+            kept.append(column)
+    return tuple(kept) or table.columns, said
+
+
+def _without_reasons(table: Table) -> tuple[dict[str, Value], ...]:
+    """Rows with a dash where a number is missing: why stands in the notes and on the page."""
+    numeric = {column.key for column in table.columns if _numeric(column)}
+    return tuple(
+        {
+            key: Value(text=_ABSENT)
+            if key in numeric and value.number is None and len(value.text) > _HEADING
+            else value
+            for key, value in row.items()
+        }
+        for row in table.rows
+    )
+
+
+def _lines(text: str, most: int) -> list[str]:
+    """A text broken at blanks, hyphens and the like into lines of so many characters, if it can."""
+    lines = [""]
+    for piece in re.split(r"(?<=[\s=_/])|(?<=\w-)(?=\w)", text):
+        if lines[-1] and len((lines[-1] + piece).rstrip()) > most:
+            lines.append("")
+        lines[-1] += piece
+    return [line.strip() for line in lines]
+
+
+def _stacked(lines: Sequence[str], side: str, place: str) -> str:
+    """Lines of a cell, one above the other, at the top or at the bottom of its row."""
+    escaped = [latex_text(line) for line in lines]
+    if len(escaped) == 1:
+        return escaped[0]
+    inner = r" \\ ".join(("{}" if e.startswith("[") else "") + e for e in escaped)
+    return rf"\begin{{tabular}}[{place}]{{@{{}}{side}@{{}}}}{inner}\end{{tabular}}"
+
+
+def _points(text: str) -> float:
+    """About how wide a text is in Computer Modern at \\footnotesize (8 pt), in points."""
+    narrow = sum(each in "ilj.,:;'|!()[] -" for each in text)
+    broad = sum(each.isupper() or each in "mw±×→−%" for each in text)
+    return 2.7 * narrow + 6.3 * broad + 4.1 * (len(text) - narrow - broad)
 
 
 def latex_text(text: str) -> str:
@@ -212,17 +327,48 @@ def html_fragment(table: Table) -> str:
 
 
 def columns_of(table: Table, keys: Sequence[str]) -> Table:
-    """A table with the chosen columns, in the order given.
+    """A table with the chosen columns, in the order given: :func:`latex`, too, takes them all.
 
     Raises:
         RequestError: there is no such column; close names are offered.
     """
     known = {column.key: column for column in table.columns}
-    for key in keys:
-        if key not in known:
-            hint = closest(key, known) or f"columns: {', '.join(known)}"
-            raise RequestError(f"the table {table.key} has no column {key!r}; {hint}")
-    return dataclasses.replace(table, columns=tuple(known[key] for key in keys))
+    chosen = [dataclasses.replace(_column(table, known, key), detail=None) for key in keys]
+    return dataclasses.replace(table, columns=tuple(chosen))
+
+
+def rows_of(table: Table, conditions: Mapping[str, Collection[str]]) -> Table:
+    """A table with the rows that have one of the given texts, or numbers, in each given column.
+
+    Raises:
+        RequestError: there is no such column, or no such row; what is there is offered.
+    """
+    known = {column.key: column for column in table.columns}
+    kept = list(range(len(table.rows)))
+    for key, wanted in conditions.items():
+        column = _column(table, known, key)
+        digits = decimals(table, column)
+        texts = [{shown(column, row.get(key), digits), _raw(row.get(key))} for row in table.rows]
+        left = [index for index in kept if texts[index] & set(wanted)]
+        if not left:
+            there = sorted({shown(column, table.rows[i].get(key), digits) for i in kept})
+            raise RequestError(
+                f"no row of the table {table.key} has {key}={' or '.join(sorted(wanted))}; there "
+                f"are: {', '.join(there[:20])}{' …' * (len(there) > 20)}"
+            )
+        kept = left
+    pick = [
+        tuple(each[index] for index in kept) if each else ()
+        for each in (table.rows, table.files, table.commands)
+    ]
+    return dataclasses.replace(table, rows=pick[0], files=pick[1], commands=pick[2])
+
+
+def _column(table: Table, known: Mapping[str, Column], key: str) -> Column:
+    if key not in known:
+        hint = closest(key, known) or f"columns: {', '.join(known)}"
+        raise RequestError(f"the table {table.key} has no column {key!r}; {hint}")
+    return known[key]
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {

@@ -10,12 +10,15 @@ from typing import Any
 
 from mibench.leaderboard.board import Value
 from mibench.leaderboard.checks import overrides, setting, short_name
+from mibench.leaderboard.fit import number
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.settings import Settings
 from mibench.types import Record, canonical_json
 
 UNDEFENDED = "none"
 DASH = Value(text="—")
+
+_LONG = 300  # characters of settings that a table shows
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,7 @@ class Group:
     @property
     def strength(self) -> float | None:
         """Value of the main knob; None where there is none, or it is not a number."""
-        if self.knob is None:
-            return None
-        value = setting(self.first, self.knob)
-        if value is None:  # found in training, as noise for a given ε, and reported with ε
-            value = self.first.utility.get(self.knob.partition(".")[2])
-        return float(value) if isinstance(value, float | int) else None
+        return None if self.knob is None else strength_of(self.first, self.knob)
 
     @functools.cached_property
     def complete(self) -> tuple[Filed, ...]:
@@ -97,7 +95,7 @@ class Group:
     def utility(self, key: str) -> Value:
         """Mean and spread of a number of ``utility`` over seeds; a dash where a seed lacks it."""
         found = [r.utility.get(key) for r in self._records()]
-        return self._mean([v if isinstance(v, float | int) else None for v in found])
+        return self._mean([number(value) for value in found])
 
     def _records(self) -> list[Record]:
         return [each.record for each in self.complete]
@@ -108,6 +106,14 @@ class Group:
         if len(values) < len(self.complete) or any(value is None for value in values):
             return DASH
         return over_seeds([value for value in values if value is not None])
+
+
+def strength_of(record: Record, knob: str) -> float | None:
+    """A record's number at the path of a main knob, as ``"defense.scale"``; None without one."""
+    value = setting(record, knob)
+    if value is None:  # found in training, as noise for a given ε, and reported with ε
+        value = record.utility.get(knob.partition(".")[2])
+    return number(value)
 
 
 def over_seeds(values: Sequence[float]) -> Value:
@@ -133,6 +139,12 @@ def group(filed: Iterable[Filed], settings: Settings) -> list[Group]:
         )
         for (target, defense, attack, _), records in sorted(found.items())
     ]
+
+
+def settings_of(record: Record) -> str:
+    """What was passed through ``--set``, ``"defense.scale=0"``; empty for nothing."""
+    text = ", ".join(f"{path}={value}" for path, value in sorted(overrides(record).items()))
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

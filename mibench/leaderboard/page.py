@@ -1,26 +1,26 @@
-"""The page: one static HTML file from boards, records and pictures, readable without a network.
+"""The page: one static HTML file from boards and records, readable without a network.
 
-Its libraries are those that the packages plotly and itables ship. They are written beside the page,
-into ``assets/``, and are no part of it: the page is the same whatever their versions.
+It holds its own style sheet and script and loads nothing but pictures that lie beside it. A
+browser that keeps to its policy runs that one script, whatever else may have got into the page.
 """
 
 from __future__ import annotations
 
 import base64
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mibench.commands import command_of_record
 from mibench.errors import MibenchError
-from mibench.files import write_atomic
 from mibench.leaderboard.board import Board, Column, Table, Value
-from mibench.leaderboard.checks import HEADLINE, overrides, short_name
+from mibench.leaderboard.checks import HEADLINE, short_name
 from mibench.leaderboard.formats import decimals, heading, shown
+from mibench.leaderboard.groups import settings_of
 from mibench.leaderboard.page_plots import curve_numbers, plots
-from mibench.leaderboard.records import parse
+from mibench.leaderboard.records import GALLERIES, RECORDS, Filed
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}
@@ -43,25 +43,24 @@ class Source:
 
 
 def render_page(
-    boards: Sequence[Board], records_folder: Path, galleries_folder: Path, out: Path
-) -> None:
-    """Write the page, and beside it the folder ``assets`` with the libraries that it uses.
-
-    The page is a function of the boards, of the records below ``records_folder`` and of which
-    pictures and tables there are: the same ones give the same bytes.
+    boards: Sequence[Board],
+    filed: Sequence[Filed],
+    pictures: Collection[str],
+    files: Collection[str],
+) -> str:
+    """The page's HTML. Equal arguments give equal pages.
 
     Args:
         boards: what to show, in this order.
-        records_folder: holds ``<protocol>/<cell>.json``.
-        galleries_folder: holds ``<protocol>/<cell>.png`` for those cells that have a picture.
-        out: the HTML file; links are relative to its folder. Tables that lie beside it as
-            ``tables/<protocol>/<table>.csv`` and ``.tex`` are linked.
+        filed: the records behind them, which lie in ``records/`` beside the page.
+        pictures: which of them have one, ``<protocol>/<cell>.png`` in ``galleries/``.
+        files: tables and figures that lie beside the page, by their names: they are linked.
 
     Raises:
-        MibenchError: a board names a record that is not in ``records_folder``, or a record there
-            cannot be read.
+        MibenchError: a board names a record that is not among ``filed``.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("mibench.leaderboard"),
@@ -70,17 +69,18 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sources: dict[str, Source] = {}
-    for protocol in dict.fromkeys(board.protocol for board in boards):
-        sources |= _sources(protocol, records_folder, galleries_folder, out.parent)
+    sources = {each.path: _source(each, pictures) for each in filed}
     attacks = sorted({each.facets["attack"] for each in sources.values()})
-    views = [_board(board, sources, records_folder, out.parent) for board in boards]
+    views = [_board(board, sources, files) for board in boards]
     used = {file for view in views for file in view["files"]}
-    page = environment.get_template("page.html").render(
+    script = environment.get_template("page.js").render()
+    return environment.get_template("page.html").render(
         boards=views,
         attacks=attacks,
         heading=heading,
         options=_options(views),
+        policy=_policy(script),
+        script=Markup(script),
         data={
             "records": {
                 file: {"href": each.href, "label": each.label, "seed": each.seed}
@@ -91,69 +91,49 @@ def render_page(
             "plots": {view["id"]: view["plots"] for view in views},
         },
     )
-    for name, text in _libraries().items():
-        write_atomic(out.parent / "assets" / name, text.encode())
-    write_atomic(out, page.encode())
 
 
-def _libraries() -> dict[str, str]:
-    """The script files that the page loads, from the installed packages."""
-    import itables.options
-    from plotly.offline import get_plotlyjs
-
-    # A page opened as a file may not import a module from a file, but may from a `data:` address.
-    bundle = base64.b64encode(Path(itables.options.dt_bundle).read_bytes()).decode()
-    return {
-        "plotly.min.js": get_plotlyjs(),
-        "datatables.js": f'window.dataTables=import("data:text/javascript;base64,{bundle}");\n',
-    }
+def _policy(script: str) -> str:
+    """The content security policy: the page's own script by its hash, pictures, and no network."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src 'self' file:; base-uri 'none'; form-action 'none'"
+    )
 
 
-def _sources(protocol: str, records: Path, galleries: Path, base: Path) -> dict[str, Source]:
-    """The records of a protocol by their file, relative to the records folder."""
-    found = {}
-    for path in sorted((records / protocol).glob("*.json")):
-        try:
-            record = parse(path.read_bytes())
-        except MibenchError as error:
-            raise MibenchError(f"{path}: {error}") from error
-        picture = galleries / protocol / f"{path.stem}.png"
-        attack, defense = short_name(record.attack.name), short_name(record.defense.name)
-        passed = ", ".join(f"{key}={value}" for key, value in overrides(record).items())
-        headline = record.metrics.get(HEADLINE)
-        found[f"{protocol}/{path.name}"] = Source(
-            href=_link(path, base),
-            label=f"{attack} · {defense} · {record.target.name}" + (f" ({passed})" * bool(passed)),
-            seed=record.seed,
-            command=record.command,
-            facets={
-                "protocol": protocol,
-                "architecture": record.target.name,
-                "attack": attack,
-                "defense": defense,
-                "access": record.access,
-            },
-            version=record.protocol.version,
-            top1=headline.value if headline else None,
-            picture=_link(picture, base) if picture.exists() else None,
-        )
-    return found
+def _source(filed: Filed, pictures: Collection[str]) -> Source:
+    record = filed.record
+    attack, defense = short_name(record.attack.name), short_name(record.defense.name)
+    passed = settings_of(record)
+    headline = record.metrics.get(HEADLINE)
+    picture = f"{filed.path.removesuffix('.json')}.png"
+    return Source(
+        href=quote(f"{RECORDS}/{filed.path}"),
+        label=f"{attack} · {defense} · {record.target.name}" + (f" ({passed})" * bool(passed)),
+        seed=record.seed,
+        command=command_of_record(record),
+        facets={
+            "protocol": record.protocol.name,
+            "architecture": record.target.name,
+            "attack": attack,
+            "defense": defense,
+            "access": record.access,
+        },
+        version=record.protocol.version,
+        top1=headline.value if headline else None,
+        picture=quote(f"{GALLERIES}/{picture}") if picture in pictures else None,
+    )
 
 
-def _link(path: Path, base: Path) -> str:
-    return quote(Path(os.path.relpath(path, base)).as_posix())
-
-
-def _board(
-    board: Board, sources: Mapping[str, Source], records: Path, base: Path
-) -> dict[str, Any]:
+def _board(board: Board, sources: Mapping[str, Source], there: Collection[str]) -> dict[str, Any]:
     """What the template shows of a board."""
     files = {file for table in board.tables for row in table.files for file in row}
     files |= {file for curve in board.curves for point in curve.points for file in point.files}
     for file in sorted(files - sources.keys()):
         raise MibenchError(
-            f"the board of {board.protocol} names the record {file}, which is not in {records}: "
-            "build the boards from that folder"
+            f"the board of {board.protocol} names the record {file}, which is not among the "
+            "records given"
         )
     pictures = [
         {
@@ -172,7 +152,8 @@ def _board(
         "id": f"{board.protocol}-v{board.version}",
         "board": board,
         "references": [(name, _shown(percent, value)) for name, value in board.references],
-        "tables": [_table(board.protocol, table, sources, base) for table in board.tables],
+        "tables": [_table(board.protocol, table, sources, there) for table in board.tables],
+        "figure": figure if (figure := f"privacy-utility-{board.protocol}.svg") in there else None,
         "attacks": _attacks(board, sources),
         "plots": plots(board),
         "numbers": [curve_numbers(curve) for curve in board.curves],
@@ -189,7 +170,7 @@ def _attacks(board: Board, sources: Mapping[str, Source]) -> str:
 
 
 def _table(
-    protocol: str, table: Table, sources: Mapping[str, Source], base: Path
+    protocol: str, table: Table, sources: Mapping[str, Source], there: Collection[str]
 ) -> dict[str, Any]:
     """What the template shows of a table: texts of cells, and what filters read of each row."""
     digits = {column.key: decimals(table, column) for column in table.columns}
@@ -212,11 +193,11 @@ def _table(
         )
     texts = [k for k, column in enumerate(table.columns) if column.kind == "text"]
     heads = [k for k in texts if table.columns[k].key in ("defense", "attack")] or texts
-    place = base / "tables" / protocol
-    downloads = [(place / f"{table.key}.csv", "CSV"), (place / f"{table.key}.tex", "LaTeX")]
+    place = f"tables/{protocol}/{table.key}"
+    downloads = [(f"{place}.csv", "CSV"), (f"{place}.tex", "LaTeX")]
     return {
         "table": table,
-        "downloads": [(_link(path, base), name) for path, name in downloads if path.exists()],
+        "downloads": [(quote(path), name) for path, name in downloads if path in there],
         "rows": rows,
         "head": heads[0] if heads else 0,
         "sourced": any(row["files"] or row["command"] for row in rows),

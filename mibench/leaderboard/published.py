@@ -21,8 +21,8 @@ _COLUMNS = (
     Column("attack", "attack"),
     Column("top1", "top-1 %"),
     Column("top5", "top-5 %"),
-    Column("knn", "KNN distance"),
-    Column("fid", "FID"),
+    Column("knn", "KNN distance", detail=True),
+    Column("fid", "FID", detail=True),
 )
 
 # KEDMI's attack against undefended targets: target, variant, top-1, KNN distance.

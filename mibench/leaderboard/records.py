@@ -6,6 +6,7 @@ Layout: ``records/<protocol>/<cell>.json``, and ``galleries/<protocol>/<cell>.pn
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mibench.errors import MibenchError
-from mibench.files import write_atomic
+from mibench.files import read_plain, write_atomic
 from mibench.leaderboard.checks import (
     HEADLINE,
     faults,
@@ -23,9 +24,11 @@ from mibench.leaderboard.checks import (
     short_name,
     warnings,
 )
-from mibench.leaderboard.galleries import make_gallery
+from mibench.leaderboard.fit import unfit
+from mibench.leaderboard.folder import plain_files, printable, refuse_link
+from mibench.leaderboard.galleries import IMAGES, has_gallery, make_gallery, reconstructions
 from mibench.naming import setting_token
-from mibench.types import SCHEMA_VERSION, Record
+from mibench.types import SCHEMA_VERSION, Record, canonical_json
 
 RECORDS, GALLERIES = "records", "galleries"
 
@@ -89,40 +92,59 @@ def parse(text: str | bytes) -> Record:
 
 def check(record: Record) -> list[str]:
     """Reasons why a record is refused; empty for one that boards can take."""
-    return foreign(record) or faults(record)
+    return unfit(record) or foreign(record) or faults(record)
 
 
 def load(folder: Path) -> dict[str, list[Filed]]:
     """All filed records by protocol, in the order of their file names.
 
     Raises:
-        MibenchError: a record is damaged, filed under another name than its own, or does not go
-            with the others; the message names file and reason.
+        MibenchError: :func:`survey` found a problem; the message names file and reason.
     """
-    found: dict[str, list[Filed]] = {}
-    problems = []
-    records = folder / RECORDS
-    for path in sorted(records.glob("*/*.json")):
-        relative = path.relative_to(records).as_posix()
-        try:
-            record = parse(path.read_bytes())
-        except MibenchError as error:
-            problems.append(f"{relative}: {error}")
-            continue
-        reasons = faults(record)
-        own = f"{record.protocol.name}/{cell_name(record)}.json"
-        if not reasons and own != relative:
-            reasons.append(f"its cell belongs into the file {own}")
-        problems += [f"{relative}: {reason}" for reason in reasons]
-        found.setdefault(path.parent.name, []).append(Filed(relative, record))
-    if not problems:
-        for protocol in found.values():
-            problems += _disagreements(protocol)
+    found, problems = survey(folder)
     if problems:
         raise MibenchError(
-            f"{len(problems)} problems with the records in {records}:\n  " + "\n  ".join(problems)
+            f"{len(problems)} problems with the records in {folder / RECORDS}:\n  "
+            + "\n  ".join(problems)
         )
     return found
+
+
+def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[str]]:
+    """The filed records that boards can take, by protocol, and what is wrong with the others.
+
+    Anyone may have written a file in this folder: links are not followed, and a file that is
+    damaged, filed under another name than its own, or does not go with the others of its protocol
+    is left out and named, with the reason.
+    """
+    found: dict[str, list[Filed]] = {}
+    paths, problems = plain_files(folder, RECORDS, ".json")
+    for relative in paths:
+        record, reasons = _read(folder / RECORDS / relative)
+        if record is not None and not reasons:
+            own = f"{record.protocol.name}/{cell_name(record)}.json"
+            if own == relative:
+                found.setdefault(record.protocol.name, []).append(Filed(relative, record))
+                continue
+            reasons = [f"its cell belongs into the file {own}"]
+        problems += [printable(f"{relative}: {reason}") for reason in reasons]
+    for protocol, filed in found.items():
+        unlike = _disagreements(filed)
+        problems += [printable(f"{path}: {reason}") for path, reason in unlike.items()]
+        found[protocol] = [each for each in filed if each.path not in unlike]
+    return {protocol: filed for protocol, filed in found.items() if filed}, problems
+
+
+def _read(path: Path) -> tuple[Record | None, list[str]]:
+    """A filed record, or None; and why boards cannot take it."""
+    try:
+        record = parse(read_plain(path, "the record"))
+        return record, unfit(record) or faults(record)
+    except MibenchError as error:
+        return None, [str(error)]
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # The checks read what anyone may have put in the place of a number or a table.
+        return None, [f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"]
 
 
 def add(paths: Iterable[Path], folder: Path) -> list[Outcome]:
@@ -158,12 +180,32 @@ def _add(path: Path, folder: Path) -> Outcome:
         if filed.verified_by is not None or record.verified_by is None:
             return Outcome(source, "already there", place, (), tuple(warnings(record)))
         status = "verification filed"
-    if reasons := _disagreements([*_siblings(place, record), Filed(place.name, record)]):
-        return Outcome(source, "refused", None, tuple(reasons))
-    write_atomic(place, (record.model_dump_json() + "\n").encode())
-    picture = path.parent / "reconstructions.png"
-    make_gallery(record, picture, folder / GALLERIES / record.protocol.name / f"{place.stem}.png")
+    unlike = _disagreements([*_siblings(place, record), Filed(place.name, record)])
+    if place.name in unlike:
+        return Outcome(source, "refused", None, (unlike[place.name],))
+    picture = folder / GALLERIES / record.protocol.name / f"{place.stem}.png"
+    try:
+        gallery = _gallery(record, path.parent / IMAGES)
+        for each in (place, picture):
+            refuse_link(folder, each.relative_to(folder).as_posix())
+    except MibenchError as error:
+        return Outcome(source, "refused", None, (str(error),))
+    if gallery is not None:
+        write_atomic(picture, gallery)
+    try:
+        write_atomic(place, (record.model_dump_json() + "\n").encode())
+    except MibenchError:
+        if gallery is not None:  # a picture without its record is nothing
+            picture.unlink(missing_ok=True)
+        raise
     return Outcome(source, status, place, (), tuple(warnings(record)))
+
+
+def _gallery(record: Record, images: Path) -> bytes | None:
+    """The picture of a record, drawn from its own reconstructions; None for one that gets none."""
+    if not has_gallery(record) or not os.path.lexists(images):
+        return None
+    return make_gallery(record, reconstructions(record, images))
 
 
 def _duplicate(place: Path, filed: Record, record: Record) -> str:
@@ -185,28 +227,48 @@ def _siblings(place: Path, record: Record) -> list[Filed]:
     return found
 
 
-def _disagreements(filed: Sequence[Filed]) -> list[str]:
-    """Records of one protocol that were made under different versions or settings."""
-    found = []
-    first = filed[0]
-    cells: dict[str, Filed] = {}
+def _disagreements(filed: Sequence[Filed]) -> dict[str, str]:
+    """Records of one protocol that do not go with the most of the others: path and reason.
+
+    All have one version of the protocol and one number of identities; seeds of one cell have the
+    same settings. Where as many say one thing as another, the first in the order of paths is right.
+    """
+    found: dict[str, str] = {}
+
+    def outliers(kind: str, members: Sequence[tuple[Filed, Any]]) -> None:
+        texts = [canonical_json(value) for _, value in members]
+        usual = texts.index(max(texts, key=texts.count)) if texts else 0
+        for (each, value), text in zip(members, texts, strict=True):
+            if text != texts[usual]:
+                other, its = members[usual]
+                found.setdefault(
+                    each.path, f"{kind} is {value!r:.60}, in {other.path} it is {its!r:.60}"
+                )
+
+    versions = [(each, each.record.protocol.resolved["digest"]) for each in filed]
+    outliers("made under another version of the protocol: its digest", versions)
+    sizes = [(each, len(rows)) for each in filed if (rows := _headline_rows(each.record))]
+    outliers("the number of attacked identities", sizes)
+    cells: dict[str, list[Filed]] = {}
     for each in filed:
-        if each.record.protocol.resolved["digest"] != first.record.protocol.resolved["digest"]:
-            found.append(
-                f"{each.path}: made under another version of the protocol than {first.path}"
-            )
-        same = cells.setdefault(each.path.rpartition("_seed")[0], each)
+        cells.setdefault(each.path.rpartition("_seed")[0], []).append(each)
+    for seeds in cells.values():
         for part in ("target", "defense", "attack"):
-            one = dict(_flat(getattr(same.record, part).resolved))
-            other = dict(_flat(getattr(each.record, part).resolved))
-            # A field that one of them lacks is of another version of the code, with its default.
-            for key in sorted(one.keys() & other.keys()):
-                if one[key] != other[key]:
-                    found.append(
-                        f"{each.path}: {part}.{key} is {other[key]!r}, in {same.path} it is "
-                        f"{one[key]!r}: seeds of one cell must have the same settings"
-                    )
+            settings = [dict(_flat(getattr(each.record, part).resolved)) for each in seeds]
+            for key in sorted(set().union(*settings)):
+                # A field that some lack is of another version of the code, with its default.
+                there = [
+                    (each, own[key])
+                    for each, own in zip(seeds, settings, strict=True)
+                    if key in own
+                ]
+                outliers(f"seeds of one cell must have the same settings: {part}.{key}", there)
     return found
+
+
+def _headline_rows(record: Record) -> tuple[str, ...]:
+    metric = record.metrics.get(HEADLINE)
+    return (metric.hits or ()) if metric else ()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from pydantic import ValidationError, field_validator
 
 from mibench.errors import MibenchError
+from mibench.files import read_plain
 from mibench.types import Frozen
 
 if sys.version_info >= (3, 11):
@@ -73,17 +75,18 @@ def read_settings(folder: Path) -> Settings:
     """Read ``boards.toml`` of a leaderboards folder.
 
     Raises:
-        MibenchError: it is absent, no TOML, or has unknown or missing fields.
+        MibenchError: it is absent, a link or no file, no TOML, or has unknown or missing fields.
     """
     path = folder / FILE
-    try:
-        return Settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise MibenchError(
             f"there is no {path}: it names each board's attacks; take the one of mibench's "
             "repository, leaderboards/boards.toml, as a start"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        )
+    try:
+        text = read_plain(path, "the file of boards").decode("utf-8-sig")
+        return Settings.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MibenchError(f"{path} is no TOML: {error}") from error
     except ValidationError as error:
         found = error.errors()[0]

@@ -121,7 +121,7 @@ def defenses_table(
             rows.append((place, row, (*own.values(), *([control] if control else []))))
     rows.sort(key=lambda each: each[0])
     columns = (
-        Column("rank", "rank", "count", "lower", "rank at matched natural accuracy"),
+        Column("rank", "rank", "count", "lower", "rank at matched natural accuracy", detail=True),
         Column("target", "target", help="architecture of the attacked classifier"),
         Column("defense", "defense", help="at its default strength"),
         Column("natural", "natural accuracy", "percent", "higher", "on private test images"),
@@ -133,6 +133,7 @@ def defenses_table(
             "percent",
             "lower",
             f"top-1 of {settings.headline} at the matched natural accuracy; what ranks",
+            detail=True,
         ),
         Column(
             "matched_natural",
@@ -140,14 +141,21 @@ def defenses_table(
             "percent",
             "higher",
             "natural accuracy of the point that is ranked",
+            detail=True,
         ),
-        Column("matched_strength", "strength there", help="main knob of the point that is ranked"),
+        Column(
+            "matched_strength",
+            "strength there",
+            help="main knob of the point that is ranked",
+            detail=True,
+        ),
         Column(
             "control_natural",
             "control: natural accuracy",
             "percent",
             "higher",
             "the same defense without its protection",
+            detail=True,
         ),
         Column(
             "control_attack",
@@ -155,10 +163,11 @@ def defenses_table(
             "percent",
             "lower",
             "top-1 attack accuracy against the defense without its protection",
+            detail=True,
         ),
         Column("epsilon", "ε", "number", "lower", "privacy budget of the formal guarantee"),
-        Column("privacy_unit", "unit of ε", help="what the formal guarantee protects"),
-        Column("seeds", "seeds", help=f"seeds under {settings.headline}"),
+        Column("privacy_unit", "unit of ε", help="what the formal guarantee protects", detail=True),
+        Column("seeds", "seeds", help=f"seeds under {settings.headline}", detail=True),
     )
     fixed = ", ".join(settings.worst_case)
     notes = (
@@ -222,10 +231,11 @@ def improvement_table(
                 "percent",
                 "lower",
                 f"{percent[key]} − base, in points, with its interval",
+                detail=key != "improved",
             )
             for key, delta in deltas.items()
         ),
-        Column("seeds", "seeds"),
+        Column("seeds", "seeds", detail=True),
     )
     members = [g for _, own in rows for g in own]
     notes = (
@@ -298,8 +308,12 @@ def _references(undefended: Sequence[Group], target: str) -> tuple[tuple[str, Va
     seeds: dict[int, dict[str, float]] = {}
     for each in undefended:
         for filed in each.filed if each.target == target else ():
-            values = {k: m[HEADLINE].value for k, m in filed.record.references.items()}
-            there = {name: value for name, value in values.items() if value is not None}
+            found = {k: m.get(HEADLINE) for k, m in filed.record.references.items()}
+            there = {
+                name: metric.value
+                for name, metric in found.items()
+                if metric is not None and metric.value is not None
+            }
             if there:
                 seeds.setdefault(filed.record.seed, there)
     names = sorted({name for values in seeds.values() for name in values}, reverse=True)

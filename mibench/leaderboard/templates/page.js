@@ -3,29 +3,61 @@ const all = (selector, place = document) => [...place.querySelectorAll(selector)
 const data = JSON.parse(one("#data").textContent);
 const facetsOf = (element) => JSON.parse(element.dataset.facets);
 
-// Tables: sorted by the number behind a cell; what is missing comes last, in both directions.
-const PAGE = 50;
-const order = (sign) => (a, b) => (a === "") - (b === "") || sign * (a - b);
-const DataTable = await (window.dataTables ?? Promise.resolve()).then((module) => module?.default);
-const tables = new Map();
-if (DataTable) {
-  DataTable.ext.errMode = "throw";
-  DataTable.type("measured", { order: { asc: order(1), desc: order(-1) } });
-  for (const element of all("table.rows")) {
-    const paged = element.tBodies[0].rows.length > PAGE;
-    tables.set(element, new DataTable(element, {
-      autoWidth: false, info: false, order: [], paging: paged, pageLength: PAGE,
-      layout: { topStart: null, topEnd: null, bottomStart: paged ? "paging" : null, bottomEnd: null },
-      language: { zeroRecords: "No row passes the filters.", emptyTable: "There are no rows yet." },
-      columnDefs: [
-        { targets: "plain", orderable: false },
-        { targets: "falling", orderSequence: ["desc", "asc", ""] },
-        { targets: "measured", type: "measured" },
-      ],
-    }));
+function element(tag, properties, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+// Tables: sorted by the number behind a cell, or by its text; what is missing comes last, in both directions.
+const MOST = 50;
+const MISSING = new Set(["", "–", "—"]);
+const collator = new Intl.Collator("en", { numeric: true });
+const keyOf = (cell) => {
+  const text = cell.dataset.order ?? cell.textContent.trim();
+  return MISSING.has(text) ? null : "order" in cell.dataset ? Number(text) : text;
+};
+const compare = (a, b) => typeof a === "number" ? a - b : collator.compare(a, b);
+const tables = all("table.rows").map((place) => ({
+  place, body: place.tBodies[0], rows: [...place.tBodies[0].rows], opened: false,
+}));
+
+function sort(table, head) {
+  const directions = head.classList.contains("falling") ? ["descending", "ascending", null] : ["ascending", "descending", null];
+  const next = directions[(directions.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
+  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+  const rows = [...table.rows];
+  if (next) {
+    head.setAttribute("aria-sort", next);
+    const sign = next === "ascending" ? 1 : -1;
+    rows.sort((one, other) => {
+      const [a, b] = [one, other].map((row) => keyOf(row.cells[head.cellIndex]));
+      return a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b);
+    });
+  }
+  table.body.append(...rows);
+  page(table);
+}
+
+function page(table) {
+  const passing = [...table.body.rows].filter((row) => row.dataset.passes !== "no");
+  for (const row of table.rows) row.hidden = true;
+  for (const row of table.opened ? passing : passing.slice(0, MOST)) row.hidden = false;
+  const none = table.place.parentElement.nextElementSibling, more = none.nextElementSibling;
+  none.hidden = passing.length > 0 || !table.rows.length;
+  more.hidden = passing.length <= MOST;
+  more.textContent = table.opened ? `Show the first ${MOST} rows` : `Show all ${passing.length} rows`;
+  more.onclick = () => { table.opened = !table.opened; page(table); };
+}
+
+for (const table of tables) {
+  for (const head of all("thead th:not(.plain)", table.place)) {
+    const button = element("button", { type: "button", className: "sort" });
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => sort(table, head));
   }
 }
-one("#no-libraries").hidden = Boolean(DataTable && window.Plotly);
 
 // Filters: a row that says nothing about a facet passes it.
 const filters = one(".filters");
@@ -40,77 +72,144 @@ function filter() {
     facet.classList.toggle("active", values.length > 0);
     one(".chosen", facet).textContent = values.length > 1 ? `${values.length} chosen` : values[0] ?? "all";
   }
-  const text = one("input[type=search]", filters).value.trim();
-  const finds = (element) => element.textContent.toLowerCase().includes(text.toLowerCase());
+  const words = one("input[type=search]", filters).value.toLowerCase().split(/\s+/).filter(Boolean);
+  const finds = (place) => words.every((word) => place.textContent.toLowerCase().includes(word));
   let shown = 0, total = 0;
   for (const section of all(".board")) section.hidden = !passes({ protocol: [section.dataset.protocol] });
-  for (const element of all("table.rows")) {
-    const table = tables.get(element);
-    if (table) {
-      const attacks = chosen.get("attack") ?? new Set();
-      table.columns("[data-attack]").every(function () {
-        this.visible(!attacks.size || attacks.has(this.header().dataset.attack), false);
-      });
-      table.search.fixed("facets", (_, row, index) => passes(facetsOf(table.row(index).node())));
-      table.search(text).draw();
-      shown += table.rows({ search: "applied" }).count();
-      total += table.rows().count();
-    } else {
-      for (const row of element.tBodies[0].rows) {
-        row.hidden = !(passes(facetsOf(row)) && finds(row));
-        shown += !row.hidden;
-        total += 1;
-      }
+  const attacks = chosen.get("attack") ?? new Set();
+  for (const table of tables) {
+    for (const head of all("th[data-attack]", table.place)) {
+      const hidden = attacks.size > 0 && !attacks.has(head.dataset.attack);
+      for (const row of table.place.rows) row.cells[head.cellIndex].hidden = hidden;
     }
+    for (const row of table.rows) {
+      const there = passes(facetsOf(row)) && finds(row);
+      row.dataset.passes = there ? "yes" : "no";
+      shown += there;
+      total += 1;
+    }
+    page(table);
   }
   for (const item of all(".pictures li")) item.hidden = !(passes(facetsOf(item)) && finds(item));
   one(".count", filters).textContent = shown < total ? `${shown} of ${total} rows` : `${total} rows`;
   for (const name of Object.keys(data.plots)) draw(name);
 }
 
-// Plots: colours come from the style sheet, so they follow light and dark.
+// Plots: as wide as the page, in the colours of the style sheet.
 const picked = {};
-function coloured(value) {
-  if (typeof value === "string" && value.startsWith("var(")) {
-    return getComputedStyle(document.documentElement).getPropertyValue(value.slice(4, -1)).trim();
-  }
-  if (Array.isArray(value)) return value.map(coloured);
-  if (value && typeof value === "object") {
-    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, coloured(each)]));
-  }
-  return value;
+const SVG = "http://www.w3.org/2000/svg";
+function shape(tag, attributes, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
 }
+const MARKERS = {
+  circle: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0z`,
+  square: (r) => `M${-r},${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
+  diamond: (r) => `M0,${-1.3 * r}L${1.3 * r},0L0,${1.3 * r}L${-1.3 * r},0z`,
+  up: (r) => `M0,${-1.2 * r}L${1.2 * r},${r}H${-1.2 * r}z`,
+  down: (r) => `M0,${1.2 * r}L${1.2 * r},${-r}H${-1.2 * r}z`,
+  cross: (r) => `M${-r / 3},${-r}h${2 * r / 3}v${2 * r / 3}h${2 * r / 3}v${2 * r / 3}h${-2 * r / 3}v${2 * r / 3}h${-2 * r / 3}v${-2 * r / 3}h${-2 * r / 3}v${-2 * r / 3}h${2 * r / 3}z`,
+  star: (r) => `M${Array.from({ length: 10 }, (_, k) => {
+    const [size, angle] = [k % 2 ? 0.55 * r : 1.35 * r, Math.PI * k / 5];
+    return `${size * Math.sin(angle)},${-size * Math.cos(angle)}`;
+  }).join("L")}z`,
+};
 
 function draw(name) {
   const plot = data.plots[name][picked[name] ?? 0];
   const place = document.getElementById(`plot-${name}`);
-  if (!plot || !window.Plotly || place.closest("[hidden]")) return;
-  const figure = coloured(plot);
-  for (const trace of figure.data) trace.visible = passes({ defense: [trace.meta] }) ? true : "legendonly";
-  const image = { format: "svg", filename: `${name} ${plot.title}` };
-  Plotly.react(place, figure.data, figure.layout,
-    { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]], toImageButtonOptions: image });
-  if (!place.dataset.clickable) {
-    place.dataset.clickable = "yes";
-    place.on("plotly_click", ({ points: [point] }) => {
-      const text = `${point.data.meta}: natural ${point.x.toFixed(1)} %, attack ${point.y.toFixed(1)} %`;
-      if (point.customdata.length) showRow(text, point.customdata, data.records[point.customdata[0]].command, []);
-    });
+  if (!plot || place.closest("[hidden]")) return;
+  const wide = Math.max(place.clientWidth, 240), high = Math.round(Math.min(460, 230 + wide / 4));
+  const left = 50, right = 14, top = 14, bottom = 46;
+  const x = (value) => left + (value - plot.x.low) / (plot.x.high - plot.x.low) * (wide - left - right);
+  const y = (value) => high - bottom - (value - plot.y.low) / (plot.y.high - plot.y.low) * (high - top - bottom);
+  const svg = shape("svg", { width: wide, height: high, viewBox: `0 0 ${wide} ${high}` });
+  const grid = (attributes) => svg.append(shape("line", { class: "grid", ...attributes }));
+  const text = (attributes, words) => svg.append(shape("text", attributes, words));
+  let last = -Infinity;
+  for (const [value, words] of plot.x.ticks) {
+    grid({ x1: x(value), x2: x(value), y1: top, y2: high - bottom });
+    if (x(value) - last < 26) continue;
+    last = x(value);
+    text({ class: "tick", x: x(value), y: high - bottom + 18, "text-anchor": "middle" }, words);
   }
+  for (const [value, words] of plot.y.ticks) {
+    grid({ x1: left, x2: wide - right, y1: y(value), y2: y(value) });
+    text({ class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, words);
+  }
+  text({ class: "axis", x: (left + wide - right) / 2, y: high - 8, "text-anchor": "middle" }, "natural accuracy, %");
+  text({ class: "axis", "text-anchor": "middle", transform: `translate(13 ${(top + high - bottom) / 2}) rotate(-90)` },
+    "attack accuracy (top-1), %");
+  const taken = [];
+  for (const each of plot.references) {
+    const at = y(each.y);
+    if (!each.beyond) svg.append(shape("line", { class: "reference", x1: left, x2: wide - right, y1: at, y2: at }));
+    let base = each.beyond ? top + 10 : at - 4;
+    while (taken.some((other) => Math.abs(other - base) < 13)) base += 13;
+    taken.push(base);
+    text({ class: "named", x: left + 4, y: base }, `${each.beyond ? "↑ " : ""}${wide < 600 ? each.short : each.label}`);
+    svg.lastChild.append(shape("title", {}, each.label));
+  }
+  const tip = element("div", { className: "tip", hidden: true });
+  const points = [];
+  for (const curve of plot.curves) {
+    if (!passes({ defense: [curve.name] })) continue;
+    const line = curve.points.map((point) => `${x(point.x)},${y(point.y)}`).join(" ");
+    svg.append(shape("polyline", { class: curve.dashed ? "curve dashed" : "curve", points: line, style: `stroke: ${curve.colour}` }));
+    for (const point of curve.points) {
+      const group = shape("g", { class: "point", tabindex: 0, role: "button", "aria-label": point.lines.join(", "),
+        style: `--colour: ${curve.colour}`, transform: `translate(${x(point.x)} ${y(point.y)})` });
+      const bar = ([x1, x2], [y1, y2]) => group.append(shape("line", { class: "bar", x1, x2, y1, y2 }));
+      if (point.across) bar(point.across.map((end) => x(end) - x(point.x)), [0, 0]);
+      if (point.upright) bar([0, 0], point.upright.map((end) => y(end) - y(point.y)));
+      const path = MARKERS[curve.shape](point.default ? 7 : 4.5);
+      group.append(shape("path", { d: path, class: point.default ? "marker default" : "marker" }));
+      if (point.control) group.append(shape("path", { d: "M-7,-7L7,7M-7,7L7,-7", class: "control" }));
+      group.append(shape("circle", { r: 12, class: "target" }));
+      const show = () => {
+        tip.replaceChildren(...point.lines.map((words, k) => element(k ? "div" : "b", { textContent: words })));
+        tip.hidden = false;
+        const [at, above] = [x(point.x), y(point.y)];
+        tip.style.left = `${Math.max(0, Math.min(at + 14, wide - tip.offsetWidth - 4))}px`;
+        tip.style.top = `${above > tip.offsetHeight + 16 ? above - tip.offsetHeight - 12 : above + 14}px`;
+      };
+      const open = () => {
+        if (point.files.length) showRow(point.lines.slice(0, 4).join(" · "), point.files, data.records[point.files[0]].command, []);
+      };
+      group.addEventListener("pointerenter", show);
+      group.addEventListener("focus", show);
+      for (const kind of ["pointerleave", "blur"]) group.addEventListener(kind, () => { tip.hidden = true; });
+      group.addEventListener("click", open);
+      group.addEventListener("keydown", (event) => {
+        if (event.key !== "Enter") return;
+        event.preventDefault(); // or the same key presses the dialog's first button
+        open();
+      });
+      points.push([point.default, group]);
+    }
+  }
+  svg.append(...points.sort(([a], [b]) => a - b).map(([, group]) => group)); // default strengths on top
+  const legend = element("ul", { className: "legend" }, ...plot.curves.filter((curve) => passes({ defense: [curve.name] })).map((curve) => {
+    const mark = shape("svg", { width: 26, height: 14, viewBox: "-13 -7 26 14", style: `--colour: ${curve.colour}` },
+      shape("line", { class: curve.dashed ? "curve dashed" : "curve", x1: -13, x2: 13, y1: 0, y2: 0, style: `stroke: ${curve.colour}` }),
+      shape("path", { d: MARKERS[curve.shape](4.5), class: "marker" }));
+    return element("li", {}, mark, curve.dashed ? `${curve.name} (early stopping)` : curve.name);
+  }));
+  place.replaceChildren(svg, tip, legend);
 }
 for (const select of all("select[data-plot]")) {
   select.addEventListener("change", () => { picked[select.dataset.plot] = Number(select.value); draw(select.dataset.plot); });
 }
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change",
-  () => Object.keys(data.plots).forEach(draw));
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (innerWidth === width) return;
+  width = innerWidth;
+  Object.keys(data.plots).forEach(draw);
+});
 
 // The dialog of a row: its command and its records.
-function element(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
 function showRow(title, files, command, reasons) {
   const dialog = one("#row");
   const groups = new Map();
