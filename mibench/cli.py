@@ -159,9 +159,11 @@ def run(
     trains no target, and a command that was stopped continues where it was.
     """
     from mibench.display import display
-    from mibench.pipeline import run_cell
+    from mibench.pipeline import run_folder
     from mibench.progress import SILENT
-    from mibench.resolve import parse_setting
+    from mibench.resolve import parse_setting, resolve
+    from mibench.results import IMAGES
+    from mibench.run import run as run_cell
     from mibench.store import default_root
     from mibench.types import RunSpec
 
@@ -176,17 +178,20 @@ def run(
         overrides=dict(map(parse_setting, settings)),
         budget=1 if budget is None else budget,
     )
+    folder = Path(out).expanduser() if out else None
     shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What a method prints must not end up in the record's JSON.
     with contextlib.redirect_stdout(sys.stderr), shown as progress, _logged_to_stderr():
-        record, folder = run_cell(
-            spec,
+        record = run_cell(
+            **spec.model_dump(),
             store=store,
-            out=Path(out).expanduser() if out else None,
+            out=folder,
             device=device,
             progress=progress,
             command=shlex.join(["mibench", *ctx.meta[_ARGUMENTS]]),
         )
+    if folder is None:
+        folder = run_folder(resolve(spec), record.artifacts.get(IMAGES))
     _show_record(record, folder, Path(store).expanduser() if store else default_root(), as_json)
 
 

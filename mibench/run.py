@@ -78,7 +78,4 @@ def run(
         overrides=dict(overrides or {}),
         budget=budget,
     )
-    record, _ = run_cell(
-        spec, store=store, out=out, device=device, progress=progress, command=command
-    )
-    return record
+    return run_cell(spec, store=store, out=out, device=device, progress=progress, command=command)

@@ -142,7 +142,7 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
         if place not in splits:
             splits[place] = split_of(cell, SILENT)
         split = splits[place]
-        folder = run_folder(cell, split)
+        folder = run_folder(cell, None if split is None else split.digest)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
         return GridCell(spec, folder, Keys(cell, split).plan(), split)
