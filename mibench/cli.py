@@ -178,6 +178,7 @@ def run(
         overrides=dict(map(parse_setting, settings)),
         budget=1 if budget is None else budget,
     )
+    cell = resolve(spec)  # which refuses what is wrong
     folder = Path(out).expanduser() if out else None
     shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What a method prints must not end up in the record's JSON.
@@ -191,7 +192,7 @@ def run(
             command=shlex.join(["mibench", *ctx.meta[_ARGUMENTS]]),
         )
     if folder is None:
-        folder = run_folder(resolve(spec), record.artifacts.get(IMAGES))
+        folder = run_folder(cell, record.artifacts.get(IMAGES))
     _show_record(record, folder, Path(store).expanduser() if store else default_root(), as_json)
 
 
