@@ -209,23 +209,29 @@ def run(
     )
     refuse_unknown(spec)
     kept = None if store is None else output_folder(store, "--store")
-    chosen = None if out is None else output_folder(out, "--out")
+    folder = None if out is None else output_folder(out, "--out")
 
     from mibench.display import display
-    from mibench.pipeline import run_cell
+    from mibench.pipeline import run_folder
+    from mibench.resolve import resolve
+    from mibench.results import IMAGES
+    from mibench.run import run as run_cell
     from mibench.store import default_root
 
+    cell = resolve(spec)  # which refuses what is wrong
     shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What a method prints must not end up in the record's JSON.
     with contextlib.redirect_stdout(sys.stderr), shown as progress, _logged_to_stderr():
-        record, folder = run_cell(
-            spec,
+        record = run_cell(
+            **spec.model_dump(),
             store=kept,
-            out=chosen,
+            out=folder,
             device=device,
             progress=progress,
             command=_text(shlex.join(["mibench", *ctx.meta[_ARGUMENTS]])),
         )
+    if folder is None:
+        folder = run_folder(cell, record.artifacts.get(IMAGES))
     _show_record(record, folder, kept or default_root(), as_json)
 
 

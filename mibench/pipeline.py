@@ -40,19 +40,16 @@ def run_cell(
     device: str,
     progress: Progress,
     command: str | None,
-) -> tuple[Record, Path]:
-    """Run the cell that ``spec`` asks for; :func:`mibench.run` says what the arguments mean.
-
-    Returns:
-        The record, and the run folder that it was written to.
-    """
+) -> Record:
+    """Run the cell that ``spec`` asks for; :func:`mibench.run` says what the arguments mean."""
     cell = resolve(spec)
     place = select_device(device)
     artifacts = Store(store or default_root())
     artifacts.require_space(NEEDED_BYTES)
     split = split_of(cell, progress)
-    folder = Path(out) if out is not None else run_folder(cell, split)
-    claim(folder, cell, split)
+    images = None if split is None else split.digest
+    folder = Path(out) if out is not None else run_folder(cell, images)
+    claim(folder, cell, images)
     stages = Stages(cell, artifacts, place, progress, split)
     plan = stages.plan()
     todo = needed(plan, lambda t: artifacts.manifest(t.stage, t.key) is not None)
@@ -66,7 +63,7 @@ def run_cell(
         compute(stages, task)
         if task.stage == "target" and stages.target_result["diverged"]:
             break
-    return finish(stages, folder, command), folder
+    return finish(stages, folder, command)
 
 
 def compute(stages: Stages, task: Task) -> None:
@@ -132,12 +129,15 @@ def select_device(name: str) -> torch.device:
     return device
 
 
-def run_folder(cell: Cell, split: Division | None) -> Path:
+def run_folder(cell: Cell, images: str | None) -> Path:
     """Where a cell's results go unless told otherwise: its name holds all that they depend on.
 
     ``<attack>_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a method of
     someone else has a digest of its code, and other settings, a budget and images that the
     protocol does not draw itself follow.
+
+    Args:
+        images: digest of these images (of the :class:`~mibench.data.division.Division`), or None.
     """
     spec = cell.spec
     mains = {k: v for k, v in spec.overrides.items() if k.startswith(("defense.", "target."))}
@@ -149,7 +149,7 @@ def run_folder(cell: Cell, split: Division | None) -> Path:
     name += f"-set-{setting_token(others)}" if others else ""
     name += f"-{spec.preset}" if spec.preset is not None else ""
     name += f"-budget-{spec.budget!r}" if spec.budget != 1 else ""
-    name += f"-data{_digest_of(split.digest)}" if split is not None else ""
+    name += f"-data{_digest_of(images)}" if images else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
     return RUNS / cell.protocol.name / name
@@ -159,7 +159,7 @@ def _digest_of(source: str | None) -> str:
     return f"-{source[:8]}" if source else ""
 
 
-def claim(folder: Path, cell: Cell, split: Division | None) -> None:
+def claim(folder: Path, cell: Cell, images: str | None) -> None:
     """Make a cell's run folder, unless it holds another cell's record.
 
     Raises:
@@ -190,8 +190,8 @@ def claim(folder: Path, cell: Cell, split: Division | None) -> None:
         "seed": old.seed,
         "settings": [getattr(old, part).passed for part in PARTS],
     }
-    if split is not None and IMAGES in old.artifacts:
-        mine[IMAGES], theirs[IMAGES] = split.digest, old.artifacts[IMAGES]
+    if images and IMAGES in old.artifacts:
+        mine[IMAGES], theirs[IMAGES] = images, old.artifacts[IMAGES]
     # As JSON, for a record's lists may have been tuples.
     other = [name for name in mine if canonical_json(mine[name]) != canonical_json(theirs[name])]
     if other:

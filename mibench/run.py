@@ -85,7 +85,4 @@ def run(
     )
     from mibench.pipeline import run_cell  # imports torch
 
-    record, _ = run_cell(
-        spec, store=store, out=out, device=device, progress=progress, command=command
-    )
-    return record
+    return run_cell(spec, store=store, out=out, device=device, progress=progress, command=command)

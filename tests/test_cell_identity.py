@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import mibench
 from mibench import keys, provenance
 from mibench.cli import cli
-from mibench.data.division import Division, PreparedSplit
+from mibench.data.division import PreparedSplit
 from mibench.data.mnist import MNIST
 from mibench.data.splits import FolderOptions, make_split
 from mibench.errors import MibenchError, RequestError
@@ -260,12 +260,12 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return made  # type: ignore[return-value]
 
 
-def folder_cell(root: Path, **overrides: Any) -> tuple[Cell, Division]:
+def folder_cell(root: Path, **overrides: Any) -> tuple[Cell, str]:
     spec = RunSpec(
         protocol="folder", root=str(root), attack="gmi", overrides={**SETTINGS, **overrides}
     )
     made = resolve(spec)
-    return made, make_split(root, **FolderOptions(min_images=12).model_dump())
+    return made, make_split(root, **FolderOptions(min_images=12).model_dump()).digest
 
 
 def test_folders_hold_what_cells_depend_on(

@@ -212,6 +212,36 @@ def test_file_does_not_shadow_a_method(registry: Registry[Method], folder: Path)
         registry.get("kedmi")
 
 
+@pytest.mark.parametrize("how", ["raise SystemExit", "raise BaseException('no')"])
+def test_modules_that_end_the_program_are_refused(
+    registry: Registry[Method], folder: Path, how: str
+) -> None:
+    add(folder, "quitter", how)
+    (folder / "outside_quit.py").write_text(how)
+    entry_point(folder, "leaving", "leaver", "outside_quit:Mine")
+    (folder / "mine.py").write_text(how)
+    for name in ("quitter", "leaver", f"{folder / 'mine.py'}:Mine"):
+        with pytest.raises(RequestError, match="line 1") as caught:
+            registry.get(name)
+        assert caught.value.exit_code == 2
+
+
+def test_ctrl_c_during_an_import_passes(registry: Registry[Method], folder: Path) -> None:
+    (folder / "mine.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        registry.get(f"{folder / 'mine.py'}:Mine")
+
+
+def test_a_class_has_one_name(registry: Registry[Method], folder: Path) -> None:
+    (folder / "mine.py").write_text(source("mine") + "class Own(Method): pass\n")
+    assert registry.name_of(registry.get(f"{folder / 'mine.py'}:Mine")) == "mine"
+    assert registry.name_of(registry.get(f"{folder / 'mine.py'}:Own")) == "Own"
+    (folder / "outside_named.py").write_text(source("named"))
+    entry_point(folder, "naming", "other", "outside_named:Mine")
+    with pytest.raises(RequestError, match="'named' and 'other': give it one name"):
+        registry.get("other")
+
+
 @pytest.mark.parametrize(
     ("text", "spec", "message"),
     [

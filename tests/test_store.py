@@ -23,6 +23,7 @@ from mibench.artifacts import Artifact, save_json, save_tensors
 from mibench.errors import ArtifactError, MibenchError, RequestError
 from mibench.files import write_atomic
 from mibench.store import Store, default_root, stage_key
+from mibench.types import digest
 
 KEY = stage_key("target", {"epochs": 3}, 0, [], "source")
 OTHER = stage_key("target", {"epochs": 4}, 0, [], "source")
@@ -365,6 +366,29 @@ def test_require_space(store: Store) -> None:
     store.require_space(1)
     with pytest.raises(RequestError, match="MIBENCH_STORE"):
         store.require_space(shutil.disk_usage(store.root).total + 1)
+
+
+def test_a_store_is_made_when_it_is_written_to(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new" / "store")
+    assert (store.ls(), store.verify(), store.gc(0), store.find("target", KEY)) == ([], [], 0, None)
+    assert not list(tmp_path.iterdir())
+    get(store, Stage())
+    assert len(store.ls()) == 1
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot be created"):
+        Store(tmp_path / "file" / "store").require_space(1)
+
+
+def test_an_earlier_manifest_is_intact(store: Store) -> None:
+    artifact = get(store, Stage())
+    path = artifact.path / "manifest.json"
+    fields = json.loads(path.read_text())
+    del fields["maker"], fields["checksum"]
+    fields |= {"mibench": "0.0.1", "commit": None, "dirty": None}
+    path.write_text(json.dumps({**fields, "checksum": digest(fields)}))
+    assert store.verify() == []
+    assert artifact.manifest.maker is not None
+    assert store.manifest("target", KEY).maker is None
 
 
 def test_root_that_is_a_file(tmp_path: Path) -> None:

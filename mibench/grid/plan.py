@@ -146,7 +146,7 @@ def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -
             splits[place] = split_of(cell, SILENT)
         split = splits[place]
         require_enough(cell, split)
-        folder = run_folder(cell, split)
+        folder = run_folder(cell, None if split is None else split.digest)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
         return GridCell(cell.spec, folder, Keys(cell, split).plan(), split)
