@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+import mibench
 from mibench.artifacts import Artifact
-from mibench.defenses.dp_sgd import DpSgd
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, RequestError
 from mibench.methods import Defense, DefenseConfig, claimed
 from mibench.progress import SILENT
 from mibench.protocols import Protocol
@@ -101,5 +101,26 @@ def test_nothing_of_it_stands_in_an_accuracys_place(
     assert forged == {**honest, **claims, "noise_multiplier": 0.7}
 
 
-def test_dp_sgd_reports_noise_under_the_name_of_its_knob() -> None:
-    assert DpSgd.strength == "noise_multiplier"
+@pytest.mark.parametrize(
+    ("defense", "setting", "match"),
+    [
+        ("dp-sgd", {"defense.accountant": "prv", "defense.noise_multiplier": 0.005}, "knows no ε"),
+        ("dp-sgd", {"defense.delta": 0.5}, "no guarantee for one of 30 images"),
+        ("bido", {"target.batch_size": 7}, "fewer than two identities"),
+    ],
+)
+def test_a_run_is_refused_before_anything_is_trained(
+    defense: str, setting: dict[str, Any], match: str, tiny: Protocol, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=match):
+        mibench.run(
+            protocol="tiny",
+            attack="gmi",
+            defense=defense,
+            overrides=setting,
+            store=tmp_path / "store",
+            out=tmp_path / "out",
+        )
+    stages = {each.name for each in (tmp_path / "store").iterdir()}
+    assert not stages - {"data", "locks", "tmp"}
+    assert not list((tmp_path / "store" / "tmp").iterdir())

@@ -114,9 +114,8 @@ def check_vectorises(model: Classifier) -> None:
 def _probe(model: Classifier) -> Tensor:
     """Two different images; not random, so that no generator moves."""
     shape = (2, 3, model.resolution, model.resolution)
-    return torch.linspace(0, 1, math.prod(shape), device=next(model.parameters()).device).view(
-        shape
-    )
+    like = next(model.parameters())
+    return torch.linspace(0, 1, math.prod(shape), device=like.device, dtype=like.dtype).view(shape)
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
