@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeVar
 
 from mibench.types import BUDGETED, Frozen
@@ -28,5 +29,6 @@ def scaled(config: Model, share: float) -> Model:
             changed[name] = scaled(value, share)
         elif field.json_schema_extra == BUDGETED:
             whole = field.annotation is int
-            changed[name] = max(1, round(value * share)) if whole else value * share
+            least = sys.float_info.min  # above 0, as a field of epochs is: one step is taken
+            changed[name] = max(1, round(value * share)) if whole else max(value * share, least)
     return config.model_copy(update=changed)

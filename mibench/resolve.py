@@ -23,7 +23,7 @@ from mibench.protocols import Protocol, folder_protocol, protocol_named
 from mibench.registry import closest
 from mibench.request import explain, plain, shown
 from mibench.training import TrainingConfig
-from mibench.types import Frozen, RunSpec
+from mibench.types import AttackCard, Card, DefenseCard, Frozen, RunSpec
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
@@ -110,9 +110,11 @@ def resolve(spec: RunSpec) -> Cell:
     architecture = spec.target or protocol.target
 
     defense_class = DEFENSES.get(spec.defense)
+    _check_card(spec.defense, defense_class, DefenseCard)
     defense_config, training = defense_settings(spec.defense, defense_class, protocol, overrides)
     name = AttackName.parse(spec.attack)
     attack_class = ATTACKS.get(name.base)
+    _check_card(name.base, attack_class, AttackCard)
     if (name.lom or name.ma) and not attack_class.optimises_identity:
         raise RequestError(
             f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
@@ -203,6 +205,15 @@ def _check_architecture(name: str, resolution: int) -> None:
             Classifier(name, 2, resolution)
     except RequestError:  # some of timm's networks compute while they are built
         Classifier(name, 2, resolution)
+
+
+def _check_card(name: str, method: type[Attack] | type[Defense], kind: type[Card]) -> None:
+    """Refuse a file's method without its card, which the record at the end reads."""
+    if ".py:" in name and not isinstance(getattr(method, "card", None), kind):
+        raise RequestError(
+            f"{shown(name)}: {method.__name__} has no card; write `card = {kind.__name__}(…)` in "
+            "it, as CONTRIBUTING.md shows"
+        )
 
 
 def _check_paths(overrides: Mapping[str, Any]) -> None:
