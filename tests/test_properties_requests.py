@@ -649,6 +649,7 @@ def test_too_many_cells_are_refused(place: Path) -> None:
         (["list", "attacks"], 0),
         (["list", "defenses", "--json"], 0),
         (["list", "protocols"], 0),
+        (["list", "metrics"], 0),
         (["run", "--attack", "kedmo"], 2),
         (["run", "--defense", "bidoo"], 2),
         (["run", "--protocol", "synthfaces32"], 2),
