@@ -52,7 +52,7 @@ QUICK = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(QUICK, max_examples=5_000, derandomize=False, print_blob=True)
+LONG = settings(QUICK, max_examples=2_000, derandomize=False, print_blob=True)
 SLOW = pytest.mark.slow
 
 
