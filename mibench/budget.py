@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeVar, get_args
 
 from mibench.types import Frozen
@@ -36,7 +37,8 @@ def scaled(config: Model, share: float) -> Model:
             changed[name] = scaled(value, share)
         elif isinstance(extra, dict) and extra.get("budgeted") and value is not None:
             if field.annotation is float or float in get_args(field.annotation):
-                changed[name] = value * share
+                # Above 0, as a field of epochs is: one step is taken.
+                changed[name] = max(value * share, sys.float_info.min)
             else:
                 changed[name] = share_of(value, share, int(str(extra.get("least", 1))))
     return config.model_copy(update=changed)

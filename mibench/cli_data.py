@@ -54,13 +54,13 @@ def list_(data: str | None, as_json: bool) -> None:
 @data_option
 @click.option(
     "--resolution",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     metavar="PIXELS",
     help="Height and width. Without it, those of the papers' setting for this data set.",
 )
 @click.option(
     "--crop",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 65_536),
     metavar="PIXELS",
     help="Side of the central square that is kept of the originals. Without it, the papers'. "
     "Another crop is a data set of its own, beside the papers'.",

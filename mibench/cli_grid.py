@@ -167,13 +167,13 @@ def _grids(options: dict[str, Any]) -> list[GridSpec]:
 
 
 def _sweep(text: str) -> tuple[str, str, Any]:
-    from mibench.request import parse_setting
+    from mibench.request import parse_setting, shown
 
     # A defense may be a file, path/to/mine.py:Mine, so the last colon is the one.
     defense, colon, setting = text.rpartition(":")
     if not colon or "=" not in setting:
         raise RequestError(
-            f"--sweep {text!r}: write DEFENSE:FIELD=VALUES, as bido:defense.scale=1,5"
+            f"--sweep {shown(text)}: write DEFENSE:FIELD=VALUES, as bido:defense.scale=1,5"
         )
     field, _, values = setting.partition("=")
     if values == "all":

@@ -69,21 +69,6 @@ def output_folder(text: str | Path, what: str) -> Path:
     return path
 
 
-def input_folder(text: str | Path, what: str) -> Path:
-    """The folder that a text names, to read from.
-
-    Raises:
-        RequestError: as :func:`user_path`; it is no folder, or may not be listed.
-    """
-    path = user_path(text, what)
-    if not path.is_dir():
-        missing = "is no folder" if os.path.lexists(path) else "is not there"
-        raise RequestError(f"{what} {path} {missing}: check its name ({path.absolute()})")
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise RequestError(f"{what} {path} cannot be read: check its permissions")
-    return path
-
-
 def read_file(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
     """The bytes of a regular file that a user named; nothing else is opened.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mibench.errors import RequestError
-from mibench.reading import Call, Class, UnreadableError, read_module
+from mibench.reading import Call, Class, UnreadableError, known, read_module
 from mibench.registry import Registry, closest, no_such
 from mibench.request import shown
 from mibench.types import RunSpec
@@ -241,12 +241,19 @@ def _targets() -> list[Entry]:
     return [{"name": name} for name in timm.list_models()]
 
 
-def _metrics() -> list[Entry]:
-    from mibench.metrics import METRICS
+_OF_METRICS = ("title", "unit", "direction")  # as the catalogue's `_info` takes them
 
+
+def _metrics() -> list[Entry]:
+    try:
+        found = read_module(_METRICS)["METRICS"]
+        facts = {name: known(each.arguments[: len(_OF_METRICS)]) for name, each in found.items()}
+    except UnreadableError:
+        from mibench.metrics import METRICS
+
+        facts = {n: [getattr(info, each) for each in _OF_METRICS] for n, info in METRICS.items()}
     return [
-        {"name": name, "title": info.title, "unit": info.unit, "direction": info.direction}
-        for name, info in METRICS.items()
+        {"name": name, **dict(zip(_OF_METRICS, each, strict=True))} for name, each in facts.items()
     ]
 
 

@@ -125,8 +125,8 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             return [_value(part, names) for part in parts]
         case ast.Dict(keys=keys, values=values):
             result: dict[str, Any] = {}
-            for key, value in zip(keys, values, strict=True):
-                found = _value(value, names)
+            for key, part in zip(keys, values, strict=True):
+                found = _value(part, names)
                 if key is not None:
                     found = {_value(key, names): found}
                 if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
@@ -137,11 +137,11 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
             held: dict[str, Any] = {}
             whole = True
             for each in keywords:
-                value = _value(each.value, names)
+                given = _value(each.value, names)
                 if each.arg is not None:  # nothing may give it again, so it holds
-                    held[each.arg] = value
-                elif isinstance(value, dict):
-                    held |= value
+                    held[each.arg] = given
+                elif isinstance(given, dict):
+                    held |= given
                 else:
                     whole = False
             return Call(name, tuple(_value(part, names) for part in parts), held, whole)

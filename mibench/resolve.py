@@ -33,7 +33,7 @@ from mibench.registry import closest
 from mibench.request import explain, plain, shown
 from mibench.source import outside_digest
 from mibench.training import TrainingConfig
-from mibench.types import Frozen, Preset, RunSpec
+from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset, RunSpec
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
@@ -145,10 +145,12 @@ def resolve(spec: RunSpec) -> Cell:
 
     defense_class = DEFENSES.get(spec.defense)
     defense_name = DEFENSES.name_of(defense_class)
+    _check_card(defense_name, defense_class, DefenseCard)
     defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
     name = AttackName.parse(spec.attack)
     attack_class = ATTACKS.get(name.base)
     name = replace(name, base=ATTACKS.name_of(attack_class))
+    _check_card(name.base, attack_class, AttackCard)
     if (name.lom or name.ma) and not attack_class.optimises_identity:
         raise RequestError(
             f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
@@ -242,6 +244,15 @@ def _check_architecture(name: str, resolution: int) -> None:
             Classifier(name, 2, resolution)
     except RequestError:  # some of timm's networks compute while they are built
         Classifier(name, 2, resolution)
+
+
+def _check_card(name: str, method: type[Attack] | type[Defense], kind: type[Card]) -> None:
+    """Refuse a file's method without its card, which the record at the end reads."""
+    if ".py:" in name and not isinstance(getattr(method, "card", None), kind):
+        raise RequestError(
+            f"{shown(name)}: {method.__name__} has no card; write `card = {kind.__name__}(…)` in "
+            "it, as CONTRIBUTING.md shows"
+        )
 
 
 def _check_paths(overrides: Mapping[str, Any]) -> None:

@@ -48,6 +48,12 @@ def test_budgeted_fields_are_scaled_wherever_they_are() -> None:
     assert scaled(Outer(), 1) == Outer()
 
 
+def test_the_least_share_is_a_step() -> None:
+    part = scaled(TrainingConfig(epochs=0.5), 5e-324)
+    assert part.epochs > 0
+    assert part.steps(per_epoch=100) == 1
+
+
 @pytest.mark.parametrize("attack", ["improved-gmi", "improved-kedmi", "improved-vmi"])
 def test_every_stage_of_a_cell_gets_its_share(attack: str) -> None:
     whole = resolve(RunSpec(attack=attack, defense="mid"))

@@ -124,7 +124,7 @@ def test_info_shows_what_a_protocol_makes_of_the_fields() -> None:
         assert said in result.stderr
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "protocols"])
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "protocols", "metrics"])
 def test_what_is_read_off_the_files_is_what_is_imported(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +135,7 @@ def test_what_is_read_off_the_files_is_what_is_imported(
 
     monkeypatch.setattr(listing, "_read_class", unreadable)
     monkeypatch.setattr(listing, "_read_protocols", unreadable)
+    monkeypatch.setattr(listing, "read_module", unreadable)
     assert listed(kind) == read
 
 

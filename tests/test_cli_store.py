@@ -67,6 +67,15 @@ def test_store_gc_refuses_what_would_do_nothing(store: Path) -> None:
     assert len(Store(store).ls()) == 2
 
 
+@pytest.mark.parametrize("days", ["nan", "NaN", "inf", "-inf", "1e999", "-1", "1e9"])
+def test_store_gc_takes_a_number_of_days(store: Path, days: str) -> None:
+    """NaN lies in every range, and once removed everything."""
+    result = invoke("store", "gc", "--store", str(store), f"--older-than={days}")
+    assert result.exit_code == 2
+    assert "--older-than" in result.stderr
+    assert len(Store(store).ls()) == 2
+
+
 def test_store_verify(store: Path) -> None:
     args = ("store", "verify", "--store", str(store))
     result = invoke(*args)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mibench.errors import MibenchError, RequestError
-from mibench.files import read_file, read_plain, user_path, write_atomic
+from mibench.files import output_folder, read_file, read_plain, user_path, write_atomic
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
@@ -49,6 +49,30 @@ def test_links_are_followed_for_users_and_not_for_strangers(tmp_path: Path) -> N
 def test_paths_that_no_file_system_takes(text: str) -> None:
     with pytest.raises(RequestError, match="the store"):
         user_path(text, "the store")
+
+
+def test_a_folder_to_write_to_need_not_exist_and_is_not_made(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "new", tmp_path / "new" / "er"):
+        assert output_folder(place, "--out") == place
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling", "device", "kernel"])
+def test_what_no_folder_can_be_made_of_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("nowhere")
+    place = {
+        "file": tmp_path / "file",
+        "below a file": tmp_path / "file" / "x",
+        "dangling": tmp_path / "link",
+        "device": Path("/dev/null"),
+        "kernel": Path("/proc/mibench"),
+    }[kind]
+    if kind == "kernel" and not place.parent.exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(RequestError, match=f"--out {place}"):
+        output_folder(place, "--out")
 
 
 @posix

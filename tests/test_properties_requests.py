@@ -52,7 +52,7 @@ QUICK = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-LONG = settings(QUICK, max_examples=5_000, derandomize=False, print_blob=True)
+LONG = settings(QUICK, max_examples=2_000, derandomize=False, print_blob=True)
 SLOW = pytest.mark.slow
 
 
@@ -385,7 +385,7 @@ def check_command(command: str, arguments: list[str], place: Path) -> None:
     assert isinstance(result.exception, SystemExit), (arguments, result.exception)
     assert result.exit_code == 2, (arguments, result.output)
     assert "rror: " in result.stderr
-    assert len(result.stderr) < 20_000
+    assert len(result.stderr) < 50_000  # click repeats a text of 20,000 characters
     after = {path: path.lstat().st_mtime_ns for path in place.rglob("*")}
     assert after == before, "a refused request wrote something"
 
@@ -649,6 +649,7 @@ def test_too_many_cells_are_refused(place: Path) -> None:
         (["list", "attacks"], 0),
         (["list", "defenses", "--json"], 0),
         (["list", "protocols"], 0),
+        (["list", "metrics"], 0),
         (["run", "--attack", "kedmo"], 2),
         (["run", "--defense", "bidoo"], 2),
         (["run", "--protocol", "synthfaces32"], 2),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -291,3 +292,11 @@ def test_architectures_that_cannot_take_the_resolution_are_refused() -> None:
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ValidationError):
         RunSpec(seed=-1)
+
+
+def test_a_files_method_needs_its_card(tmp_path: Path) -> None:
+    """The record reads it, after everything else was computed."""
+    file = tmp_path / "mine.py"
+    file.write_text("from mibench.methods import Defense\nclass Mine(Defense):\n    pass\n")
+    with pytest.raises(RequestError, match=r"Mine has no card; write `card = DefenseCard"):
+        cell(defense=f"{file}:Mine")

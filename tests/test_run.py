@@ -270,3 +270,11 @@ def test_a_wrong_request_fails_before_work(
     with pytest.raises(RequestError, match=words):
         mibench.run(**request, store=tmp_path / "store", out=tmp_path / "out")
     assert not (tmp_path / "store" / "data").exists()
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs a GPU of Apple's")
+def test_a_cell_runs_on_apples_gpu(tiny: Protocol, tmp_path: Path) -> None:
+    record = mibench.run(**SAME, store=tmp_path / "store", out=tmp_path, device="mps")
+    assert record.status == "complete"
+    assert record.environment.device == "mps"
+    assert record.metrics["attack_accuracy_top1"].value is not None

@@ -26,6 +26,13 @@ def test_seed_and_every_name_matter() -> None:
     assert len(draws) == len(keys)
 
 
+def test_no_two_seeds_share_a_stream() -> None:
+    """The whole seed is hashed, not its lowest bits: the largest ones differ, too."""
+    seeds = [0, 1, 2**31, 2**31 + 1, 2**32, 2**53, 2**53 + 1, 2**62, 2**63 - 2, 2**63 - 1]
+    draws = {tuple(torch.rand(3, generator=stream(seed, "x")).tolist()) for seed in seeds}
+    assert len(draws) == len(seeds)
+
+
 def test_streams_do_not_share_state_with_one_another_or_torch() -> None:
     first, second = stream(0, "x"), stream(0, "x")
     torch.rand(100, generator=first)

@@ -58,8 +58,8 @@ def _amounts(option: str, texts: tuple[str, ...]) -> dict[str, float]:
             raise RequestError(
                 f"{option} {text!r}: write a number, or STAGE=NUMBER as target=0.5"
             ) from error
-        if not amounts[stage] >= 0:
-            raise RequestError(f"{option} {text!r}: at least 0")
+        if not 0 <= amounts[stage] <= 1e6:  # which NaN is not, either
+            raise RequestError(f"{option} {text!r}: a number from 0 to a million")
     return amounts
 
 

@@ -249,6 +249,8 @@ def make_grid(fields: Mapping[str, Any], where: str) -> GridSpec:
     """
     try:
         grid = GridSpec.model_validate(dict(fields))
+    except RequestError as error:  # of seeds written as text
+        raise RequestError(f"{where}: {error}") from error
     except ValidationError as error:
         unknown = [each for each in error.errors() if each["type"] == "extra_forbidden"]
         if unknown:

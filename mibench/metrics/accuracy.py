@@ -142,7 +142,7 @@ def natural_accuracy(logits: Tensor, labels: Tensor) -> float:
         raise ValueError(f"expected logits (n, K), got {tuple(logits.shape)}")
     if reason := not_finite("the classifier's logits", logits):
         raise ValueError(reason)
-    return float(in_top(logits, labels, 1).to(torch.float64).mean())
+    return float(in_top(logits, labels, 1).cpu().to(torch.float64).mean())
 
 
 def near_chance(accuracy: float, images: int, chance: float) -> bool:

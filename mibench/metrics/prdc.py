@@ -96,4 +96,4 @@ def _radii(features: Tensor, k: int) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    return values.to(torch.float64).mean()
+    return values.cpu().to(torch.float64).mean()  # Apple's GPUs have no float64
