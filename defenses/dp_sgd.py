@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,7 @@ from mibench.training import TrainingConfig, TrainState
 from mibench.types import DefenseCard
 
 DEFAULT_EPSILON = 8.0
+_MOST_PRV_EPSILON = 100.0  # beyond, the discretised privacy loss takes all memory
 _LOOPED_AT_ONCE = 16  # spares most of Opacus' work for each part; more was not faster
 
 
@@ -234,6 +235,50 @@ class DpSgd(Defense):
             "noise_multiplier": float(self._engine.optimizer.noise_multiplier),
         }
 
+    def audit(
+        self,
+        claimed: Mapping[str, float],
+        images: int | None,
+        training: TrainingConfig,
+        *,
+        complete: bool = True,
+    ) -> list[str]:
+        """Compute ε anew from the claimed noise, the settings and the number of images.
+
+        Where the card states no number of images, the default δ = N^-1.1 tells it.
+        """
+        config = self.config
+        if config.noise_multiplier == 0:
+            return ["the control, without noise, has no guarantee"] if claimed else []
+        if claimed.keys() != {"epsilon", "delta", "noise_multiplier"}:
+            return ["epsilon, delta and noise_multiplier are the guarantee of dp-sgd: all of them"]
+        delta, noise = claimed["delta"], claimed["noise_multiplier"]
+        if not (0 < delta < 1 and noise > 0):
+            return [f"delta {delta} and noise_multiplier {noise} give no guarantee"]
+        if images is None:
+            images = max(1, round(delta ** (-1 / 1.1))) if config.delta is None else None
+        if images is None:  # nothing here tells the sample rate
+            return [] if delta == config.delta else [f"delta is {delta}, {config.delta} was set"]
+        expected = images**-1.1 if config.delta is None else config.delta
+        if abs(delta - expected) > 1e-9 * expected:
+            return [f"delta is {delta}, of {images} images it is {expected}"]
+        if config.noise_multiplier is not None and noise != config.noise_multiplier:
+            return [f"noise_multiplier is {noise}, {config.noise_multiplier} was set"]
+        labels = torch.zeros(images, dtype=torch.int64)
+        steps = training.steps(self.steps_per_epoch(labels, training.batch_size))
+        rate = _sample_rate(labels, training.batch_size)
+        epsilon = _epsilon("rdp", noise, rate, steps, delta)
+        if config.accountant == "prv":
+            if epsilon > _MOST_PRV_EPSILON:
+                return [f"epsilon is far above {_MOST_PRV_EPSILON}, where prv cannot compute it"]
+            epsilon = _epsilon("prv", noise, rate, steps, delta)
+        stated, most = claimed["epsilon"], config.target_epsilon or DEFAULT_EPSILON
+        if config.noise_multiplier is None and complete and not 0.9 * most <= stated <= most:
+            return [f"epsilon is {stated}, the noise is to be the least that reaches {most}"]
+        if abs(stated - epsilon) > 1e-6 * epsilon and (complete or stated > epsilon):
+            return [f"epsilon is {stated}, of {steps} steps of noise {noise} it is {epsilon}"]
+        return []
+
     def _find_noise(self, rate: float, steps: int, delta: float) -> float:
         epsilon = self.config.target_epsilon or DEFAULT_EPSILON
         with warnings.catch_warnings():
@@ -276,6 +321,15 @@ class _Engine:
     delta: float
     gradients: GradientFunction
     at_once: int
+
+
+def _epsilon(accountant: str, noise: float, rate: float, steps: int, delta: float) -> float:
+    """ε at δ after steps of one noise multiplier and sample rate."""
+    counted = create_accountant(accountant)
+    counted.history = [(noise, rate, steps)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of RDP, about the orders that it tries
+        return float(counted.get_epsilon(delta))
 
 
 def _sample_rate(labels: Tensor, batch_size: int) -> float:

@@ -15,11 +15,14 @@ from mibench.models.classifiers import predict
 from mibench.models.evaluators import judge
 from mibench.stages import Stages, pinned_judge
 from mibench.streams import stream
-from mibench.types import MetricValue, missing
-
-FLOOR_PRIOR = "floor: random prior samples"
-FLOOR_PUBLIC = "floor: public images that the target scores highest"
-CEILING = "ceiling: private test images"
+from mibench.types import (
+    CEILING,
+    FLOOR_PRIOR,
+    FLOOR_PUBLIC,
+    RULES_VERSION,
+    MetricValue,
+    missing,
+)
 
 
 class Evaluation:
@@ -27,10 +30,14 @@ class Evaluation:
 
     Both sides of every comparison, reconstructions and private images, pass through the same
     pipeline: floating point at the protocol's resolution, then the evaluator's antialiased resize.
+
+    Args:
+        stages: the cell.
+        rules: version of the metrics' rules; a claim is checked by its own.
     """
 
-    def __init__(self, stages: Stages) -> None:
-        self.stages, self.data = stages, stages.data
+    def __init__(self, stages: Stages, rules: int = RULES_VERSION) -> None:
+        self.stages, self.data, self.rules = stages, stages.data, rules
         self.labels = stages.labels
         self.evaluator, self.second = stages.evaluator("evaluator"), stages.evaluator("second")
 
@@ -112,8 +119,12 @@ class Evaluation:
         predicted = judge(regressor, images)[0].sigmoid().view(*shape, -1)
         return metrics.attribute_error(predicted, truth[self.labels], self.labels)
 
-    def references(self) -> dict[str, Tensor]:
-        """Images that bound every attack: two floors and the ceiling."""
+    def references(self, target: bool = True) -> dict[str, Tensor]:
+        """Images that bound every attack: two floors and the ceiling.
+
+        Args:
+            target: whether the target is at hand; without it there is no floor of public images.
+        """
         samples = self.stages.cell.protocol.samples
         prior = self.stages.general_prior()
         generator = stream(self.stages.seed, "floor")
@@ -122,16 +133,17 @@ class Evaluation:
                 len(self.labels) * samples, prior.generator.latent, generator=generator
             )
             random = prior.generator.eval()(latents.to(self.stages.device))
-        public, test = self.data.public, self.data.test
-        scores = predict(self.stages.frozen_target, public.images)[0].softmax(1)
-        best = scores[:, self.labels].topk(min(samples, len(public)), dim=0).indices.T
+        images = {FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples))}
+        if target:
+            public = self.data.public
+            scores = predict(self.stages.frozen_target, public.images)[0].softmax(1)
+            best = scores[:, self.labels].topk(min(samples, len(public)), dim=0).indices.T
+            images[FLOOR_PUBLIC] = public.images[best].float() / 255
+        test = self.data.test
         private = [test.images[test.labels == label][:samples] for label in self.labels]
-        fewest = min(len(images) for images in private)
-        return {
-            FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples)),
-            FLOOR_PUBLIC: public.images[best].float() / 255,
-            CEILING: torch.stack([images[:fewest] for images in private]).float() / 255,
-        }
+        fewest = min(len(each) for each in private)
+        images[CEILING] = torch.stack([each[:fewest] for each in private]).float() / 255
+        return images
 
 
 def absent(reason: str) -> dict[str, MetricValue]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -296,6 +296,24 @@ class Defense(TrainingHooks):
     def guarantee(self) -> dict[str, float | str]:
         """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one."""
         return {}
+
+    def audit(
+        self,
+        claimed: Mapping[str, float],
+        images: int | None,
+        training: TrainingConfig,
+        *,
+        complete: bool = True,
+    ) -> list[str]:
+        """Why a claimed guarantee is not what such a training comes to; empty where it is.
+
+        Args:
+            claimed: the numbers that :meth:`guarantee` returned, as a record states them.
+            images: private training images, where the protocol's card states how many.
+            training: the training's settings.
+            complete: whether the training came to its end.
+        """
+        return ["the defense gives no guarantee"] if claimed else []
 
     def deploy(self, model: Classifier) -> Classifier:
         """The module that is deployed and attacked: the trained one with its output hook."""

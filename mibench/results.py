@@ -18,7 +18,7 @@ from mibench.evaluate import Evaluation, absent, dump, load
 from mibench.files import write_atomic
 from mibench.pictures import reconstructions_picture
 from mibench.stages import Stages
-from mibench.types import INCOMPLETE, Part, Record, RunSpec, StageCost
+from mibench.types import INCOMPLETE, RULES_VERSION, Part, Record, RunSpec, StageCost
 
 
 def references(stages: Stages, evaluation: Evaluation | None = None) -> dict[str, Any]:
@@ -107,15 +107,18 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
     summary = artifact.load_json("summary.json")
     complete, outcome = summary["status"] == "complete", summary["target"]
     protocol = cell.protocol
+    guarantee = outcome["guarantee"]
+    # What was measured stands behind what a defense says of itself, which cannot overwrite it.
     utility: dict[str, float | str | None] = {
-        "natural_accuracy": None,
-        "evaluator_accuracy": None,
         "epsilon": None,
         "delta": None,
-        "privacy_unit": cell.defense_class.card.privacy_unit if outcome["guarantee"] else None,
+        **guarantee,
+        "natural_accuracy": None,
+        "evaluator_accuracy": None,
+        "privacy_unit": cell.defense_class.card.privacy_unit if guarantee else None,
+        **values["utility"],
+        "validation_accuracy": outcome.get("validation_accuracy"),
     }
-    utility |= values["utility"]
-    utility |= {"validation_accuracy": outcome.get("validation_accuracy"), **outcome["guarantee"]}
     artifacts = {
         "target": stages.target_key,
         "prior": stages.prior_key,
@@ -132,6 +135,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         artifacts["reconstructions.safetensors"] = entry.sha256
     attack_config = cell.attack_config.model_dump(mode="json")
     return Record(
+        rules=RULES_VERSION,
         status="complete" if complete else "diverged",
         protocol=Part(
             name=protocol.name,
@@ -152,8 +156,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         attack=Part(name=cell.attack.full, passed=cell.passed("attack"), resolved=attack_config),
         seed=stages.seed,
         access=cell.attack_class.access,
-        prior=f"{cell.attack_class.card.prior_recipe}"
-        + (" (general prior pinned by the protocol)" if protocol.pins_prior else ""),
+        prior=cell.prior,
         utility=utility,
         metrics=load(values["metrics"]),
         references={name: load(each) for name, each in values["references"].items()},

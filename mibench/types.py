@@ -10,13 +10,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
+RULES_VERSION = 2  # of the metrics' rules; records of schema 1 were made by version 1
 NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 
 # Marks a config's field as part of its budget, which a share (`--budget`) scales.
 BUDGETED: dict[str, Any] = {"budgeted": True}
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
+# Images beside the reconstructions, which bound every attack.
+FLOOR_PRIOR = "floor: random prior samples"
+FLOOR_PUBLIC = "floor: public images that the target scores highest"
+CEILING = "ceiling: private test images"
+REFERENCES = (FLOOR_PRIOR, FLOOR_PUBLIC, CEILING)
 
 Access = Literal["white-box", "black-box", "label-only"]
 Interval = tuple[float, float]
@@ -128,10 +134,16 @@ def missing(reason: str) -> MetricValue:
 
 
 class Part(Frozen):
-    """One of a cell's four parts: its name, what was passed, and what that resolved to."""
+    """One of a cell's four parts: its name, what was passed, and what that resolved to.
+
+    Attributes:
+        source: SHA-256 of the normalised source of a method that is none of mibench's own files,
+            with the modules that it reaches by import; None for mibench's own.
+    """
 
     name: str
     version: int | None = None
+    source: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     passed: dict[str, Any]
     resolved: dict[str, Any]
 
@@ -164,15 +176,23 @@ class Environment(Frozen):
 
 
 class Record(Frozen):
-    """The result of one cell (DESIGN.md, "Record"); accuracies are fractions in [0, 1]."""
+    """The result of one cell; accuracies are fractions in [0, 1].
 
-    schema_version: int = SCHEMA_VERSION
+    Attributes:
+        schema_version: 1 and 2 are read; 2 has ``rules`` and the parts' ``source``.
+        rules: version of the metrics' rules, by which the numbers are checked.
+        verified_by: of schema 1, where it is always null in a filed record: who has verified a
+            record is not for the record to say.
+    """
+
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    rules: int = Field(1, ge=1, le=RULES_VERSION)
     status: Literal["complete", "diverged"]
     protocol: Part
     target: Part
     defense: Part
     attack: Part
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
     access: Access
     prior: str
     utility: dict[str, float | str | None]

@@ -20,6 +20,7 @@ from mibench.leaderboard.formats import csv_text, latex, markdown
 from mibench.leaderboard.records import GALLERIES, RECORDS, load, schema
 from mibench.leaderboard.settings import FILE, read_settings
 from mibench.leaderboard.tables import build_board
+from mibench.leaderboard.verifications import VERIFICATIONS
 
 PAGE, README, SCHEMA, TABLES = "index.html", "README.md", "record.schema.json", "tables"
 
@@ -77,7 +78,7 @@ def stale(folder: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "leaderboards"
         copy.mkdir()
-        for name in (RECORDS, GALLERIES):
+        for name in (RECORDS, GALLERIES, VERIFICATIONS):
             if (folder / name).is_dir():
                 shutil.copytree(folder / name, copy / name)
         if (folder / FILE).exists():

@@ -17,8 +17,9 @@ from urllib.parse import quote
 from mibench.errors import MibenchError
 from mibench.files import write_atomic
 from mibench.leaderboard.board import Board, Column, Table, Value
-from mibench.leaderboard.checks import HEADLINE, overrides, short_name
+from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.formats import decimals, heading, shown
+from mibench.leaderboard.names import method_label, overrides
 from mibench.leaderboard.page_plots import curve_numbers, plots
 from mibench.leaderboard.records import parse
 
@@ -118,7 +119,7 @@ def _sources(protocol: str, records: Path, galleries: Path, base: Path) -> dict[
         except MibenchError as error:
             raise MibenchError(f"{path}: {error}") from error
         picture = galleries / protocol / f"{path.stem}.png"
-        attack, defense = short_name(record.attack.name), short_name(record.defense.name)
+        attack, defense = method_label(record.attack), method_label(record.defense)
         passed = ", ".join(f"{key}={value}" for key, value in overrides(record).items())
         headline = record.metrics.get(HEADLINE)
         found[f"{protocol}/{path.name}"] = Source(

@@ -3,6 +3,11 @@
 Reconstructions of one identity are not independent of each other, so intervals over identities
 resample these, never single images. Intervals over seeds are for protocols with a handful of fixed
 classes, where nothing is to be said of other classes, and the seeds vary most.
+
+The rules have versions (``Record.rules``), and intervals of version 1 stay computable. They were
+too narrow where few values stand behind a standard deviation: of 100 intervals from 20 subsamples
+92 to 94 held the truth, of percentile intervals over five identities 78 to 84. Version 2 takes Student's
+quantiles in both.
 """
 
 from __future__ import annotations
@@ -12,31 +17,41 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from mibench.streams import stream
-from mibench.types import Interval
+from mibench.types import RULES_VERSION, Interval
 
 _TAILS = (0.025, 0.975)
 _NORMAL_QUANTILE = 1.959963984540054
 
 
-def bootstrap_interval(per_identity: Any, seed: int, resamples: int = 2000) -> Interval:
-    """95 % percentile bootstrap interval of the mean over identities.
+def bootstrap_interval(
+    per_identity: Any, seed: int, resamples: int = 2000, rules: int = RULES_VERSION
+) -> Interval:
+    """95 % expanded percentile bootstrap interval of the mean over identities.
+
+    Resampled means spread less than the mean does: their variance is that of the sample, divisor n
+    instead of n - 1, and it is itself an estimate. So the tails cut off are not .025 but
+    Φ(-√(n / (n - 1)) t), with t Student's .975 quantile of n - 1 degrees of freedom: .023 of 100
+    identities, .001 of five. The interval never leaves the range of the values, so with five
+    identities it holds the truth in at most 94 %, with two in 50 % of all cases.
 
     Args:
         per_identity: one value per identity, ``(identities,)``: a tensor, array or sequence.
         seed: equal seeds give equal intervals.
         resamples: number of bootstrap samples.
+        rules: 1 cuts off .025 whatever the number of identities.
 
     Returns:
-        The 2.5 % and 97.5 % percentiles of the resampled means.
+        Lower and upper end, both between the least and the greatest value.
 
     Raises:
         ValueError: fewer than two identities, or a value that is not finite.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; the expansion
+    is Hesterberg's, What Teachers Should Know About the Bootstrap (The American Statistician 2015).
     """
     values = torch.as_tensor(per_identity).detach().cpu().to(torch.float64)
     if values.ndim != 1 or len(values) < 2:
@@ -46,7 +61,11 @@ def bootstrap_interval(per_identity: Any, seed: int, resamples: int = 2000) -> I
     n = len(values)
     drawn = torch.randint(n, (resamples, n), generator=stream(seed, "bootstrap", n, resamples))
     means = values[drawn].mean(dim=1)
-    low, high = torch.quantile(means, torch.tensor(_TAILS, dtype=torch.float64)).tolist()
+    tail = _TAILS[0]
+    if rules > 1:
+        tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
+    tails = torch.tensor((tail, 1 - tail), dtype=torch.float64)
+    low, high = torch.quantile(means, tails).tolist()
     return low, high
 
 
@@ -117,15 +136,21 @@ def subsample_interval(
     fraction: float = 0.5,
     rounds: int = 20,
     seed: int = 0,
+    rules: int = RULES_VERSION,
 ) -> Interval:
     """95 % interval of a set metric, from subsamples of identities without replacement.
 
     A bootstrap repeats identities, and repeated images shrink a covariance; subsamples do not. With
     ``m = round(fraction * identities)`` identities a round, ``t_1 .. t_rounds`` the statistic on
     each and ``s`` their standard deviation (divisor ``rounds - 1``), the interval is
-    ``value ± 1.96 * s * sqrt(m / (identities - m))``: the delete-d jackknife, d = identities - m.
+    ``value ± t * s * sqrt(m / (identities - m))``: the delete-d jackknife, d = identities - m.
     The factor is sqrt(m / n) for the smaller sample, over sqrt(1 - m / n) because the subsamples
     come without replacement from n; it is 1 for half of the identities.
+
+    ``t`` is Student's .975 quantile. ``s`` is estimated twice over, from a few rounds and from a
+    few identities, and the relative variances of the two, 2 / (rounds - 1) and 2 / (identities - 1),
+    add up: the degrees of freedom are 1 / (1 / (rounds - 1) + 1 / (identities - 1)) (Satterthwaite),
+    about 16 for 20 rounds and 100 identities.
 
     The spread is measured around the rounds' own mean, not around ``value``: a Fréchet distance
     is biased upwards by an amount that grows as the sample shrinks, so the rounds lie above
@@ -139,12 +164,14 @@ def subsample_interval(
         fraction: share of identities in a subsample, between 0 and 1.
         rounds: number of subsamples (at least 2).
         seed: equal seeds give equal intervals.
+        rules: 1 takes the normal quantile, 1.96, in the place of Student's.
 
     Raises:
         ValueError: too few identities or rounds, or a round's metric is not finite.
 
     Source: Shao and Wu, A General Theory for Jackknife Variance Estimation (Annals of Statistics
-    1989), delete-d jackknife; Politis and Romano (Annals of Statistics 1994) for subsampling.
+    1989), delete-d jackknife; Politis and Romano (Annals of Statistics 1994) for subsampling;
+    Satterthwaite, An Approximate Distribution of Estimates of Variance Components (Biometrics 1946).
     """
     size = round(fraction * identities)
     if identities < 4 or not 2 <= size < identities or rounds < 2:
@@ -160,5 +187,9 @@ def subsample_interval(
     spread = float(results.std())
     if not math.isfinite(spread):
         raise ValueError("the metric of a subsample is not finite")
-    half = _NORMAL_QUANTILE * spread * math.sqrt(size / (identities - size))
+    quantile = _NORMAL_QUANTILE
+    if rules > 1:
+        freedom = 1 / (1 / (rounds - 1) + 1 / (identities - 1))
+        quantile = float(stdtrit(freedom, _TAILS[1]))
+    half = quantile * spread * math.sqrt(size / (identities - size))
     return value - half, value + half
