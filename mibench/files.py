@@ -91,26 +91,6 @@ def _read(path: Path, what: str, most: int, flags: int) -> bytes:
     return data
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The path of a name below a folder; no part of it is a link, and none leads out.
-
-    Args:
-        folder: the folder, which may be a link itself.
-        name: parts with ``/`` between them: ``"records/tiny/cell.json"``.
-
-    Raises:
-        MibenchError: a part is ``..``, absolute or a link; the message names it.
-    """
-    path = folder
-    for part in name.split("/"):
-        if part in ("", ".", "..") or "\\" in part or "\0" in part:
-            raise MibenchError(f"{name!r} is no place below {folder}")
-        path = path / part
-        if path.is_symlink():
-            raise MibenchError(f"{path} is a link, which is not followed: remove it first")
-    return path
-
-
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that at any moment it is absent, as it was, or complete.
 

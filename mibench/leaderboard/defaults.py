@@ -32,6 +32,7 @@ def other_settings(record: Record) -> list[str]:
         cell, known, found = _cell(record)
     except (RequestError, ValidationError) as error:
         return [f"nothing can be asked for like this: {str(error)[:500]}"]
+    found += _architecture(record.target.name)
     if found:
         return found
     found += _protocol(record, cell)
@@ -97,6 +98,22 @@ def _cell(record: Record) -> tuple[Cell, list[str], list[str]]:
         overrides=settings,
     )
     return resolve(request, machine=False), known, reasons
+
+
+def _architecture(name: str) -> Iterator[str]:
+    """An architecture is one that timm knows, with a tag only if it names published weights."""
+    import timm
+
+    import mibench.models.classifiers  # noqa: F401  (registers ours)
+
+    known = timm.is_model(name)
+    if known and "." in name:
+        try:
+            timm.models.get_pretrained_cfg(name)
+        except RuntimeError:
+            known = False
+    if not known:
+        yield f"target {name!r} is no architecture of timm's"
 
 
 def _outside(kind: str, name: str, part: Part) -> Iterator[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from mibench.files import inside
 from mibench.types import Part, Record, digest
 
 RECORDS, GALLERIES = "records", "galleries"
@@ -99,12 +97,3 @@ def cell_name(record: Record) -> str:
     token = f"-{setting_token(passed)}" if passed else ""
     attack, defense = method_label(record.attack), method_label(record.defense)
     return f"{attack}_{defense}{token}_{record.target.name}_seed{record.seed}"
-
-
-def record_place(folder: Path, record: Record) -> Path:
-    """Where a record belongs in a leaderboards folder.
-
-    Raises:
-        MibenchError: its name leads out of the folder, or a link lies on the way.
-    """
-    return inside(folder, f"{RECORDS}/{record.protocol.name}/{cell_name(record)}.json")

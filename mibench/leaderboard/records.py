@@ -8,21 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mibench.errors import MibenchError, RequestError
-from mibench.files import inside, read_plain, write_atomic
+from mibench.files import read_plain, write_atomic
 from mibench.leaderboard.checks import HEADLINE, faults, foreign, warnings
 from mibench.leaderboard.defaults import flat
-from mibench.leaderboard.galleries import make_gallery
-from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name, record_place
+from mibench.leaderboard.fit import unfit
+from mibench.leaderboard.folder import plain_files, printable, refuse_link
+from mibench.leaderboard.galleries import has_gallery, make_gallery
+from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name
 from mibench.leaderboard.parsing import MOST_BYTES, parse, read_record
-from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, note, noted
+from mibench.leaderboard.verifications import (
+    SELF_REPORTED,
+    VERIFICATIONS,
+    State,
+    Verification,
+    note,
+    noted,
+)
 from mibench.progress import SILENT, Progress
-from mibench.types import FLOOR_PRIOR, FLOOR_PUBLIC, Record
+from mibench.types import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record, canonical_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "GALLERIES",
@@ -34,10 +47,11 @@ __all__ = [
     "cell_name",
     "check",
     "disagreements",
+    "filed_with",
     "load",
     "parse",
-    "read_all",
     "schema",
+    "survey",
 ]
 
 IMAGES = "reconstructions.safetensors"
@@ -83,20 +97,16 @@ class Outcome:
 
 def check(record: Record) -> list[str]:
     """Reasons why a record is refused; empty for one that boards can take."""
-    return foreign(record) or faults(record)
+    return unfit(record) or foreign(record) or faults(record)
 
 
 def load(folder: Path) -> dict[str, list[Filed]]:
     """All filed records by protocol, in the order of their file names.
 
     Raises:
-        MibenchError: a record is damaged, filed under another name than its own, or does not go
-            with the others; the message names file and reason.
+        MibenchError: :func:`survey` found a problem; the message names file and reason.
     """
-    found, problems = read_all(folder)
-    if not problems:
-        for protocol in found.values():
-            problems += disagreements(protocol)
+    found, problems = survey(folder)
     if problems:
         raise MibenchError(
             f"{len(problems)} problems with the records in {folder / RECORDS}:\n  "
@@ -105,33 +115,56 @@ def load(folder: Path) -> dict[str, list[Filed]]:
     return found
 
 
-def read_all(folder: Path, protocol: str = "*") -> tuple[dict[str, list[Filed]], list[str]]:
-    """The sound records by protocol, in the order of their file names; and what is wrong.
+def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[str]]:
+    """The filed records that boards can take, by protocol, and what is wrong with the others.
 
-    Args:
-        folder: the leaderboards folder.
-        protocol: read the records of this one only.
+    Anyone may have written a file in this folder: links are not followed, and a file that is
+    damaged, filed under another name than its own, or does not go with the others of its protocol
+    is left out and named, with the reason.
     """
+    found, problems = _sound(folder)
+    for protocol, filed in found.items():
+        unlike = disagreements(filed)
+        problems += [printable(f"{path}: {reason}") for path, reason in unlike.items()]
+        found[protocol] = [each for each in filed if each.path not in unlike]
+    return {protocol: filed for protocol, filed in found.items() if filed}, problems
+
+
+def _sound(folder: Path, protocol: str = "") -> tuple[dict[str, list[Filed]], list[str]]:
+    """Filed records, of one protocol or all, that are sound in themselves; what is wrong."""
     found: dict[str, list[Filed]] = {}
-    problems = []
-    for path in sorted((folder / RECORDS).glob(f"{protocol}/*.json")):
-        relative = path.relative_to(folder / RECORDS).as_posix()
-        try:
-            data = read_plain(inside(folder, f"{RECORDS}/{relative}"), "the record", MOST_BYTES)
-            record = parse(data)
-        except MibenchError as error:
-            problems.append(f"{relative}: {error}")
+    paths, problems = plain_files(folder, RECORDS, ".json")
+    for relative in paths:
+        if protocol and relative.partition("/")[0] != protocol:
             continue
-        reasons = faults(record)
-        if not reasons and f"{record.protocol.name}/{cell_name(record)}.json" != relative:
-            own = f"{record.protocol.name}/{cell_name(record)}.json"
-            reasons.append(f"its cell belongs into the file {own}")
-        if reasons:
-            problems += [f"{relative}: {reason}" for reason in reasons]
-            continue
-        verification = noted(folder, relative, hashlib.sha256(data).hexdigest())
-        found.setdefault(path.parent.name, []).append(Filed(relative, record, verification))
+        each, reasons = _read(folder, relative)
+        if each is not None and not reasons:
+            found.setdefault(each.record.protocol.name, []).append(each)
+        problems += [printable(f"{relative}: {reason}") for reason in reasons]
     return found, problems
+
+
+def _read(folder: Path, relative: str) -> tuple[Filed | None, list[str]]:
+    """A filed record, or None; and why boards cannot take it."""
+    try:
+        data = read_plain(folder / RECORDS / relative, "the record", MOST_BYTES)
+        record = parse(data)
+        if reasons := unfit(record) or faults(record):
+            return None, reasons
+    except MibenchError as error:
+        return None, [str(error)]
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # The checks read what anyone may have put in the place of a number or a table.
+        return None, [f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"]
+    own = f"{record.protocol.name}/{cell_name(record)}.json"
+    if own != relative:
+        return None, [f"its cell belongs into the file {own}"]
+    return Filed(relative, record, noted(folder, relative, hashlib.sha256(data).hexdigest())), []
+
+
+def filed_with(record: Record, folder: Path) -> list[Filed]:
+    """The sound filed records of a record's protocol, in the order of their files' names."""
+    return _sound(folder, record.protocol.name)[0].get(record.protocol.name, [])
 
 
 def add(
@@ -191,43 +224,53 @@ class _Filing:
         record = read_record(path)
         if reasons := check(record):
             return Outcome(source, "refused", None, tuple(reasons))
-        place = record_place(self.folder, record)
-        name = f"{record.protocol.name}/{place.name}"
-        others = self._filed(record.protocol.name)
+        name = f"{record.protocol.name}/{cell_name(record)}.json"
+        place = self.folder / RECORDS / name
+        picture = f"{GALLERIES}/{name.removesuffix('.json')}.png"
+        for each in (f"{RECORDS}/{name}", f"{VERIFICATIONS}/{name}", picture):
+            refuse_link(self.folder, each)
+        others = self.known.setdefault(record.protocol.name, filed_with(record, self.folder))
         there = next((each for each in others if each.path == name), None)
         if there is None and place.exists():
-            raise MibenchError(f"{place} is damaged: remove it, or see `mibench leaderboard build`")
+            raise MibenchError(f"{place} is damaged: {'; '.join(_read(self.folder, name)[1])}")
         if there is not None and there.record.results() != record.results():
             raise MibenchError(_duplicate(place, there.record, record))
         rest = [each for each in others if each.path != name]
-        if reasons := disagreements([*rest, Filed(name, record)], only=name):
-            return Outcome(source, "refused", None, tuple(reasons))
-        state, notes = self._recomputed(record, path)
-        notes = [*notes, *warnings(record)]
-        if there is not None and (state == SELF_REPORTED or there.state != SELF_REPORTED):
+        unlike = disagreements([*rest, Filed(name, record)])
+        if name in unlike:
+            return Outcome(source, "refused", None, (unlike[name],))
+        images, notes = self._recomputed(record, path)
+        notes += warnings(record)
+        if there is not None and (images is None or there.state != SELF_REPORTED):
             return Outcome(source, "already there", place, (), tuple(notes), there.state)
-        if there is None:
-            notes += self._gallery(record, path, place)
-            write_atomic(place, (record.model_dump_json() + "\n").encode())
-        found = note(self.folder, name, "metrics recomputed") if state != SELF_REPORTED else None
-        others[:] = sorted([*rest, Filed(name, record, found)], key=lambda each: each.path)
+        drawn = images is not None and has_gallery(record)
+        if images is not None and drawn:
+            write_atomic(self.folder / picture, make_gallery(record, images))
+        try:
+            if there is None:
+                write_atomic(place, (record.model_dump_json() + "\n").encode())
+            found = note(self.folder, name, "metrics recomputed") if images is not None else None
+        except MibenchError:
+            # A picture without its record is nothing, and neither is a record that says less of
+            # itself than what was found.
+            (self.folder / picture).unlink(missing_ok=True)
+            if there is None:
+                place.unlink(missing_ok=True)
+            raise
+        filed = Filed(name, record, found)
+        others[:] = sorted([*rest, filed], key=lambda each: each.path)
         status: Literal["filed", "verification filed"]
         status = "filed" if there is None else "verification filed"
-        return Outcome(source, status, place, (), tuple(notes), state)
+        return Outcome(source, status, place, (), tuple(notes), filed.state)
 
-    def _filed(self, protocol: str) -> list[Filed]:
-        if protocol not in self.known:
-            self.known[protocol] = read_all(self.folder, protocol)[0].get(protocol, [])
-        return self.known[protocol]
-
-    def _recomputed(self, record: Record, path: Path) -> tuple[State, list[str]]:
-        """What the reconstructions beside a record say of it, and why not, where they can't.
+    def _recomputed(self, record: Record, path: Path) -> tuple[Tensor | None, list[str]]:
+        """The reconstructions beside a record, if its numbers follow from them; else why not.
 
         Raises:
             MibenchError: a number differs, or the reconstructions are none.
         """
-        if record.status != "complete" or not (path.parent / IMAGES).exists():
-            return SELF_REPORTED, []
+        if record.status != "complete" or not os.path.lexists(path.parent / IMAGES):
+            return None, []
         from mibench.leaderboard import verify
 
         images = verify.read_images(record, path, self.store)
@@ -242,7 +285,7 @@ class _Filing:
                 progress=self.progress,
             )
         except RequestError as error:  # the data are not on this machine
-            return SELF_REPORTED, [f"self-reported, its metrics could not be recomputed: {error}"]
+            return None, [f"self-reported, its metrics could not be recomputed: {error}"]
         wrong = [each for each in found if each.verdict == "differs"]
         if wrong:
             shown = "; ".join(f"{each.name}: {each.note or 'the value'}" for each in wrong[:5])
@@ -253,17 +296,8 @@ class _Filing:
         if open_:
             names = ", ".join(each.name for each in open_)
             reason = f"{names} cannot be checked here: {open_[0].note}"
-            return SELF_REPORTED, [f"self-reported, {reason}"]
-        return "metrics recomputed", []
-
-    def _gallery(self, record: Record, path: Path, place: Path) -> list[str]:
-        """Make the record's gallery; it comes first, so that a record is never half filed."""
-        name = f"{GALLERIES}/{record.protocol.name}/{place.stem}.png"
-        try:
-            make_gallery(record, path.parent / "reconstructions.png", inside(self.folder, name))
-        except Exception as error:  # whatever a picture that anyone made can do to its reader
-            return [f"no gallery: {type(error).__name__}: {error}"]
-        return []
+            return None, [f"self-reported, {reason}"]
+        return images["images"], []
 
 
 def _duplicate(place: Path, filed: Record, record: Record) -> str:
@@ -275,90 +309,95 @@ def _duplicate(place: Path, filed: Record, record: Record) -> str:
     )
 
 
-def disagreements(filed: Sequence[Filed], only: str | None = None) -> list[str]:
-    """Records of one protocol that cannot stand on one board, or be true together.
+def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
+    """Records of one protocol that cannot stand beside the others: path and reason.
 
-    Args:
-        filed: the records.
-        only: name what this file takes part in, and nothing else.
+    All have one version of the protocol, one division of the images and the same pixels; seeds of
+    one cell have the same settings; no two have the same reconstructions; and what is said of one
+    target, or of one seed's random samples, is said alike. Where as many say one thing as another,
+    the first in the order given is right.
     """
-    found: list[str] = []
-    firsts: dict[tuple[str, ...], Filed] = {}
-    for each in filed:
-        record, first = each.record, filed[0]
-        seeds = ("cell", each.path.rpartition("_seed")[0])
-        images = ("images", record.artifacts.get(IMAGES, each.path))
-        target = ("target", record.artifacts.get("target", each.path))
-        floor = ("floor", *_top1_hits(record, FLOOR_PRIOR))
-        same, twin, sibling = (firsts.setdefault(k, each) for k in (seeds, images, target))
-        pairs = [(first, reason) for reason in _other_board(record, first.record)]
-        pairs += [(same, reason) for reason in _other_cell(record, same.record)]
-        pairs += [(sibling, reason) for reason in _other_target(record, sibling.record)]
-        if twin is not each:
-            pairs.append((twin, "it has the same reconstructions: one run counts once"))
-        if len(floor) > 1 and "asset prior" in record.artifacts:
-            twin = firsts.setdefault(floor, each)
-            if twin.record.seed != record.seed:
-                pairs.append((twin, "it has the same random prior samples, at another seed"))
-            twin = firsts.setdefault(("seed", str(record.seed)), each)
-            theirs = _top1_hits(twin.record, FLOOR_PRIOR)
-            if theirs and theirs != floor[1:] and _one_machine(record, twin.record):
-                pairs.append((twin, "it has other random prior samples, at the same seed"))
-        found += [
-            f"{each.path}, beside {other.path}: {reason}"
-            for other, reason in pairs
-            if only is None or only in (each.path, other.path)
-        ]
+    found: dict[str, str] = {}
+
+    def outliers(kind: str, members: Sequence[tuple[Filed, Any]]) -> None:
+        texts = [canonical_json(value) for _, value in members]
+        usual = texts.index(max(texts, key=texts.count)) if texts else 0
+        for (each, value), text in zip(members, texts, strict=True):
+            if text != texts[usual]:
+                other, its = members[usual]
+                found.setdefault(
+                    each.path, f"{kind} is {value!r:.60}, in {other.path} it is {its!r:.60}"
+                )
+
+    for kind, read in _ALIKE.items():
+        outliers(kind, [(each, read(each.record)) for each in filed])
+    sizes = [(each, len(rows)) for each in filed if (rows := _top1_hits(each.record.metrics))]
+    outliers("the number of attacked identities", sizes)
+    for seeds in _grouped(filed, lambda each: each.path.rpartition("_seed")[0]):
+        for part in ("target", "defense", "attack"):
+            settings = [dict(flat(getattr(each.record, part).resolved)) for each in seeds]
+            for key in sorted(set().union(*settings)):
+                # A field that some lack is of another version of the code, with its default.
+                there = [
+                    (each, own[key])
+                    for each, own in zip(seeds, settings, strict=True)
+                    if key in own
+                ]
+                outliers(f"seeds of one cell must have the same settings: {part}.{key}", there)
+    for first, *twins in _grouped(filed, lambda each: each.record.artifacts.get(IMAGES, each.path)):
+        for each in twins:
+            found.setdefault(
+                each.path, f"the same reconstructions as {first.path}: one run counts once"
+            )
+    for target in _grouped(
+        filed, lambda each: (_machine(each), each.record.artifacts.get("target", each.path))
+    ):
+        for key in sorted(set().union(*(each.record.utility for each in target))):
+            said = [(each, each.record.utility.get(key)) for each in target]
+            outliers(f"of one target, {key}", said)
+        hits = [(each, _reference_hits(each, FLOOR_PUBLIC)) for each in target]
+        outliers(f"of one target, {FLOOR_PUBLIC}", hits)
+    pinned = [each for each in filed if "asset prior" in each.record.artifacts]
+    for seeds in _grouped(pinned, lambda each: (_machine(each), each.record.seed)):
+        samples = [(each, _reference_hits(each, FLOOR_PRIOR)) for each in seeds]
+        outliers(f"of one seed, {FLOOR_PRIOR}", samples)
+    some = [each for each in pinned if _reference_hits(each, FLOOR_PRIOR)]
+    for same in _grouped(some, lambda each: tuple(_reference_hits(each, FLOOR_PRIOR))):
+        outliers(f"of one {FLOOR_PRIOR}, the seed", [(each, each.record.seed) for each in same])
     return found
 
 
-def _other_board(record: Record, first: Record) -> Iterator[str]:
-    """Why two records do not compare at all."""
-    if record.protocol.resolved["digest"] != first.protocol.resolved["digest"]:
-        yield "made under another version of the protocol"
-    if record.artifacts.get("split") != first.artifacts.get("split"):
-        yield "its images are divided otherwise"
-    elif record.artifacts.get("images") != first.artifacts.get("images"):
-        yield "made from other pixels, as another alignment of the same pictures has"
+# What all records of a board have in common.
+_ALIKE: dict[str, Callable[[Record], Any]] = {
+    "made under another version of the protocol: its digest": (
+        lambda record: record.protocol.resolved["digest"]
+    ),
+    "its images are divided otherwise: the split": lambda record: record.artifacts.get("split"),
+    "made from other pixels, as in another alignment of the same pictures: the digest of the "
+    "images": lambda record: record.artifacts.get("images"),
+}
 
 
-def _other_cell(record: Record, same: Record) -> Iterator[str]:
-    """Why two records are not of one cell at two seeds."""
-    for part in ("target", "defense", "attack"):
-        theirs = dict(flat(getattr(same, part).resolved))
-        mine = dict(flat(getattr(record, part).resolved))
-        # A field that one of them lacks is of another version of the code, with its default.
-        for key in sorted(mine.keys() & theirs.keys()):
-            if mine[key] != theirs[key]:
-                yield (
-                    f"{part}.{key} is {mine[key]!r}, there it is {theirs[key]!r}: seeds of one "
-                    "cell must have the same settings"
-                )
+def _grouped(filed: Iterable[Filed], key: Callable[[Filed], Any]) -> list[list[Filed]]:
+    groups: dict[Any, list[Filed]] = {}
+    for each in filed:
+        groups.setdefault(key(each), []).append(each)
+    return list(groups.values())
 
 
-def _other_target(record: Record, sibling: Record) -> Iterator[str]:
-    """What two records say of one target, and say differently."""
-    if not _one_machine(record, sibling):
-        return
-    for key in sorted(record.utility.keys() & sibling.utility.keys()):
-        if record.utility[key] != sibling.utility[key]:
-            yield (
-                f"{key} is {record.utility[key]}, there it is {sibling.utility[key]}, and the "
-                "target is the same"
-            )
-    if _top1_hits(record, FLOOR_PUBLIC) != _top1_hits(sibling, FLOOR_PUBLIC):
-        yield f"{FLOOR_PUBLIC}: other hits, and the target is the same"
+def _machine(filed: Filed) -> tuple[Any, ...]:
+    """What equal inputs give equal numbers on."""
+    place = filed.record.environment
+    return place.device, place.torch, place.timm, place.threads
 
 
-def _one_machine(one: Record, other: Record) -> bool:
-    """Whether two records were computed alike, so that equal inputs give equal numbers."""
-    a, b = one.environment, other.environment
-    return (a.device, a.torch, a.timm, a.threads) == (b.device, b.torch, b.timm, b.threads)
-
-
-def _top1_hits(record: Record, reference: str) -> tuple[str, ...]:
-    metric = record.references.get(reference, {}).get(HEADLINE)
+def _top1_hits(metrics: Mapping[str, MetricValue]) -> tuple[str, ...]:
+    metric = metrics.get(HEADLINE)
     return (metric.hits or ()) if metric else ()
+
+
+def _reference_hits(filed: Filed, reference: str) -> tuple[str, ...]:
+    return _top1_hits(filed.record.references.get(reference, {}))
 
 
 def schema() -> str:

@@ -14,7 +14,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from mibench.errors import MibenchError
-from mibench.files import inside, read_plain, write_atomic
+from mibench.files import read_plain, write_atomic
+from mibench.leaderboard.folder import refuse_link
 from mibench.leaderboard.names import RECORDS
 from mibench.types import Frozen
 
@@ -72,7 +73,8 @@ def noted(folder: Path, name: str, digest: str) -> Verification | None:
         digest: SHA-256 of that file.
     """
     try:
-        data = read_plain(inside(folder, f"{VERIFICATIONS}/{name}"), "the notes", _MOST_BYTES)
+        refuse_link(folder, f"{VERIFICATIONS}/{name}")
+        data = read_plain(folder / VERIFICATIONS / name, "the notes", _MOST_BYTES)
         found = Verification.model_validate_json(data, strict=True)
     except (MibenchError, ValidationError):
         return None  # a board shows less then, never more
@@ -93,7 +95,9 @@ def note(folder: Path, name: str, found: Found, by: str | None = None) -> Verifi
     """
     from mibench import provenance  # brings in torch
 
-    data = read_plain(inside(folder, f"{RECORDS}/{name}"), "the record")
+    for part in (RECORDS, VERIFICATIONS):
+        refuse_link(folder, f"{part}/{name}")
+    data = read_plain(folder / RECORDS / name, "the record")
     digest = hashlib.sha256(data).hexdigest()
     earlier = noted(folder, name, digest)
     finding = Finding(
@@ -105,8 +109,7 @@ def note(folder: Path, name: str, found: Found, by: str | None = None) -> Verifi
     )
     kept = [each for each in (earlier.findings if earlier else ()) if _who(each) != _who(finding)]
     made = Verification(record=digest, findings=(*kept, finding))
-    place = inside(folder, f"{VERIFICATIONS}/{name}")
-    write_atomic(place, (made.model_dump_json(indent=1) + "\n").encode())
+    write_atomic(folder / VERIFICATIONS / name, (made.model_dump_json(indent=1) + "\n").encode())
     return made
 
 

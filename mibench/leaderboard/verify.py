@@ -24,9 +24,8 @@ from mibench.leaderboard.names import (
     base_attack,
     cell_name,
     overrides,
-    record_place,
 )
-from mibench.leaderboard.records import IMAGES, Filed, disagreements, read_all
+from mibench.leaderboard.records import IMAGES, Filed, filed_with, survey
 from mibench.leaderboard.verifications import note
 from mibench.progress import SILENT, Progress
 from mibench.types import MetricValue, Part, Record, RunSpec
@@ -329,7 +328,7 @@ def _problem(name: str, claimed: MetricValue, found: MetricValue, flips: int) ->
 def filed_seeds(record: Record, folder: Path) -> list[Record]:
     """Filed records of the same cell, at whatever seed, in a leaderboards folder."""
     stem = cell_name(record).rpartition("_seed")[0]
-    found = read_all(folder, record.protocol.name)[0].get(record.protocol.name, [])
+    found = filed_with(record, folder)
     return [f.record for f in found if Path(f.path).stem.rpartition("_seed")[0] == stem]
 
 
@@ -392,9 +391,8 @@ def filed_name(record: Record, folder: Path) -> str:
     Raises:
         RequestError: the folder has no such record.
     """
-    place = record_place(folder, record)
-    name = f"{record.protocol.name}/{place.name}"
-    filed = read_all(folder, record.protocol.name)[0].get(record.protocol.name, [])
+    name = f"{record.protocol.name}/{cell_name(record)}.json"
+    filed = filed_with(record, folder)
     if not any(each.path == name and each.record.results() == record.results() for each in filed):
         raise RequestError(
             f"--by: {folder} has no such record as {name}; file it first, by "
@@ -444,15 +442,12 @@ def verify_all(
     check noted counts for nothing here, except that a record with such a note whose reconstructions
     are not in the store is counted by it. Self-reported records are no failure: boards name them.
     """
-    found, problems = read_all(folder)
+    found, problems = survey(folder)
     lines = [f"does not hold: {problem}" for problem in problems]
     wrong = {problem.partition(":")[0] for problem in problems}
     unchecked: set[str] = set()
     states: dict[str, int] = {}
     for filed in found.values():
-        for reason in disagreements(filed):
-            lines.append(f"does not hold: {reason}")
-            wrong.add(reason.partition(",")[0])
         for each in filed:
             verdict, reasons = _verdict(each, folder, store, data, device, progress)
             lines += [f"{verdict}: {each.path}: {reason}" for reason in reasons]

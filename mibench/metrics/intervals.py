@@ -6,12 +6,13 @@ classes, where nothing is to be said of other classes, and the seeds vary most.
 
 The rules have versions (``Record.rules``), and intervals of version 1 stay computable. They were
 too narrow where few values stand behind a standard deviation: of 100 intervals from 20 subsamples
-92 to 94 held the truth, of percentile intervals over five identities 78 to 84. Version 2 takes Student's
-quantiles in both.
+92 to 94 held the truth, of percentile intervals over five identities 78 to 84. Version 2 takes
+Student's quantiles in both.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,14 +60,19 @@ def bootstrap_interval(
     if not torch.isfinite(values).all():
         raise ValueError("an interval needs finite values")
     n = len(values)
-    drawn = torch.randint(n, (resamples, n), generator=stream(seed, "bootstrap", n, resamples))
-    means = values[drawn].mean(dim=1)
+    means = values[_resampled(seed, n, resamples)].mean(dim=1)
     tail = _TAILS[0]
     if rules > 1:
         tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
     tails = torch.tensor((tail, 1 - tail), dtype=torch.float64)
     low, high = torch.quantile(means, tails).tolist()
     return low, high
+
+
+@functools.lru_cache(maxsize=4)  # checking a board's records draws the same ones again and again
+def _resampled(seed: int, n: int, resamples: int) -> Tensor:
+    """Positions of the identities in each resample ``(resamples, n)``."""
+    return torch.randint(n, (resamples, n), generator=stream(seed, "bootstrap", n, resamples))
 
 
 def paired_interval(
@@ -148,9 +154,9 @@ def subsample_interval(
     come without replacement from n; it is 1 for half of the identities.
 
     ``t`` is Student's .975 quantile. ``s`` is estimated twice over, from a few rounds and from a
-    few identities, and the relative variances of the two, 2 / (rounds - 1) and 2 / (identities - 1),
-    add up: the degrees of freedom are 1 / (1 / (rounds - 1) + 1 / (identities - 1)) (Satterthwaite),
-    about 16 for 20 rounds and 100 identities.
+    few identities, and the relative variances of the two estimates, 2 / (rounds - 1) and
+    2 / (identities - 1), add up. So its degrees of freedom are (Satterthwaite)
+    1 / (1 / (rounds - 1) + 1 / (identities - 1)), about 16 for 20 rounds and 100 identities.
 
     The spread is measured around the rounds' own mean, not around ``value``: a Fréchet distance
     is biased upwards by an amount that grows as the sample shrinks, so the rounds lie above
@@ -171,7 +177,8 @@ def subsample_interval(
 
     Source: Shao and Wu, A General Theory for Jackknife Variance Estimation (Annals of Statistics
     1989), delete-d jackknife; Politis and Romano (Annals of Statistics 1994) for subsampling;
-    Satterthwaite, An Approximate Distribution of Estimates of Variance Components (Biometrics 1946).
+    Satterthwaite, An Approximate Distribution of Estimates of Variance Components (Biometrics
+    1946).
     """
     size = round(fraction * identities)
     if identities < 4 or not 2 <= size < identities or rounds < 2:
