@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -168,12 +168,7 @@ class DpSgd(Defense):
                 f"dp-sgd: δ = {delta:.3g} is no guarantee for one of {count} images, since "
                 f"publishing one of them would have it: set defense.delta below {1 / count:.3g}"
             )
-        mechanism = Mechanism(
-            self.config.accountant,
-            _sample_rate(labels, config.batch_size),
-            config.steps(self.steps_per_epoch(labels, config.batch_size)),
-            delta,
-        )
+        mechanism = self._mechanism(labels, config, delta)
         noise = self.config.noise_multiplier or self._find_noise(mechanism)
         epsilon = mechanism.epsilon(noise)
         if math.isinf(epsilon):
@@ -186,6 +181,14 @@ class DpSgd(Defense):
                 "(0 is the control, without a guarantee)"
             )
         return _Plan(noise, epsilon, delta)
+
+    def _mechanism(self, labels: Tensor, config: TrainingConfig, delta: float) -> Mechanism:
+        return Mechanism(
+            self.config.accountant,
+            _sample_rate(labels, config.batch_size),
+            config.steps(self.steps_per_epoch(labels, config.batch_size)),
+            delta,
+        )
 
     def _check_own_algorithm(self) -> None:
         """Refuse a subclass that replaces a part of the algorithm and keeps the guarantee.
@@ -315,6 +318,48 @@ class DpSgd(Defense):
             return {}
         plan = self._engine.plan
         return {"epsilon": plan.epsilon, "delta": plan.delta, "noise_multiplier": plan.noise}
+
+    def audit(
+        self,
+        claimed: Mapping[str, float],
+        images: int | None,
+        training: TrainingConfig,
+        *,
+        complete: bool = True,
+    ) -> list[str]:
+        """Compute ε anew from the claimed noise, the settings and the number of images.
+
+        Where the card states no number of images, the default δ = N^-1.1 tells it.
+        """
+        config = self.config
+        if config.noise_multiplier == 0:
+            return ["the control, without noise, has no guarantee"] if claimed else []
+        if claimed.keys() != {"epsilon", "delta", "noise_multiplier"}:
+            return ["epsilon, delta and noise_multiplier are the guarantee of dp-sgd: all of them"]
+        delta, noise = claimed["delta"], claimed["noise_multiplier"]
+        if not (0 < delta < 1 and noise > 0):
+            return [f"delta {delta} and noise_multiplier {noise} give no guarantee"]
+        if images is None:
+            images = max(1, round(delta ** (-1 / 1.1))) if config.delta is None else None
+        if images is None:  # nothing here tells the sample rate
+            return [] if delta == config.delta else [f"delta is {delta}, {config.delta} was set"]
+        expected = images**-1.1 if config.delta is None else config.delta
+        if abs(delta - expected) > 1e-9 * expected:
+            return [f"delta is {delta}, of {images} images it is {expected}"]
+        if config.noise_multiplier is not None and noise != config.noise_multiplier:
+            return [f"noise_multiplier is {noise}, {config.noise_multiplier} was set"]
+        mechanism = self._mechanism(torch.zeros(images, dtype=torch.int64), training, delta)
+        epsilon = mechanism.epsilon(noise)
+        if math.isinf(epsilon):
+            return [f"the accountant {config.accountant} knows no epsilon for noise {noise}"]
+        stated, most = claimed["epsilon"], config.target_epsilon or DEFAULT_EPSILON
+        if config.noise_multiplier is None and complete and not 0.9 * most <= stated <= most:
+            return [f"epsilon is {stated}, the noise is to be the least that reaches {most}"]
+        if abs(stated - epsilon) > 1e-6 * epsilon and (complete or stated > epsilon):
+            return [
+                f"epsilon is {stated}, of {mechanism.steps} steps of noise {noise} it is {epsilon}"
+            ]
+        return []
 
     def _find_noise(self, mechanism: Mechanism) -> float:
         epsilon = self.config.target_epsilon or DEFAULT_EPSILON

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from mibench.cli_options import data_option, store_option
-from mibench.errors import MibenchError, RequestError
+from mibench.errors import MibenchError, RequestError, UncheckedError
+from mibench.files import user_path
 
 if TYPE_CHECKING:
     from mibench.leaderboard.board import Board, Table
@@ -25,6 +26,14 @@ folder_option = click.option(
     default="leaderboards",
     show_default=True,
     help="Folder of the leaderboards, with records/ and boards.toml.",
+)
+
+
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.",
 )
 
 
@@ -79,17 +88,33 @@ def _left_out(problems: Sequence[str]) -> str:
 @leaderboard_commands.command()
 @click.argument("records", metavar="RECORD...", nargs=-1, required=True)
 @folder_option
-def add(records: tuple[str, ...], folder: str) -> None:
+@data_option
+@store_option
+@device_option
+def add(
+    records: tuple[str, ...], folder: str, data: str | None, store: str | None, device: str
+) -> None:
     """Check records and file them.
 
-    RECORD is a record.json or a run folder. Each is filed on its own; what is refused is named
-    with the reason, and the exit code is 1. Of rendered faces a small picture is filed, too.
+    RECORD is a record.json or a run folder. Where its reconstructions lie beside it, its metrics
+    are computed anew; without them it is self-reported, and boards say so. Each record is filed on
+    its own; what is refused is named with the reason, and the exit code is 1. Of rendered faces a
+    small picture is filed, too.
     """
+    from mibench.display import display
     from mibench.leaderboard.records import add as add_records
 
-    outcomes = add_records([Path(each) for each in records], Path(folder))
+    with display() as progress:
+        outcomes = add_records(
+            [user_path(each, "the record") for each in records],
+            user_path(folder, "--folder"),
+            store=user_path(store, "--store") if store else None,
+            data=data,
+            device=device,
+            progress=progress,
+        )
     for outcome in outcomes:
-        where = f" as {outcome.place}" if outcome.place else ""
+        where = f" as {outcome.place}, {outcome.state}" if outcome.place else ""
         click.echo(f"{outcome.status}: {outcome.source}{where}")
         for reason in outcome.reasons:
             click.echo(f"  {reason}")
@@ -104,7 +129,14 @@ def add(records: tuple[str, ...], folder: str) -> None:
 
 
 @leaderboard_commands.command()
-@click.argument("record")
+@click.argument("record", required=False)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Check every record of the leaderboards folder instead: all of them against their "
+    "protocols, and those whose reconstructions are in the store by computing their metrics anew.",
+)
 @click.option(
     "--retrain",
     "again",
@@ -115,29 +147,28 @@ def add(records: tuple[str, ...], folder: str) -> None:
 @click.option(
     "--by",
     metavar="NAME",
-    help="Write into RECORD that NAME has reproduced it; only with --retrain, and on success.",
+    help="Note beside the filed record that NAME has run the cell anew and found the same; only "
+    "with --retrain, and on success.",
 )
 @click.option(
     "--defense",
     metavar="FILE.py:CLASS",
-    help="Where the record's defense is, if it is not a registered one; only with --retrain.",
+    help="Where the record's defense is, if it is not a registered one; only with --retrain. It "
+    "runs here: read it first.",
 )
 @click.option(
     "--attack",
     metavar="FILE.py:CLASS",
-    help="Where the record's attack is, if it is not a registered one; only with --retrain.",
+    help="Where the record's attack is, if it is not a registered one; only with --retrain. It "
+    "runs here: read it first.",
 )
 @folder_option
 @data_option
 @store_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.",
-)
+@device_option
 def verify(
-    record: str,
+    record: str | None,
+    everything: bool,
     again: bool,
     by: str | None,
     defense: str | None,
@@ -150,30 +181,51 @@ def verify(
     """Check a claim: compute its metrics anew from its reconstructions.
 
     RECORD is a run folder or a record.json. The reconstructions are taken from its run folder, else
-    from the store. Exit code 1 if a number does not agree.
+    from the store. Only a cell that was run anew (--retrain) is called verified: metrics that
+    follow from reconstructions say nothing of how these were made.
+
+    Exit codes: 0 the claim holds, 1 it does not, 2 it could not be asked for (no such file, or no
+    reconstructions), 3 it holds as far as it can be checked here, but part of it cannot.
     """
     from mibench.display import display
     from mibench.leaderboard import verify as verifying
-    from mibench.leaderboard.checks import faults
-    from mibench.leaderboard.records import parse
+    from mibench.leaderboard.checks import faults, foreign
+    from mibench.leaderboard.parsing import read_record
     from mibench.store import default_root
 
     if (by or defense or attack) and not again:
         raise click.UsageError("--by, --defense and --attack need --retrain")
-    path = Path(record) / "record.json" if Path(record).is_dir() else Path(record)
-    if not path.is_file():
+    if everything == (record is not None) or (everything and again):
+        raise click.UsageError("name one RECORD, or --all without --retrain")
+    root = user_path(store, "--store") if store else default_root()
+    place = user_path(folder, "--folder")
+    if record is None:
+        _verify_all(_existing(folder), root, data, device)
+        return
+    path = user_path(record, "the record")
+    path = path / "record.json" if path.is_dir() else path
+    if not path.exists():
         raise RequestError(f"there is no record {path}")
-    claim = parse(path.read_bytes())
+    claim = read_record(path)
     problems = faults(claim)
-    root = Path(store).expanduser() if store else default_root()
-    images = verifying.find_images(claim, path, root)
+    if reasons := foreign(claim):
+        raise MibenchError(f"{path} does not compare with this mibench: {'; '.join(reasons)}")
+    # All that can be wrong with the request, before anything long.
+    filed_as = verifying.filed_name(claim, place) if by else ""
+    if again:
+        verifying.methods_of(claim, defense, attack)
+    images = None
+    if claim.status == "complete" and not problems:
+        images = verifying.read_images(claim, path, root)
+    for problem in problems:
+        click.echo(f"damaged: {problem}")
+    if problems:
+        raise MibenchError(f"{path} does not hold: {len(problems)} numbers do not fit together")
     if images is None and not again:
         raise RequestError(
             f"the reconstructions of {path} are neither beside it nor in the store {root}: name "
             "its run folder, or run the cell anew with --retrain"
         )
-    for problem in problems:
-        click.echo(f"damaged: {problem}")
     with display() as progress:
         found: list[Comparison] = []
         if images is not None:
@@ -181,7 +233,7 @@ def verify(
                 claim, images, store=root, data=data, device=device, progress=progress
             )
         if again:
-            filed = verifying.filed_seeds(claim, Path(folder))
+            filed = verifying.filed_seeds(claim, place)
             found += verifying.retrain(
                 claim,
                 filed,
@@ -193,14 +245,35 @@ def verify(
             )
     _show(claim, found)
     differing = sum(each.verdict == "differs" for each in found)
-    if differing or problems:
-        raise MibenchError(
-            f"{path} does not hold: {differing} of {len(found)} numbers differ"
-            + (f", and {len(problems)} do not fit together" if problems else "")
+    if differing:
+        raise MibenchError(f"{path} does not hold: {differing} of {len(found)} numbers differ")
+    unchecked = [each.name for each in found if each.verdict == "cannot be checked here"]
+    if unchecked:
+        raise UncheckedError(
+            f"{path} holds as far as it was checked; here cannot be checked: {', '.join(unchecked)}"
         )
     if by:
-        verifying.sign(claim, path, by)
-        click.echo(f"{path} now says that {by} has reproduced it")
+        verifying.note_retrained(claim, place, filed_as, by)
+        click.echo(f"{place} now says that {by} has reproduced {filed_as}")
+
+
+def _verify_all(folder: Path, store: Path, data: str | None, device: str) -> None:
+    """Check all filed records, and say of each that is not as it says what is wrong."""
+    from mibench.display import display
+    from mibench.leaderboard import verify as verifying
+
+    with display() as progress:
+        found = verifying.verify_all(
+            folder, store=store, data=data, device=device, progress=progress
+        )
+    for line in found.lines:
+        click.echo(line)
+    counts = ", ".join(f"{count} {state}" for state, count in found.states.items())
+    click.echo(f"{counts or 'no records'} in {folder}")
+    if found.wrong:
+        raise MibenchError(f"{found.wrong} records do not hold, for the reasons above")
+    if found.unchecked:
+        raise UncheckedError(f"{found.unchecked} records cannot be checked wholly here")
 
 
 @leaderboard_commands.command()
@@ -311,7 +384,7 @@ def schema_() -> None:
 
 
 def _existing(folder: str) -> Path:
-    place = Path(folder)
+    place = user_path(folder, "--folder")
     if not place.is_dir():
         raise RequestError(
             f"there is no folder {place.absolute()}; --folder names a leaderboards folder"
@@ -324,7 +397,7 @@ def _show(record: Record, found: Sequence[Comparison]) -> None:
     from rich.text import Text
 
     from mibench.cli_tables import console
-    from mibench.leaderboard.records import cell_name
+    from mibench.leaderboard.names import cell_name
 
     table = Shown(title=cell_name(record), title_justify="left")
     for column in ("metric", "claimed", "found", "verdict", "note"):

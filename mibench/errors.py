@@ -15,6 +15,12 @@ class RequestError(MibenchError):
     exit_code = 2
 
 
+class UncheckedError(MibenchError):
+    """A claim holds as far as it can be checked here, which is not all of it (exit code 3)."""
+
+    exit_code = 3
+
+
 class DivergedError(MibenchError):
     """A student's training or an attack left the numbers: a status of the cell, not a crash."""
 

@@ -19,11 +19,14 @@ from mibench.models.classifiers import predict
 from mibench.models.evaluators import Judge, judge
 from mibench.stages import Stages, pinned_judge
 from mibench.streams import stream
-from mibench.types import RULES_VERSION, MetricValue, missing
-
-FLOOR_PRIOR = "floor: random prior samples"
-FLOOR_PUBLIC = "floor: public images that the target scores highest"
-CEILING = "ceiling: private test images"
+from mibench.types import (
+    CEILING,
+    FLOOR_PRIOR,
+    FLOOR_PUBLIC,
+    RULES_VERSION,
+    MetricValue,
+    missing,
+)
 
 
 class Evaluation:
@@ -35,7 +38,8 @@ class Evaluation:
     Args:
         stages: the cell's. A share of its budget is a share of the test images, and of the public
             images that the second floor chooses from, too.
-        rules: version of the metrics' rules, see :mod:`mibench.metrics.intervals`.
+        rules: version of the metrics' rules, see :mod:`mibench.metrics.intervals`; a claim is
+            checked by its own.
 
     Raises:
         JudgeDivergedError: an evaluator's training left the numbers.
@@ -178,8 +182,11 @@ class Evaluation:
         predicted, labels = logits.sigmoid().view(*shape, -1), self.labels
         return metrics.attribute_error(predicted, truth[labels], labels, rules=self.rules)
 
-    def references(self) -> dict[str, Tensor]:
+    def references(self, target: bool = True) -> dict[str, Tensor]:
         """Images that bound every attack: two floors and the ceiling.
+
+        Args:
+            target: whether the target is at hand; without it there is no floor of public images.
 
         Raises:
             DivergedError: the general prior's training left the numbers.
@@ -192,19 +199,22 @@ class Evaluation:
                 len(self.labels) * samples, prior.generator.latent, generator=generator
             )
             random = prior.generator.eval()(latents.to(self.stages.device))
-        public, test = self.public, self.data.test
-        target = self.stages.frozen_target
-        scores = predict(
-            target, public.images, progress=self.progress, label="target on public images"
-        )[0].softmax(1)
-        best = scores[:, self.labels].topk(min(samples, len(public)), dim=0).indices.T
+        images = {FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples))}
+        if target:
+            public = self.public
+            scores = predict(
+                self.stages.frozen_target,
+                public.images,
+                progress=self.progress,
+                label="target on public images",
+            )[0].softmax(1)
+            best = scores[:, self.labels].topk(min(samples, len(public)), dim=0).indices.T
+            images[FLOOR_PUBLIC] = public.images[best].float() / 255
+        test = self.data.test
         private = [test.images[test.labels == label][:samples] for label in self.labels]
-        fewest = min(len(images) for images in private)
-        return {
-            FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples)),
-            FLOOR_PUBLIC: public.images[best].float() / 255,
-            CEILING: torch.stack([images[:fewest] for images in private]).float() / 255,
-        }
+        fewest = min(len(each) for each in private)
+        images[CEILING] = torch.stack([each[:fewest] for each in private]).float() / 255
+        return images
 
 
 def _some(images: ImageSet, budget: float) -> ImageSet:

@@ -7,7 +7,7 @@ import inspect
 import math
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -349,6 +349,24 @@ class Defense(TrainingHooks):
         Records take it through :func:`claimed`; its unit is the card's ``privacy_unit``.
         """
         return {}
+
+    def audit(
+        self,
+        claimed: Mapping[str, float],
+        images: int | None,
+        training: TrainingConfig,
+        *,
+        complete: bool = True,
+    ) -> list[str]:
+        """Why a claimed guarantee is not what such a training comes to; empty where it is.
+
+        Args:
+            claimed: the numbers that :meth:`guarantee` returned, as a record states them.
+            images: private training images, where the protocol's card states how many.
+            training: the training's settings.
+            complete: whether the training came to its end.
+        """
+        return ["the defense gives no guarantee"] if claimed else []
 
     def deploy(self, model: Classifier) -> Classifier:
         """The module that is deployed and attacked: the trained one with its output hook."""

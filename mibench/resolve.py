@@ -117,6 +117,12 @@ class Cell:
     attack_config: AttackConfig
     weights: dict[str, str]
 
+    @property
+    def prior(self) -> str:
+        """The attacker's image prior, as records and boards describe it."""
+        pinned = " (general prior pinned by the protocol)" if self.protocol.pins_prior else ""
+        return self.attack_class(self.attack_config).prior_recipe() + pinned
+
     def passed(self, part: str) -> dict[str, Any]:
         """The overrides that were passed for one of the four parts; a budget is the protocol's."""
         given = {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
@@ -128,8 +134,13 @@ class Cell:
 
 
 @contained()  # methods' configs may run code
-def resolve(spec: RunSpec) -> Cell:
+def resolve(spec: RunSpec, *, machine: bool = True) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
+
+    Args:
+        spec: the request.
+        machine: whether the cell is to run here: its networks are built, and the weights that they
+            start from looked for. Without it the settings alone are resolved.
 
     Raises:
         RequestError: an unknown name or path, a value of the wrong type, an architecture or prior
@@ -159,7 +170,8 @@ def resolve(spec: RunSpec) -> Cell:
     students = attack_config.students.architectures if attack_config.augment else ()
     networks = {each: protocol.resolution for each in (architecture, *students)}
     for each, resolution in networks.items():
-        _check_architecture(each, resolution)
+        if machine:
+            _check_architecture(each, resolution)
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
             config: JudgeConfig = getattr(protocol, role)
@@ -168,7 +180,7 @@ def resolve(spec: RunSpec) -> Cell:
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)
     weights, absent = {}, []
-    for each, resolution in networks.items():
+    for each, resolution in networks.items() if machine else ():
         try:
             weights[each] = check_initialisation(each, protocol.start(each), resolution)
         except RequestError as error:

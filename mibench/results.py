@@ -168,6 +168,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
     attack_config = cell.attack_config.model_dump(mode="json")
     costs = _costs(stages, artifact)
     return Record(
+        rules=RULES_VERSION,
         status="complete" if complete else "diverged",
         protocol=Part(
             name=protocol.name,
@@ -194,8 +195,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         ),
         seed=stages.seed,
         access=cell.attack_class.access,
-        prior=cell.attack_class(cell.attack_config).prior_recipe()
-        + (" (general prior pinned by the protocol)" if protocol.pins_prior else ""),
+        prior=cell.prior,
         utility=utility,
         metrics=load(values["metrics"]),
         references={name: load(each) for name, each in values["references"].items()},
@@ -203,7 +203,6 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         artifacts=artifacts,
         environment=_environment(costs),
         command=command or command_of(cell.spec),
-        rules=RULES_VERSION,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -10,14 +10,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION = 1
-RULES_VERSION = 2  # of the metrics' rules; see mibench.metrics.intervals
+SCHEMA_VERSION: Literal[2] = 2
+RULES_VERSION = 2  # of the metrics' rules; records of schema 1 were made by version 1
 NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 
 # Marks a config's field as part of its budget, which a share (`--budget`) scales.
 BUDGETED: dict[str, Any] = {"budgeted": True}
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
+# Images beside the reconstructions, which bound every attack.
+FLOOR_PRIOR = "floor: random prior samples"
+FLOOR_PUBLIC = "floor: public images that the target scores highest"
+CEILING = "ceiling: private test images"
+REFERENCES = (FLOOR_PRIOR, FLOOR_PUBLIC, CEILING)
 
 Access = Literal["white-box", "black-box", "label-only"]
 Preset = Literal["small", "paper"]
@@ -169,7 +174,7 @@ class Part(Frozen):
 
     name: str
     version: int | None = None
-    source: str | None = None
+    source: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     passed: dict[str, Any]
     resolved: dict[str, Any]
 
@@ -210,16 +215,21 @@ class Record(Frozen):
     """The result of one cell; accuracies are fractions in [0, 1].
 
     Attributes:
+        schema_version: 1 and 2 are read; 2 has ``rules`` and the parts' ``source``.
         environment: what made the last stage, whoever prints it later; dirty if any stage's was.
+        rules: version of the metrics' rules, by which the numbers are checked.
+        verified_by: of schema 1, where it is always null in a filed record: who has verified a
+            record is not for the record to say.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    rules: int = Field(1, ge=1, le=RULES_VERSION)
     status: Literal["complete", "diverged"]
     protocol: Part
     target: Part
     defense: Part
     attack: Part
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
     access: Access
     prior: str
     utility: dict[str, float | str | None]
@@ -231,7 +241,6 @@ class Record(Frozen):
     command: str
     created: str
     verified_by: str | None = None
-    rules: int = 1
 
     def results(self) -> dict[str, Any]:
         """What an equal run must reproduce: all but cost, time, place and command."""

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mibench.leaderboard.records import Filed, cell_name
+from mibench.leaderboard.verifications import Finding
 from mibench.metrics import bootstrap_interval
-from mibench.types import Environment, Record
+from mibench.types import CEILING, FLOOR_PRIOR, Environment, Record, digest
 from tests.conftest import TINY
 
 IDENTITIES, SAMPLES = 5, 4
@@ -32,7 +35,7 @@ def metric(values: Sequence[float], n: int, hits: Sequence[str] | None = None) -
     return {
         "value": sum(values) / len(values),
         "n": n,
-        "interval": list(bootstrap_interval(values, 0, rules=1)),
+        "interval": list(bootstrap_interval(torch.tensor(values, dtype=torch.float64), 0, rules=1)),
         "interval_over": "identities",
         "per_identity": list(values),
         "hits": None if hits is None else list(hits),
@@ -66,7 +69,12 @@ def metrics(hits: Sequence[str]) -> dict[str, Any]:
         "evaluator_agreement": accuracy(none),
         "knn_distance": metric(distances, n),
         "attribute_error": metric([0.2] * len(hits), n),
-        "fd_evaluator": {"value": 20.5, "n": n, "interval": [18.0, 23.0]},
+        "fd_evaluator": {
+            "value": 20.5,
+            "n": n,
+            "interval": [18.0, 23.0],
+            "interval_over": "identity subsamples",
+        },
         "fid": absent,
     }
 
@@ -126,11 +134,14 @@ def record_data(
         },
         "metrics": metrics(rows),
         "references": {
-            "floor: random prior samples": {"attack_accuracy_top1": accuracy(hits_of(1))},
-            "ceiling: private test images": {"attack_accuracy_top1": accuracy(hits_of(20))},
+            FLOOR_PRIOR: {"attack_accuracy_top1": accuracy(hits_of(1))},
+            CEILING: {"attack_accuracy_top1": accuracy(hits_of(20))},
         },
         "costs": [],
-        "artifacts": {"target": f"{defense} {target} {seed}"},
+        "artifacts": {
+            "target": digest([defense, target, seed, passed, natural]),
+            "reconstructions.safetensors": digest([attack, defense, target, seed, passed, rows]),
+        },
         "environment": ENVIRONMENT.model_dump(),
         "command": f"mibench run --protocol tiny --attack {attack} --seed {seed}",
         "created": "2026-01-01T00:00:00+00:00",
@@ -163,6 +174,11 @@ def diverged(**options: Any) -> Record:
     data = record_data(**options, status="diverged", references={})
     data["metrics"] = {k: {"value": None, "reason": "diverged"} for k in data["metrics"]}
     return Record.model_validate(data)
+
+
+def finding(found: Any, by: str | None = None) -> Finding:
+    """What a check of a record found."""
+    return Finding(found=found, by=by, at="2026-01-01", mibench="0.1.0", commit=None)
 
 
 def filed(*records: Record) -> list[Filed]:

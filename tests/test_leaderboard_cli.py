@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import mibench
-from mibench import protocols
+from mibench import metrics, protocols
 from mibench.cli import Main
 from mibench.cli_leaderboard import FORMATS, TABLES, leaderboard_commands
+from mibench.evaluate import Evaluation
 from mibench.leaderboard import formats, page, verify
 from mibench.leaderboard.checks import faults
-from mibench.leaderboard.records import load, parse
-from mibench.types import MetricValue, Record
+from mibench.leaderboard.records import IMAGES, load, parse
+from mibench.progress import SILENT
+from mibench.resolve import resolve
+from mibench.stages import Stages
+from mibench.store import Store
+from mibench.types import MetricValue, Record, RunSpec
 from tests.board_records import accuracy, diverged, file_all, make, metric, record_data
 from tests.conftest import TINY
 
@@ -82,7 +92,7 @@ def test_a_forged_top1_is_found(run_folder: Path, finished: tuple[Path, Path]) -
     assert "differs" in line
     assert "of 20 samples are judged otherwise" in line
     assert result.stdout.count("differs") == 1
-    assert "1 of 14 numbers differ" in result.stderr
+    assert "1 of 18 numbers differ" in result.stderr
 
 
 def test_a_claim_that_does_not_fit_together_is_damaged(
@@ -100,15 +110,15 @@ def test_a_claim_that_does_not_fit_together_is_damaged(
 def test_a_forged_evaluator_accuracy_is_found(
     run_folder: Path, finished: tuple[Path, Path]
 ) -> None:
-    tamper(run_folder, utility={"evaluator_accuracy": 0.99})
+    tamper(run_folder, utility={"evaluator_accuracy": 0.95})
     result = invoke("verify", run_folder, "--store", finished[1])
     assert result.exit_code == 1
-    (line,) = [each for each in result.stdout.splitlines() if "evaluator_accuracy" in each]
+    (line,) = [each for each in result.stdout.splitlines() if " evaluator_accuracy" in each]
     assert "differs" in line
 
 
 def test_other_reconstructions_are_noticed(run_folder: Path, finished: tuple[Path, Path]) -> None:
-    images = run_folder / verify.IMAGES
+    images = run_folder / IMAGES
     images.write_bytes(images.read_bytes()[:-4] + b"\0\0\0\1")
     result = invoke("verify", run_folder, "--store", finished[1])
     assert result.exit_code == 1
@@ -118,16 +128,136 @@ def test_other_reconstructions_are_noticed(run_folder: Path, finished: tuple[Pat
 def test_a_filed_record_is_verified_from_the_store(
     run_folder: Path, finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    added = invoke("add", run_folder, "--folder", tmp_path / "board")
+    added = invoke("add", run_folder, "--folder", tmp_path / "board", "--store", finished[1])
     assert added.exit_code == 0, added.output
     (filed,) = (tmp_path / "board/records/tiny").glob("*.json")
     assert filed.name == "gmi_none_test_resnet_seed0.json"
+    assert f"filed: {run_folder} as {filed}, metrics recomputed" in added.stdout
     assert (tmp_path / "board/galleries/tiny/gmi_none_test_resnet_seed0.png").exists()
     result = invoke("verify", filed, "--store", finished[1])
     assert result.exit_code == 0, result.output
     result = invoke("verify", filed, "--store", tmp_path / "no store")
     assert result.exit_code == 2
     assert "neither beside it nor in the store" in result.stderr
+
+
+def test_all_filed_records_are_verified(
+    run_folder: Path, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    board, known = tmp_path / "board", ("--folder", tmp_path / "board", "--store", finished[1])
+    assert invoke("add", run_folder, *known).exit_code == 0
+    result = invoke("verify", "--all", *known)
+    assert result.exit_code == 0, result.output
+    assert f"1 metrics recomputed in {board}" in result.stdout
+    # A true record without its reconstructions, and a forged one that someone put there.
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(record_data(seed=1, epochs=1)))
+    assert invoke("add", other, *known).exit_code == 0
+    result = invoke("verify", "--all", *known)
+    assert result.exit_code == 0
+    assert "1 metrics recomputed, 1 self-reported in" in result.stdout
+    data = json.loads((run_folder / "record.json").read_text())
+    data["metrics"]["attack_accuracy_top1"] = accuracy(["1111"] * 5)
+    (board / "records/tiny/gmi_none_test_resnet_seed0.json").write_text(json.dumps(data))
+    result = invoke("verify", "--all", *known)
+    assert result.exit_code == 1
+    assert "does not hold: tiny/gmi_none_test_resnet_seed0.json: " in result.stdout
+    assert "1 records do not hold" in result.stderr
+
+
+def with_images(folder: Path, images: Tensor) -> None:
+    """Put other reconstructions into a run folder, under the record's name for them."""
+    tensors = load_file(folder / IMAGES)
+    save_file({**tensors, "images": images}, folder / IMAGES)
+    path = folder / "record.json"
+    data = json.loads(path.read_text())
+    data["artifacts"][IMAGES] = hashlib.sha256((folder / IMAGES).read_bytes()).hexdigest()
+    path.write_text(json.dumps(data))
+
+
+def test_what_cannot_be_an_image_is_refused(
+    run_folder: Path, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """One NaN turned every metric into one that could not be checked, and the exit code to 0."""
+    true = load_file(run_folder / IMAGES)["images"]
+    for wrong in (math.nan, math.inf, 1.5, -0.1):
+        images = true.clone()
+        images[2, 1, 0, 3, 4] = wrong
+        with_images(run_folder, images)
+        result = invoke("verify", run_folder, "--store", finished[1])
+        assert result.exit_code == 1
+        assert "1 numbers of the reconstructions are not in [0, 1]" in result.stderr
+        result = invoke("add", run_folder, "--folder", tmp_path / "b", "--store", finished[1])
+        assert result.exit_code == 1
+        assert not (tmp_path / "b").exists()
+    for images in (true.half(), true[:, :3], true.flatten(0, 1)):
+        with_images(run_folder, images.contiguous())
+        assert invoke("verify", run_folder, "--store", finished[1]).exit_code == 1
+
+
+def test_what_cannot_be_checked_is_no_success(
+    run_folder: Path, finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A claimed FID where Inception's weights are not at hand: an exit code of its own."""
+    fid = {"value": 9.0, "n": 20, "interval": [8.0, 10.0], "interval_over": "identity subsamples"}
+    tamper(run_folder, metrics={"fid": fid})
+    monkeypatch.setattr(metrics, "find_inception", lambda: "no Inception weights")
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 3, result.output
+    assert "here cannot be checked: fid" in result.stderr
+    result = invoke("add", run_folder, "--folder", tmp_path / "b", "--store", finished[1])
+    assert "self-reported, fid cannot be checked here: no Inception weights" in result.stdout
+    (filed,) = load(tmp_path / "b")["tiny"]
+    assert filed.state == "self-reported"
+
+
+def test_pictures_that_were_handed_in_are_no_reconstructions(
+    run_folder: Path, finished: tuple[Path, Path]
+) -> None:
+    """Private test images, whose metrics are those of an attack that cannot be beaten."""
+    cell = resolve(RunSpec(protocol="tiny", attack="gmi"))
+    store = Store(finished[1])
+    stages = Stages(cell, store, torch.device("cpu"), SILENT)
+    test = stages.data.test
+    images = torch.stack([test.images[test.labels == label] for label in range(5)]).float() / 255
+    with_images(run_folder, images)
+    dumped = {key: m.model_dump(mode="json") for key, m in Evaluation(stages)(images).items()}
+    tamper(run_folder, metrics=dumped)
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    (line,) = [each for each in result.stdout.splitlines() if "copies of known images" in each]
+    assert "20" in line
+    assert result.stdout.count("differs") == 1
+
+
+def test_a_second_run_takes_no_file_from_the_record(run_folder: Path, tmp_path: Path) -> None:
+    """A method's file comes from who verifies, and is the record's by its source."""
+    marker = tmp_path / "executed"
+    evil = tmp_path / "evil.py"
+    evil.write_text(
+        f"open({str(marker)!r}, 'w')\n"
+        "from mibench.methods import Defense\nfrom mibench.defenses.none import NoDefense as N\n"
+        "class Mine(Defense):\n    card = N.card\n"
+    )
+    original = json.loads((run_folder / "record.json").read_text())
+    for name in (f"{evil}:Mine", "evil.py:Mine", "../evil.py:Mine", "Mine"):
+        for kind in ("defense", "attack"):
+            tamper(run_folder, **{kind: {**original[kind], "name": name}})
+            for more in ((), ("--retrain",)):
+                result = invoke("verify", run_folder, *more, "--store", tmp_path / "st")
+                assert result.exit_code in (1, 2)
+                assert not marker.exists()
+            tamper(run_folder, **{kind: original[kind]})
+    part = {**original["defense"], "name": "Mine", "source": "0" * 64}
+    tamper(run_folder, defense=part)
+    result = invoke("verify", run_folder, "--retrain", "--store", tmp_path / "st")
+    assert result.exit_code == 2
+    assert "name it by --defense FILE.py:CLASS" in result.stderr
+    assert not marker.exists()
+    given = ("--retrain", "--store", tmp_path / "st", "--defense", f"{evil}:Mine")
+    result = invoke("verify", run_folder, *given)
+    assert result.exit_code == 2
+    assert "it is another file, or another version of it" in result.stderr
 
 
 def test_another_version_of_the_protocol_is_not_verified(
@@ -140,26 +270,35 @@ def test_another_version_of_the_protocol_is_not_verified(
     assert "made under another version of tiny" in result.stderr
 
 
-def test_a_cell_is_run_anew(run_folder: Path, finished: tuple[Path, Path]) -> None:
+def test_a_cell_is_run_anew(run_folder: Path, tmp_path: Path) -> None:
     """Without the reconstructions; natural accuracy is claimed as no target has it."""
-    (run_folder / verify.IMAGES).unlink()
-    elsewhere = run_folder / "no store"
-    common = ("verify", run_folder, "--retrain", "--store", elsewhere, "--by", "Ada")
-    result = invoke(*common)
+    (run_folder / IMAGES).unlink()
+    elsewhere, board = run_folder / "no store", tmp_path / "board"
+    common = ("--retrain", "--store", elsewhere, "--by", "Ada", "--folder", board)
+    result = invoke("verify", run_folder, *common)
+    assert result.exit_code == 2  # what is noted is noted beside a filed record
+    assert "has no such record" in result.stderr
+    result = invoke("add", run_folder, "--folder", board)
+    assert "seed0.json, self-reported" in result.stdout
+    before = (run_folder / "record.json").read_bytes()
+    result = invoke("verify", run_folder, *common)
     assert result.exit_code == 0, result.output
     assert "fewer than 3 seeds are filed" in result.stdout.replace("\n", " ")
-    signed = parse((run_folder / "record.json").read_bytes())
-    original = parse((finished[0] / "record.json").read_bytes())
-    assert signed.verified_by == "Ada"
-    assert signed.results() == original.results()
+    (filed,) = load(board)["tiny"]
+    assert filed.state == "retrained"
+    assert filed.verification is not None
+    assert filed.verification.verified_by == ("Ada",)
+    assert (run_folder / "record.json").read_bytes() == before
     assert not elsewhere.exists()
 
-    tamper(run_folder, utility={"natural_accuracy": 1.0}, verified_by=None)
-    result = invoke(*common)
+    tamper(run_folder, utility={"natural_accuracy": 1.0})
+    shutil.rmtree(board)
+    assert invoke("add", run_folder, "--folder", board).exit_code == 0
+    result = invoke("verify", run_folder, *common)
     assert result.exit_code == 1
     (line,) = [each for each in result.stdout.splitlines() if "natural_accuracy" in each]
     assert "differs" in line
-    assert parse((run_folder / "record.json").read_bytes()).verified_by is None
+    assert load(board)["tiny"][0].state == "self-reported"
 
 
 def test_seed_variance_is_the_measure_of_a_second_run() -> None:
@@ -246,8 +385,8 @@ def test_no_record_is_a_wrong_request(tmp_path: Path) -> None:
 
 def test_add_says_what_became_of_each(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
-    good.write_text(json.dumps(record_data(evaluator=0.8)))
-    forged = record_data(seed=1)
+    good.write_text(json.dumps(record_data(evaluator=0.8, epochs=1)))
+    forged = record_data(seed=1, epochs=1)
     forged["metrics"]["knn_distance"]["value"] = 1.0
     bad.write_text(json.dumps(forged))
     result = invoke("add", good, bad, "--folder", tmp_path / "board")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from mibench.leaderboard.published import published_table
 from mibench.leaderboard.ranking import anchor, matches
 from mibench.leaderboard.settings import Settings, read_settings
 from mibench.leaderboard.tables import build_board
+from mibench.leaderboard.verifications import Verification
 from mibench.leaderboard.worst import worst_of_target
 from mibench.metrics import paired_interval, seeds_interval
 from mibench.types import Record
-from tests.board_records import BOARDS, bido, diverged, filed, make
+from tests.board_records import BOARDS, bido, diverged, filed, finding, make
 
 ROOT = Path(__file__).resolve().parent.parent
 IK = "improved-kedmi"
@@ -410,9 +412,17 @@ def test_references_are_of_undefended_default_targets(settings: Settings) -> Non
 
 def test_cells_say_whether_they_were_verified(settings: Settings) -> None:
     environment = {**make().environment.model_dump(), "dirty": True}
-    records = [make(verified_by="Ada"), make(seed=1), make(attack=IK, environment=environment)]
-    records += [make(attack="vmi", verified_by="Eve")]
-    table = table_of(settings, "cells", *records)
+    records = [make(), make(seed=1), make(attack=IK, environment=environment), make(attack="vmi")]
+    ada, eve = ((finding("retrained", by),) for by in ("Ada", "Eve"))
+    notes = {0: ada, 2: None, 3: (finding("metrics recomputed"), *eve)}
+    checked = [
+        dataclasses.replace(each, verification=Verification(record="0" * 64, findings=found))
+        if (found := notes.get(i))
+        else each
+        for i, each in enumerate(filed(*records))
+    ]
+    board = build_board("tiny", checked, settings)
+    (table,) = (each for each in board.tables if each.key == "cells")
     said = {row["attack"].text: row["verified"].text for row in table.rows}
     halves = "verified (1 of 2 seeds), self-reported (1 of 2 seeds)"
     assert said == {"gmi": halves, IK: "self-reported", "vmi": "verified"}

@@ -29,6 +29,7 @@ from mibench.data.workers import fill_all
 from mibench.errors import MibenchError, RequestError
 from mibench.files import UnusableFile, read_regular, sha256, write_atomic
 from mibench.progress import Progress
+from mibench.source import code_digest
 from mibench.types import digest
 
 CHUNK_BYTES = 4 * 2**20  # of pixels: what a worker holds, and what a killed run loses
@@ -187,7 +188,7 @@ class Work:
             "step": self.step,
             "boxes": None if boxes is None else hashlib.sha256(boxes.tobytes()).hexdigest(),
             "sums": hashlib.sha256("\n".join(self.listing.sums).encode()).hexdigest(),
-            "code": provenance.source_digest(*_SOURCES, type(self.source).__module__),
+            "code": code_digest(*_SOURCES, type(self.source).__module__),
             "preprocessing": self.source.card.preprocessing,
             "pillow": PIL.__version__,
         }

@@ -9,10 +9,14 @@ from mibench.leaderboard.board import Column, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.groups import DASH, Group, seeds_text, settings_of
 from mibench.leaderboard.records import Filed
+from mibench.leaderboard.verifications import SELF_REPORTED, State
 
-SELF_REPORTED, RECOMPUTED, RETRAINED = "self-reported", "metrics recomputed", "verified"
 _OF_A_PAPER = {"top1", "top5", "knn", "fid"}
-STATES = (RETRAINED, RECOMPUTED, SELF_REPORTED)
+_SHOWN: dict[State, str] = {
+    "retrained": "verified",
+    "metrics recomputed": "metrics recomputed",
+    SELF_REPORTED: SELF_REPORTED,
+}
 SPREAD_NOTE = (
     "± is the standard deviation over seeds (independent targets, students and attacks); one seed "
     "has none."
@@ -92,9 +96,9 @@ def cells_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
     notes = (
         f"{SPREAD_NOTE} FD (evaluator) and FID are biased upwards the more, the fewer the images: "
         "compare them at equal n.",
-        "verified: somebody else has trained the cell anew and found the same. metrics recomputed: "
-        "the numbers follow from the record's reconstructions, wherever these are from. "
-        "self-reported: nobody else has checked it.",
+        "verified: the cell was run anew and gave the same. metrics recomputed: the numbers follow "
+        "from the record's reconstructions, which says nothing of how these were made. "
+        "self-reported: nobody has checked the numbers.",
         *_missing_notes(groups, [(metric, title) for metric, title, _ in metrics.values()]),
         *diverged_notes(groups),
     )
@@ -126,19 +130,17 @@ def table_of(
     )
 
 
-def verification_state(filed: Filed) -> str:
-    """Who has checked a filed record, :data:`SELF_REPORTED` or another of the states.
-
-    Only a cell that was trained anew is called verified: metrics recomputed from reconstructions
-    that a record brings show that the numbers are of these images, not where the images are from.
-    """
-    return RETRAINED if filed.record.verified_by else SELF_REPORTED
-
-
 def _verified(seeds: Sequence[Filed]) -> str:
-    """``"verified"``, or ``"verified (1 of 2 seeds), self-reported (1 of 2 seeds)"``."""
-    states = [verification_state(each) for each in seeds]
-    found = [state for state in STATES if state in states]
+    """``"verified"``, or ``"verified (1 of 2 seeds), self-reported (1 of 2 seeds)"``.
+
+    Only a cell that was trained anew is called verified.
+    """
+    states = [_SHOWN[each.state] for each in seeds]
+    notes = [each.verification for each in seeds if each.verification]
+    if names := sorted({name for note in notes for name in note.verified_by}):
+        by = f"{_SHOWN['retrained']} by {', '.join(names)}"
+        states = [by if state == _SHOWN["retrained"] else state for state in states]
+    found = sorted(set(states), key=lambda state: (not state.startswith("verified"), state))
     if len(found) == 1:
         return found[0]
     return ", ".join(f"{each} ({states.count(each)} of {len(states)} seeds)" for each in found)

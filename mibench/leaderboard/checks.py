@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
-from mibench.types import INCOMPLETE, MetricValue, Record, protocol_digest
+from mibench.leaderboard.names import architectures, name_faults, overrides
+from mibench.types import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest
 
 LEAST_EVALUATOR_ACCURACY = 0.9
 HEADLINE = "attack_accuracy_top1"
 
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-8
+_MOST_TEST_IMAGES = 10**5  # no card's data set has more private test images
 _COUNTED = ("attack_accuracy_top1", "attack_accuracy_top5", "attack_accuracy_both")
 _HITS = (*_COUNTED, "evaluator_agreement")
 _FRACTIONS = (*_HITS, "precision", "recall", "coverage", "attribute_error")
@@ -23,36 +26,25 @@ _WITHIN = (
     ("attack_accuracy_both", "attack_accuracy_top1"),
     ("attack_accuracy_both", "evaluator_agreement"),
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
-
-
-def short_name(name: str) -> str:
-    """A method's name; of one that was given as ``path/to/file.py:Class``, the class alone."""
-    prefix = "improved-" if name.startswith("improved-") else ""
-    return prefix + name.removeprefix(prefix).rpartition(":")[2]
-
-
-def overrides(record: Record) -> dict[str, Any]:
-    """Everything that was passed through ``--set``."""
-    parts = (record.protocol, record.target, record.defense, record.attack)
-    return {path: value for part in parts for path, value in part.passed.items()}
+_ACCURACIES = (
+    "natural_accuracy",
+    "evaluator_accuracy",
+    "second_evaluator_accuracy",
+    "validation_accuracy",
+)
+_GUARANTEE = ("epsilon", "delta", "privacy_unit", "noise_multiplier")
 
 
 def faults(record: Record) -> list[str]:
     """Why a record cannot be true as it stands; empty for a sound one. Needs the record alone."""
-    found = [*_names(record), *_protocol(record), *_utility(record)]
+    # What cannot even be read as a protocol's settings gives the other checks nothing to stand on.
+    if found := [*name_faults(record), *_protocol(record)]:
+        return found
+    found = [*_origins(record), *_passed(record), *_utility(record), *_references(record)]
     if record.status == "diverged":
         numbers = [key for key, metric in record.metrics.items() if metric.value is not None]
-        found += [f"the cell diverged, but {key} has a number" for key in numbers]
-        return found
-    groups = {"metrics": record.metrics, **record.references}
-    for group, metrics in groups.items():
-        where = "" if group == "metrics" else f"{group}: "
-        if metrics.get(HEADLINE) is None or metrics[HEADLINE].value is None:
-            found.append(f"{where}{HEADLINE} has no number, and the cell is complete")
-        for key, metric in metrics.items():
-            found += [f"{where}{key}: {reason}" for reason in _metric(key, metric)]
-        found += [where + reason for reason in _together(metrics)]
+        return found + [f"the cell diverged, but {key} has a number" for key in numbers]
+    found += _metrics(record.metrics, record.rules)
     identities = _identities(record)
     for key, metric in record.metrics.items():
         if metric.hits and {len(row) for row in metric.hits} != {_samples(record)}:
@@ -67,8 +59,12 @@ def faults(record: Record) -> list[str]:
 
 def foreign(record: Record) -> list[str]:
     """Why a record's numbers do not compare with today's protocol of its name."""
+    from mibench.leaderboard.defaults import other_settings
     from mibench.protocols import PROTOCOLS  # brings in torch
 
+    # Names first: nothing else is done with what may be a path.
+    if wrong := [*name_faults(record), *architectures(record)]:
+        return wrong
     name = record.protocol.name
     card = PROTOCOLS.get(name)
     if card is None:
@@ -89,14 +85,7 @@ def foreign(record: Record) -> list[str]:
             "made from a data set that lacks pictures: prepare it without --incomplete (what can "
             "be had of FaceScrub differs from person to person: such records do not compare)"
         ]
-    base = short_name(record.attack.name).removeprefix("improved-").partition("+")[0]
-    defaults = {**card.attacks.get(base, {}), **card.defenses.get(record.defense.name, {})}
-    return [
-        f"made with other settings than the protocol's: {path} is {setting(record, path)!r}, "
-        f"the protocol says {value!r}"
-        for path, value in defaults.items()
-        if path not in overrides(record) and setting(record, path) != value
-    ]
+    return other_settings(record) or list(_no_shares(record))
 
 
 def warnings(record: Record) -> list[str]:
@@ -129,24 +118,25 @@ def setting(record: Record, path: str) -> Any:
     return value
 
 
-def _names(record: Record) -> Iterator[str]:
-    for part in ("protocol", "target", "defense", "attack"):
-        name = short_name(getattr(record, part).name)
-        if not _NAME.fullmatch(name):
-            yield f"{part}.name {name!r} is no name: letters, digits and +._- only"
-    if record.seed < 0:
-        yield f"seed {record.seed} is negative"
+def _origins(record: Record) -> Iterator[str]:
+    """What a record says of where its methods come from, and of who has verified it."""
+    if record.verified_by is not None:
+        yield (
+            "verified_by: a record cannot say that it was verified; `mibench leaderboard verify` "
+            "notes it beside the records"
+        )
+    if record.schema_version == 1 and (record.defense.source or record.attack.source):
+        yield "a record of schema 1 has no source"
+
+
+def _passed(record: Record) -> Iterator[str]:
     for path, value in overrides(record).items():
-        resolved = setting(record, path) if _is_setting(path) else None
+        resolved = setting(record, path)
         # A text may have been turned into a number or a truth value, a table been completed.
         if resolved is None or isinstance(value, str | dict | list):
             continue
         if resolved != value:
             yield f"passed and resolved settings disagree: {path} is {value!r} and {resolved!r}"
-
-
-def _is_setting(path: str) -> bool:
-    return path.split(".")[0] in ("protocol", "target", "defense", "attack")
 
 
 def _protocol(record: Record) -> Iterator[str]:
@@ -157,40 +147,115 @@ def _protocol(record: Record) -> Iterator[str]:
         yield f"the protocol is {record.protocol.name!r} and {resolved.get('name')!r}"
     if resolved.get("version") != record.protocol.version:
         yield f"the version is {record.protocol.version} and {resolved.get('version')}"
+    counts = {"samples": resolved.get("samples")}
+    for key in ("attacked",):
+        counts |= {key: resolved[key]} if resolved.get(key) is not None else {}
+    data = resolved.get("data")
+    if not isinstance(data, Mapping):
+        yield "protocol.data says nothing of the images"
+        return
+    for key in ("identities", "train", "val", "test"):
+        counts |= {f"data.{key}": data[key]} if data.get(key) is not None else {}
+    for key, count in counts.items():
+        if type(count) is not int or count < 1:
+            yield f"protocol.{key} is {count!r}, which is no count"
 
 
 def _utility(record: Record) -> Iterator[str]:
-    for key in ("natural_accuracy", "evaluator_accuracy"):
-        value = record.utility.get(key)
-        if isinstance(value, float | int) and not 0 <= value <= 1:
-            yield f"{key} {value} is not in [0, 1]"
-        elif not isinstance(value, float | int) and record.status == "complete":
+    utility = record.utility
+    for key in utility.keys() - {*_ACCURACIES, *_GUARANTEE}:
+        yield f"utility: {key!r} is none of mibench's"
+    for key in _ACCURACIES:
+        value = utility.get(key)
+        if isinstance(value, float | int):
+            if not 0 <= value <= 1:
+                yield f"{key} {value} is not in [0, 1]"
+        elif value is not None:
+            yield f"{key} {value!r} is no number"
+        elif record.status == "complete" and key in ("natural_accuracy", "evaluator_accuracy"):
             yield f"{key} has no number, and the cell is complete"
-    epsilon = record.utility.get("epsilon")
-    if epsilon is not None and not (isinstance(epsilon, float | int) and epsilon >= 0):
-        yield f"epsilon {epsilon!r} is no guarantee"
-    if epsilon is not None and not record.utility.get("privacy_unit"):
+    yield from _guarantee(record)
+
+
+def _no_shares(record: Record) -> Iterator[str]:
+    """Accuracies that are no counts of images over their number, which some cards state."""
+    found = {key: record.utility.get(key) for key in _ACCURACIES}
+    shares = {key: float(v) for key, v in found.items() if isinstance(v, float | int)}
+    stated = record.protocol.resolved["data"]
+    identities = stated.get("identities") or 0
+    validated = shares.pop("validation_accuracy", None)
+    n = identities * (stated.get("val") or 0)
+    if n and validated is not None and not _is_count(validated, n, 6):  # it is rounded
+        yield f"validation_accuracy {validated} is no share of {n} images"
+    n = identities * (stated.get("test") or 0)
+    if n:
+        wrong = [key for key, value in shares.items() if not _is_count(value, n, 12)]
+    else:  # all three are over the same images, however many these are
+        parts = {k: Fraction(v).limit_denominator(_MOST_TEST_IMAGES) for k, v in shares.items()}
+        n = math.lcm(*(part.denominator for part in parts.values()))
+        wrong = [k for k, part in parts.items() if not _is_count(shares[k], part.denominator, 12)]
+        if n > _MOST_TEST_IMAGES and not wrong:
+            yield f"{', '.join(shares)} are no shares of one number of images"
+    for key in wrong:
+        yield f"{key} {shares[key]} is no share of {n} test images"
+
+
+def _is_count(share: float, n: int, digits: int) -> bool:
+    return abs(share - round(share * n) / n) <= 0.51 * 10.0**-digits
+
+
+def _guarantee(record: Record) -> Iterator[str]:
+    utility = record.utility
+    for key in ("epsilon", "delta", "noise_multiplier"):
+        value = utility.get(key)
+        if value is not None and not (isinstance(value, float | int) and value >= 0):
+            yield f"{key} {value!r} is no guarantee"
+    epsilon, delta, unit = (utility.get(k) for k in ("epsilon", "delta", "privacy_unit"))
+    if epsilon is not None and not unit:
         yield "epsilon is given without its privacy unit"
+    if (epsilon is None) != (delta is None) or (epsilon is None and unit is not None):
+        yield "epsilon, delta and privacy_unit are one guarantee: all of them, or none"
+
+
+def _references(record: Record) -> Iterator[str]:
+    for name, metrics in record.references.items():
+        if name not in REFERENCES:
+            yield f"{name[:60]!r} is no reference: {', '.join(REFERENCES)}"
+            return
+        yield from (f"{name}: {reason}" for reason in _metrics(metrics, record.rules))
+
+
+def _metrics(metrics: Mapping[str, MetricValue], rules: int) -> list[str]:
+    from mibench.metrics import METRICS  # brings in torch
+
+    if unknown := [key for key in metrics if key not in METRICS]:
+        return [f"{unknown[0][:60]!r} is no metric: {', '.join(METRICS)}"]
+    found = []
+    if metrics.get(HEADLINE) is None or metrics[HEADLINE].value is None:
+        found.append(f"{HEADLINE} has no number, and the cell is complete")
+    for key, metric in metrics.items():
+        found += [f"{key}: {reason}" for reason in _metric(key, metric, rules)]
+    return found + list(_together(metrics))
 
 
 def _identities(record: Record) -> int | None:
     """Number of attacked identities that the protocol's card states; None if the data do."""
-    data, attacked = record.protocol.resolved.get("data"), record.protocol.resolved.get("attacked")
-    there = data.get("identities") if isinstance(data, Mapping) else None
+    attacked = record.protocol.resolved.get("attacked")
+    there: int | None = record.protocol.resolved["data"].get("identities")
     if there is None:
         return None
     return min(attacked or there, there)
 
 
 def _samples(record: Record) -> int:
-    return int(record.protocol.resolved.get("samples", 0))
+    return int(record.protocol.resolved["samples"])
 
 
-def _metric(key: str, metric: MetricValue) -> Iterator[str]:
+def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
     value = metric.value
     if value is None:
-        if metric.per_identity or metric.hits:
-            yield "it has values per identity and no number"
+        if metric.per_identity or metric.hits or metric.interval or metric.n is not None:
+            yield "it has values per identity, an interval or an n, and no number"
         return
     if value < 0 or (key in _FRACTIONS and value > 1):
         yield f"{value} is not in {'[0, 1]' if key in _FRACTIONS else '[0, ∞)'}"
@@ -202,7 +267,7 @@ def _metric(key: str, metric: MetricValue) -> Iterator[str]:
         if not _close(mean, value):
             yield f"the value is {value:.6g}, its values per identity average to {mean:.6g}"
         yield from _hits(key, metric)
-    yield from _interval(key, metric)
+    yield from _interval(key, metric, rules)
 
 
 def _hits(key: str, metric: MetricValue) -> Iterator[str]:
@@ -231,29 +296,41 @@ def _hits(key: str, metric: MetricValue) -> Iterator[str]:
         yield f"n is {metric.n}, hits hold {len(rows)} × {len(rows[0])} samples"
 
 
-def _interval(key: str, metric: MetricValue) -> Iterator[str]:
-    """An interval brackets its value, and is about as wide as the values' standard error says."""
+def _interval(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
+    """The interval is the one that its values give; of set metrics, one around the value."""
     value, values, interval = metric.value or 0.0, metric.per_identity or (), metric.interval
     if interval is None:
         if len(values) > 1:
             yield "its interval is missing"
         return
     low, high = interval
+    shown = f"its interval [{low:.6g}, {high:.6g}]"
+    over = "identity subsamples" if key in _SETS else "identities"
+    if metric.interval_over != over:
+        yield f"{shown} is over {metric.interval_over!r} instead of {over!r}"
     slack = _TOLERANCE * max(1, abs(value))
     if not low - slack <= value <= high + slack:
-        yield f"its interval [{low:.6g}, {high:.6g}] does not hold its value {value:.6g}"
-    if key in _FRACTIONS and (low < -slack or high > 1 + slack):
-        yield f"its interval [{low:.6g}, {high:.6g}] leaves [0, 1]"
-    if len(values) > 1:
-        mean = math.fsum(values) / len(values)
-        error = math.sqrt(math.fsum((each - mean) ** 2 for each in values)) / len(values)
-        # A percentile bootstrap of few or skewed values is narrower than the normal interval.
-        least, most = 0.4 * 3.92 * error - slack, 2.5 * 3.92 * error + slack
-        if not least <= high - low <= most:
-            yield (
-                f"its interval is {high - low:.3g} wide, values per identity suggest "
-                f"{3.92 * error:.3g}"
-            )
+        yield f"{shown} does not hold its value {value:.6g}"
+    if key in _SETS:
+        # The lower end stops at 0.
+        around = _close(high - value, value - low) if low > 0 else high >= 2 * value - slack
+        if low < 0 or not around:
+            yield f"{shown} does not lie around its value {value:.6g}"
+    elif len(values) < 2:
+        yield f"{shown} is of one identity"
+    else:
+        least, most = _bootstrap(values, rules)
+        if not (_close(low, least) and _close(high, most)):
+            yield f"{shown} is [{least:.6g}, {most:.6g}] of its values per identity"
+
+
+@functools.lru_cache(maxsize=4096)  # floors and ceiling are the same in many records
+def _bootstrap(values: tuple[float, ...], rules: int) -> tuple[float, float]:
+    import torch
+
+    from mibench.metrics import bootstrap_interval
+
+    return bootstrap_interval(torch.tensor(values, dtype=torch.float64), 0, rules=rules)
 
 
 def _together(metrics: Mapping[str, MetricValue]) -> Iterator[str]:

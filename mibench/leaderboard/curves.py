@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mibench.errors import RequestError
 from mibench.leaderboard.board import Board, Curve, CurvePoint
-from mibench.leaderboard.checks import HEADLINE, short_name, trusted_evaluator
+from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
 from mibench.leaderboard.groups import Group, strength_of
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.settings import FILE, Settings
@@ -62,7 +62,7 @@ def curves_of(board: Board, conditions: Mapping[str, Collection[str]]) -> Board:
 
 def strength_fault(record: Record, settings: Settings) -> str:
     """What is wrong with the strength of a record's defense; empty where there is nothing."""
-    defense = short_name(record.defense.name)
+    defense = record.defense.name
     knob = settings.strengths.get(defense)
     if knob is None or record.status == "diverged" or strength_of(record, knob) is not None:
         return ""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mibench.leaderboard.board import Value
-from mibench.leaderboard.checks import overrides, setting, short_name
+from mibench.leaderboard.checks import setting
 from mibench.leaderboard.fit import number
+from mibench.leaderboard.names import method_label, overrides
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.settings import Settings
 from mibench.types import Record, canonical_json
@@ -127,7 +128,7 @@ def group(filed: Iterable[Filed], settings: Settings) -> list[Group]:
     found: dict[tuple[str, ...], list[Filed]] = {}
     for each in filed:
         record = each.record
-        names = [short_name(part.name) for part in (record.target, record.defense, record.attack)]
+        names = [method_label(part) for part in (record.target, record.defense, record.attack)]
         found.setdefault((*names, canonical_json(overrides(record))), []).append(each)
     return [
         Group(

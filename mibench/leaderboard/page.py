@@ -16,9 +16,10 @@ from urllib.parse import quote
 from mibench.commands import command_of_record
 from mibench.errors import MibenchError
 from mibench.leaderboard.board import Board, Column, Table, Value
-from mibench.leaderboard.checks import HEADLINE, short_name
+from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.groups import settings_of
+from mibench.leaderboard.names import method_label
 from mibench.leaderboard.page_plots import curve_numbers, plots
 from mibench.leaderboard.records import GALLERIES, RECORDS, Filed
 
@@ -104,7 +105,7 @@ def _policy(script: str) -> str:
 
 def _source(filed: Filed, pictures: Collection[str]) -> Source:
     record = filed.record
-    attack, defense = short_name(record.attack.name), short_name(record.defense.name)
+    attack, defense = method_label(record.attack), method_label(record.defense)
     passed = settings_of(record)
     headline = record.metrics.get(HEADLINE)
     picture = f"{filed.path.removesuffix('.json')}.png"

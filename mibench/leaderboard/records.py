@@ -1,44 +1,78 @@
 """The records of a leaderboards folder: one file a cell, checked when it is filed and read.
 
-Layout: ``records/<protocol>/<cell>.json``, and ``galleries/<protocol>/<cell>.png`` beside them.
+Layout: ``records/<protocol>/<cell>.json``, ``verifications/<protocol>/<cell>.json`` with what was
+found in checking it, and ``galleries/<protocol>/<cell>.png`` beside them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
-
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain, write_atomic
-from mibench.leaderboard.checks import (
-    HEADLINE,
-    faults,
-    foreign,
-    overrides,
-    short_name,
-    warnings,
-)
+from mibench.leaderboard.checks import HEADLINE, faults, foreign, warnings
+from mibench.leaderboard.defaults import flat
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.folder import plain_files, printable, refuse_link
-from mibench.leaderboard.galleries import IMAGES, has_gallery, make_gallery, reconstructions
-from mibench.naming import setting_token
-from mibench.types import SCHEMA_VERSION, Record, canonical_json
+from mibench.leaderboard.galleries import has_gallery, make_gallery
+from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name
+from mibench.leaderboard.parsing import MOST_BYTES, parse, read_record
+from mibench.leaderboard.verifications import (
+    SELF_REPORTED,
+    VERIFICATIONS,
+    State,
+    Verification,
+    note,
+    noted,
+)
+from mibench.progress import SILENT, Progress
+from mibench.types import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record, canonical_json
 
-RECORDS, GALLERIES = "records", "galleries"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "GALLERIES",
+    "IMAGES",
+    "RECORDS",
+    "Filed",
+    "Outcome",
+    "add",
+    "cell_name",
+    "check",
+    "disagreements",
+    "filed_with",
+    "load",
+    "parse",
+    "schema",
+    "survey",
+]
+
+IMAGES = "reconstructions.safetensors"
 
 
 @dataclass(frozen=True)
 class Filed:
-    """A record and its file, relative to the records folder (``synthfaces-32/….json``)."""
+    """A record and its file, relative to the records folder (``synthfaces-32/….json``).
+
+    Attributes:
+        verification: what was found in checking it; None for a self-reported one.
+    """
 
     path: str
     record: Record
+    verification: Verification | None = None
+
+    @property
+    def state(self) -> State:
+        """Self-reported, metrics recomputed, or retrained; only the last is called verified."""
+        return self.verification.state if self.verification else SELF_REPORTED
 
 
 @dataclass(frozen=True)
@@ -50,6 +84,7 @@ class Outcome:
         place: its file, unless it was refused.
         reasons: why it was refused.
         warnings: what readers should know of it.
+        state: what was found in checking it.
     """
 
     source: str
@@ -57,37 +92,7 @@ class Outcome:
     place: Path | None = None
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
-
-
-def cell_name(record: Record) -> str:
-    """``<attack>_<defense>[-<settings>]_<architecture>_seed<N>``: a cell's file, without suffix."""
-    passed = overrides(record)
-    token = f"-{setting_token(passed)}" if passed else ""
-    attack, defense = short_name(record.attack.name), short_name(record.defense.name)
-    return f"{attack}_{defense}{token}_{record.target.name}_seed{record.seed}"
-
-
-def parse(text: str | bytes) -> Record:
-    """Read a record.
-
-    Raises:
-        MibenchError: it is no JSON, of an unknown schema version, or does not fit the schema.
-    """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise MibenchError(f"it is no JSON, or was cut off: {error}") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
-        raise MibenchError(
-            f"schema_version is {version!r}; this mibench reads {SCHEMA_VERSION}: make the record "
-            "anew, or take the version of mibench that knows it"
-        )
-    try:
-        return Record.model_validate_json(text)
-    except ValidationError as error:
-        shown = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
-        raise MibenchError(f"it does not fit the schema: {'; '.join(shown)}") from error
+    state: State = SELF_REPORTED
 
 
 def check(record: Record) -> list[str]:
@@ -117,95 +122,182 @@ def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[str]]:
     damaged, filed under another name than its own, or does not go with the others of its protocol
     is left out and named, with the reason.
     """
-    found: dict[str, list[Filed]] = {}
-    paths, problems = plain_files(folder, RECORDS, ".json")
-    for relative in paths:
-        record, reasons = _read(folder / RECORDS / relative)
-        if record is not None and not reasons:
-            own = f"{record.protocol.name}/{cell_name(record)}.json"
-            if own == relative:
-                found.setdefault(record.protocol.name, []).append(Filed(relative, record))
-                continue
-            reasons = [f"its cell belongs into the file {own}"]
-        problems += [printable(f"{relative}: {reason}") for reason in reasons]
+    found, problems = _sound(folder)
     for protocol, filed in found.items():
-        unlike = _disagreements(filed)
+        unlike = disagreements(filed)
         problems += [printable(f"{path}: {reason}") for path, reason in unlike.items()]
         found[protocol] = [each for each in filed if each.path not in unlike]
     return {protocol: filed for protocol, filed in found.items() if filed}, problems
 
 
-def _read(path: Path) -> tuple[Record | None, list[str]]:
+def _sound(folder: Path, protocol: str = "") -> tuple[dict[str, list[Filed]], list[str]]:
+    """Filed records, of one protocol or all, that are sound in themselves; what is wrong."""
+    found: dict[str, list[Filed]] = {}
+    paths, problems = plain_files(folder, RECORDS, ".json")
+    for relative in paths:
+        if protocol and relative.partition("/")[0] != protocol:
+            continue
+        each, reasons = _read(folder, relative)
+        if each is not None and not reasons:
+            found.setdefault(each.record.protocol.name, []).append(each)
+        problems += [printable(f"{relative}: {reason}") for reason in reasons]
+    return found, problems
+
+
+def _read(folder: Path, relative: str) -> tuple[Filed | None, list[str]]:
     """A filed record, or None; and why boards cannot take it."""
     try:
-        record = parse(read_plain(path, "the record"))
-        return record, unfit(record) or faults(record)
+        data = read_plain(folder / RECORDS / relative, "the record", MOST_BYTES)
+        record = parse(data)
+        if reasons := unfit(record) or faults(record):
+            return None, reasons
     except MibenchError as error:
         return None, [str(error)]
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         # The checks read what anyone may have put in the place of a number or a table.
         return None, [f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"]
+    own = f"{record.protocol.name}/{cell_name(record)}.json"
+    if own != relative:
+        return None, [f"its cell belongs into the file {own}"]
+    return Filed(relative, record, noted(folder, relative, hashlib.sha256(data).hexdigest())), []
 
 
-def add(paths: Iterable[Path], folder: Path) -> list[Outcome]:
+def filed_with(record: Record, folder: Path) -> list[Filed]:
+    """The sound filed records of a record's protocol, in the order of their files' names."""
+    return _sound(folder, record.protocol.name)[0].get(record.protocol.name, [])
+
+
+def add(
+    paths: Iterable[Path],
+    folder: Path,
+    *,
+    store: Path | None = None,
+    data: str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> list[Outcome]:
     """File records, each on its own: a bad one does not keep the others out.
+
+    Where the reconstructions lie beside a record, its metrics are computed anew, and a record whose
+    numbers differ is refused; without them it is self-reported.
 
     Args:
         paths: record files, or run folders with a ``record.json``.
         folder: the leaderboards folder.
+        store: folder of cached stages, for data and evaluators; None: the usual one.
+        data: folder of prepared data sets; None: the usual one.
+        device: where to compute.
+        progress: told of stages.
     """
-    return [_add(Path(path), folder) for path in paths]
+    from mibench.store import default_root
 
-
-def _add(path: Path, folder: Path) -> Outcome:
-    source = str(path)
-    path = path / "record.json" if path.is_dir() else path
-    try:
-        record = parse(path.read_bytes())
-    except OSError as error:
-        return Outcome(source, "refused", None, (f"it cannot be read: {error.strerror}",))
-    except MibenchError as error:
-        return Outcome(source, "refused", None, (str(error),))
-    if reasons := check(record):
-        return Outcome(source, "refused", None, tuple(reasons))
-    place = folder / RECORDS / record.protocol.name / f"{cell_name(record)}.json"
-    status: Literal["filed", "already there", "verification filed"] = "filed"
-    if place.exists():
+    known: dict[str, list[Filed]] = {}
+    outcomes = []
+    for path in map(Path, paths):
+        filing = _Filing(folder, known, store or default_root(), data, device, progress)
         try:
-            filed = parse(place.read_bytes())
+            outcomes.append(filing.file(path))
         except MibenchError as error:
-            return Outcome(source, "refused", None, (f"{place} is damaged: {error}",))
-        if filed.results() != record.results():
-            return Outcome(source, "refused", None, (_duplicate(place, filed, record),))
-        if filed.verified_by is not None or record.verified_by is None:
-            return Outcome(source, "already there", place, (), tuple(warnings(record)))
-        status = "verification filed"
-    unlike = _disagreements([*_siblings(place, record), Filed(place.name, record)])
-    if place.name in unlike:
-        return Outcome(source, "refused", None, (unlike[place.name],))
-    picture = folder / GALLERIES / record.protocol.name / f"{place.stem}.png"
-    try:
-        gallery = _gallery(record, path.parent / IMAGES)
-        for each in (place, picture):
-            refuse_link(folder, each.relative_to(folder).as_posix())
-    except MibenchError as error:
-        return Outcome(source, "refused", None, (str(error),))
-    if gallery is not None:
-        write_atomic(picture, gallery)
-    try:
-        write_atomic(place, (record.model_dump_json() + "\n").encode())
-    except MibenchError:
-        if gallery is not None:  # a picture without its record is nothing
-            picture.unlink(missing_ok=True)
-        raise
-    return Outcome(source, status, place, (), tuple(warnings(record)))
+            outcomes.append(Outcome(str(path), "refused", None, (str(error),)))
+    return outcomes
 
 
-def _gallery(record: Record, images: Path) -> bytes | None:
-    """The picture of a record, drawn from its own reconstructions; None for one that gets none."""
-    if not has_gallery(record) or not os.path.lexists(images):
-        return None
-    return make_gallery(record, reconstructions(record, images))
+@dataclass(frozen=True)
+class _Filing:
+    """Where one record is filed, and how it is checked; :func:`add` says what the fields are."""
+
+    folder: Path
+    known: dict[str, list[Filed]]  # filed records by protocol, read when they are needed
+    store: Path
+    data: str | None
+    device: str
+    progress: Progress
+
+    def file(self, path: Path) -> Outcome:
+        """Check one record and file it, wholly or not at all.
+
+        Raises:
+            MibenchError: it is refused.
+        """
+        source = str(path)
+        path = path / "record.json" if path.is_dir() else path
+        record = read_record(path)
+        if reasons := check(record):
+            return Outcome(source, "refused", None, tuple(reasons))
+        name = f"{record.protocol.name}/{cell_name(record)}.json"
+        place = self.folder / RECORDS / name
+        picture = f"{GALLERIES}/{name.removesuffix('.json')}.png"
+        for each in (f"{RECORDS}/{name}", f"{VERIFICATIONS}/{name}", picture):
+            refuse_link(self.folder, each)
+        others = self.known.setdefault(record.protocol.name, filed_with(record, self.folder))
+        there = next((each for each in others if each.path == name), None)
+        if there is None and place.exists():
+            raise MibenchError(f"{place} is damaged: {'; '.join(_read(self.folder, name)[1])}")
+        if there is not None and there.record.results() != record.results():
+            raise MibenchError(_duplicate(place, there.record, record))
+        rest = [each for each in others if each.path != name]
+        unlike = disagreements([*rest, Filed(name, record)])
+        if name in unlike:
+            return Outcome(source, "refused", None, (unlike[name],))
+        images, notes = self._recomputed(record, path)
+        notes += warnings(record)
+        if there is not None and (images is None or there.state != SELF_REPORTED):
+            return Outcome(source, "already there", place, (), tuple(notes), there.state)
+        drawn = images is not None and has_gallery(record)
+        if images is not None and drawn:
+            write_atomic(self.folder / picture, make_gallery(record, images))
+        try:
+            if there is None:
+                write_atomic(place, (record.model_dump_json() + "\n").encode())
+            found = note(self.folder, name, "metrics recomputed") if images is not None else None
+        except MibenchError:
+            # A picture without its record is nothing, and neither is a record that says less of
+            # itself than what was found.
+            (self.folder / picture).unlink(missing_ok=True)
+            if there is None:
+                place.unlink(missing_ok=True)
+            raise
+        filed = Filed(name, record, found)
+        others[:] = sorted([*rest, filed], key=lambda each: each.path)
+        status: Literal["filed", "verification filed"]
+        status = "filed" if there is None else "verification filed"
+        return Outcome(source, status, place, (), tuple(notes), filed.state)
+
+    def _recomputed(self, record: Record, path: Path) -> tuple[Tensor | None, list[str]]:
+        """The reconstructions beside a record, if its numbers follow from them; else why not.
+
+        Raises:
+            MibenchError: a number differs, or the reconstructions are none.
+        """
+        if record.status != "complete" or not os.path.lexists(path.parent / IMAGES):
+            return None, []
+        from mibench.leaderboard import verify
+
+        images = verify.read_images(record, path, self.store)
+        assert images is not None
+        try:
+            found = verify.recompute(
+                record,
+                images,
+                store=self.store,
+                data=self.data,
+                device=self.device,
+                progress=self.progress,
+            )
+        except RequestError as error:  # the data are not on this machine
+            return None, [f"self-reported, its metrics could not be recomputed: {error}"]
+        wrong = [each for each in found if each.verdict == "differs"]
+        if wrong:
+            shown = "; ".join(f"{each.name}: {each.note or 'the value'}" for each in wrong[:5])
+            raise MibenchError(
+                f"its reconstructions give other numbers, {len(wrong)} of {len(found)}: {shown}"
+            )
+        open_ = [each for each in found if each.verdict == "cannot be checked here"]
+        if open_:
+            names = ", ".join(each.name for each in open_)
+            reason = f"{names} cannot be checked here: {open_[0].note}"
+            return None, [f"self-reported, {reason}"]
+        return images["images"], []
 
 
 def _duplicate(place: Path, filed: Record, record: Record) -> str:
@@ -217,21 +309,13 @@ def _duplicate(place: Path, filed: Record, record: Record) -> str:
     )
 
 
-def _siblings(place: Path, record: Record) -> list[Filed]:
-    """Filed records of the same cell at other seeds."""
-    stem = place.stem.rpartition("_seed")[0]
-    found = []
-    for path in sorted(place.parent.glob("*.json")):
-        if path != place and path.stem.rpartition("_seed")[0] == stem:
-            found.append(Filed(path.name, parse(path.read_bytes())))
-    return found
+def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
+    """Records of one protocol that cannot stand beside the others: path and reason.
 
-
-def _disagreements(filed: Sequence[Filed]) -> dict[str, str]:
-    """Records of one protocol that do not go with the most of the others: path and reason.
-
-    All have one version of the protocol and one number of identities; seeds of one cell have the
-    same settings. Where as many say one thing as another, the first in the order of paths is right.
+    All have one version of the protocol, one division of the images and the same pixels; seeds of
+    one cell have the same settings; no two have the same reconstructions; and what is said of one
+    target, or of one seed's random samples, is said alike. Where as many say one thing as another,
+    the first in the order given is right.
     """
     found: dict[str, str] = {}
 
@@ -245,16 +329,13 @@ def _disagreements(filed: Sequence[Filed]) -> dict[str, str]:
                     each.path, f"{kind} is {value!r:.60}, in {other.path} it is {its!r:.60}"
                 )
 
-    versions = [(each, each.record.protocol.resolved["digest"]) for each in filed]
-    outliers("made under another version of the protocol: its digest", versions)
-    sizes = [(each, len(rows)) for each in filed if (rows := _headline_rows(each.record))]
+    for kind, read in _ALIKE.items():
+        outliers(kind, [(each, read(each.record)) for each in filed])
+    sizes = [(each, len(rows)) for each in filed if (rows := _top1_hits(each.record.metrics))]
     outliers("the number of attacked identities", sizes)
-    cells: dict[str, list[Filed]] = {}
-    for each in filed:
-        cells.setdefault(each.path.rpartition("_seed")[0], []).append(each)
-    for seeds in cells.values():
+    for seeds in _grouped(filed, lambda each: each.path.rpartition("_seed")[0]):
         for part in ("target", "defense", "attack"):
-            settings = [dict(_flat(getattr(each.record, part).resolved)) for each in seeds]
+            settings = [dict(flat(getattr(each.record, part).resolved)) for each in seeds]
             for key in sorted(set().union(*settings)):
                 # A field that some lack is of another version of the code, with its default.
                 there = [
@@ -263,20 +344,60 @@ def _disagreements(filed: Sequence[Filed]) -> dict[str, str]:
                     if key in own
                 ]
                 outliers(f"seeds of one cell must have the same settings: {part}.{key}", there)
+    for first, *twins in _grouped(filed, lambda each: each.record.artifacts.get(IMAGES, each.path)):
+        for each in twins:
+            found.setdefault(
+                each.path, f"the same reconstructions as {first.path}: one run counts once"
+            )
+    for target in _grouped(
+        filed, lambda each: (_machine(each), each.record.artifacts.get("target", each.path))
+    ):
+        for key in sorted(set().union(*(each.record.utility for each in target))):
+            said = [(each, each.record.utility.get(key)) for each in target]
+            outliers(f"of one target, {key}", said)
+        hits = [(each, _reference_hits(each, FLOOR_PUBLIC)) for each in target]
+        outliers(f"of one target, {FLOOR_PUBLIC}", hits)
+    pinned = [each for each in filed if "asset prior" in each.record.artifacts]
+    for seeds in _grouped(pinned, lambda each: (_machine(each), each.record.seed)):
+        samples = [(each, _reference_hits(each, FLOOR_PRIOR)) for each in seeds]
+        outliers(f"of one seed, {FLOOR_PRIOR}", samples)
+    some = [each for each in pinned if _reference_hits(each, FLOOR_PRIOR)]
+    for same in _grouped(some, lambda each: tuple(_reference_hits(each, FLOOR_PRIOR))):
+        outliers(f"of one {FLOOR_PRIOR}, the seed", [(each, each.record.seed) for each in same])
     return found
 
 
-def _headline_rows(record: Record) -> tuple[str, ...]:
-    metric = record.metrics.get(HEADLINE)
+# What all records of a board have in common.
+_ALIKE: dict[str, Callable[[Record], Any]] = {
+    "made under another version of the protocol: its digest": (
+        lambda record: record.protocol.resolved["digest"]
+    ),
+    "its images are divided otherwise: the split": lambda record: record.artifacts.get("split"),
+    "made from other pixels, as in another alignment of the same pictures: the digest of the "
+    "images": lambda record: record.artifacts.get("images"),
+}
+
+
+def _grouped(filed: Iterable[Filed], key: Callable[[Filed], Any]) -> list[list[Filed]]:
+    groups: dict[Any, list[Filed]] = {}
+    for each in filed:
+        groups.setdefault(key(each), []).append(each)
+    return list(groups.values())
+
+
+def _machine(filed: Filed) -> tuple[Any, ...]:
+    """What equal inputs give equal numbers on."""
+    place = filed.record.environment
+    return place.device, place.torch, place.timm, place.threads
+
+
+def _top1_hits(metrics: Mapping[str, MetricValue]) -> tuple[str, ...]:
+    metric = metrics.get(HEADLINE)
     return (metric.hits or ()) if metric else ()
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _reference_hits(filed: Filed, reference: str) -> tuple[str, ...]:
+    return _top1_hits(filed.record.references.get(reference, {}))
 
 
 def schema() -> str:

@@ -5,23 +5,37 @@ This module stands above ``run``: what it needs of it is imported by the functio
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mibench.errors import MibenchError
-from mibench.files import write_atomic
-from mibench.leaderboard.checks import HEADLINE, foreign, overrides
-from mibench.leaderboard.records import RECORDS, cell_name, parse
+from mibench.errors import MibenchError, RequestError
+from mibench.files import read_plain
+from mibench.leaderboard.checks import HEADLINE, foreign
+from mibench.leaderboard.defaults import guarantee_faults, is_own
+from mibench.leaderboard.names import (
+    RECORDS,
+    base_attack,
+    cell_name,
+    overrides,
+)
+from mibench.leaderboard.records import IMAGES, Filed, filed_with, survey
+from mibench.leaderboard.verifications import note
 from mibench.progress import SILENT, Progress
-from mibench.types import MetricValue, Record, RunSpec
+from mibench.registry import Registry
+from mibench.source import outside_digest
+from mibench.types import MetricValue, Part, Record, RunSpec
 
-IMAGES = "reconstructions.safetensors"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mibench.evaluate import Evaluation
 
 # Counted like hits, and recorded without them.
 _COUNTS = ("precision", "recall", "density", "coverage")
@@ -30,6 +44,10 @@ _RELATIVE = 1e-3
 _FLIPS = 2  # samples that another device may judge otherwise
 _LEAST_SEEDS = 3
 _NORMAL_QUANTILE = 1.96
+_HEADER = 2**16  # bytes of a file of reconstructions beside its numbers
+_UNCHECKED = "cannot be checked here"
+# Metrics that need weights which a machine may lack.
+_MAY_BE_MISSING = ("fid", "fid_successful")
 
 Verdict = Literal["agrees", "differs", "cannot be checked here"]
 
@@ -49,8 +67,11 @@ class Comparison:
     note: str = ""
 
 
-def find_images(record: Record, path: Path, store: Path) -> Path | None:
+def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | None:
     """The reconstructions of a record: beside it in its run folder, or in the store.
+
+    The file is data that anyone may have made: it is read whole, no larger than the record says it
+    is, and it is safetensors, which hold numbers only.
 
     Args:
         record: the record.
@@ -58,48 +79,65 @@ def find_images(record: Record, path: Path, store: Path) -> Path | None:
         store: folder of cached stages.
 
     Returns:
-        The file, or None where there is none.
+        Tensors by name, or None where there is no file.
 
     Raises:
-        MibenchError: the one beside the record is another than that which the record names.
+        MibenchError: the file is another than the record names, too large, or no safetensors.
     """
-    claimed = record.artifacts.get(IMAGES)
-    beside = path.parent / IMAGES
-    if beside.is_file():
-        found = hashlib.sha256(beside.read_bytes()).hexdigest()
-        if found == claimed:
-            return beside
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    claimed, place = record.artifacts.get(IMAGES), path.parent / IMAGES
+    if not (place.exists() or place.is_symlink()):
+        from mibench.store import Store
+
+        key = record.artifacts.get("metrics")
+        artifact = Store(store).find("metrics", key) if key and store.is_dir() else None
+        if artifact is None or IMAGES not in artifact.manifest.files:
+            return None
+        if artifact.manifest.files[IMAGES].sha256 != claimed:
+            return None
+        place = artifact.file(IMAGES)
+    hits = record.metrics[HEADLINE].hits or ()
+    size = record.protocol.resolved["resolution"]
+    most = 4 * 3 * sum(map(len, hits)) * size**2 + 8 * len(hits) + _HEADER
+    try:
+        data = read_plain(place, "the reconstructions", most)
+    except RequestError as error:
+        raise MibenchError(str(error)) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != claimed:
         raise MibenchError(
-            f"{beside} is not what the record was made from: its SHA-256 is {found[:12]}…, the "
+            f"{place} is not what the record was made from: its SHA-256 is {found[:12]}…, the "
             f"record names {str(claimed)[:12]}…"
         )
-    from mibench.store import Store
-
-    key = record.artifacts.get("metrics")
-    artifact = Store(store).find("metrics", key) if key and store.is_dir() else None
-    if artifact is None or IMAGES not in artifact.manifest.files:
-        return None
-    return artifact.file(IMAGES) if artifact.manifest.files[IMAGES].sha256 == claimed else None
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise MibenchError(f"{place} holds no tensors: {error}") from error
 
 
 def recompute(
     record: Record,
-    images: Path,
+    images: Mapping[str, Tensor],
     *,
     store: Path,
     data: str | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> list[Comparison]:
-    """Compute a record's metrics from its reconstructions and compare them.
+    """Compute a record's numbers from its reconstructions and compare them.
 
-    Only the protocol's data and evaluators are needed, not the target: no code of the record's
-    defense or attack runs.
+    These are all metrics, by the version of their rules that the record names; the evaluators'
+    accuracies; the floor of random prior samples and the ceiling; and what can be said of the other
+    numbers without the target. Reconstructions that are copies of private or public images are a
+    difference, too. Only the protocol's data, evaluators and general prior are needed, not the
+    target: no code of the record's defense or attack runs.
 
     Args:
         record: the claim.
-        images: its reconstructions, already compared with the record's checksum.
-        store: folder of cached stages, for the data and evaluators that are not pinned.
+        images: its reconstructions, :func:`read_images`.
+        store: folder of cached stages, for the data and networks that are not pinned.
         data: folder of prepared data sets; None: ``MIBENCH_DATA`` or the user's cache folder.
         device: where to compute. On the kind of device that the record names, accuracies must
             agree sample by sample; on another, two samples may differ. Distances agree within a
@@ -108,13 +146,11 @@ def recompute(
 
     Raises:
         MibenchError: the record is of another version of the protocol, or its reconstructions are
-            of other identities than the protocol attacks.
+            of other identities than the protocol attacks, or hold what is no image.
+        RequestError: the data are not here.
     """
-    from safetensors.torch import load_file
-
     from mibench.evaluate import Evaluation
-    from mibench.metrics import natural_accuracy
-    from mibench.models.evaluators import judge
+    from mibench.leaderboard.copies import copies
     from mibench.pipeline import select_device, split_of
     from mibench.resolve import resolve
     from mibench.stages import Stages
@@ -123,32 +159,117 @@ def recompute(
     if reasons := foreign(record):
         raise MibenchError(f"the record does not compare with this mibench: {'; '.join(reasons)}")
     place = select_device(device)
-    # Any attack will do; one without students asks for no weights of theirs.
-    name, target = record.protocol.name, record.target.name
-    request = RunSpec(protocol=name, target=target, attack="gmi", seed=record.seed, data=data)
-    cell = resolve(request)
+    # The protocol's own target and any attack will do: neither is built or run.
+    name = record.protocol.name
+    cell = resolve(RunSpec(protocol=name, attack="gmi", seed=record.seed, data=data))
     stages = Stages(cell, Store(store), place, progress, split_of(cell, progress))
-    evaluation = Evaluation(stages, record.rules)
-    tensors = load_file(images)
-    labels, shape = evaluation.labels.tolist(), tuple(tensors["images"].shape)
-    if tensors["labels"].tolist() != labels or shape[:2] != (len(labels), cell.protocol.samples):
-        raise MibenchError(
-            f"{images} holds {shape[0]} × {shape[1]} reconstructions; the protocol "
-            f"{record.protocol.name} asks for {len(labels)} × {cell.protocol.samples} of its own "
-            "identities"
-        )
-    found = evaluation(tensors["images"].to(place))
+    evaluation = Evaluation(stages, rules=record.rules)
+    made = _checked_images(images, evaluation, cell.protocol.samples, name).to(place)
     flips = 0 if _kind(record.environment.device) == _kind(str(place)) else _FLIPS
-    result = [
-        compare(name, claimed, found[name], flips) for name, claimed in record.metrics.items()
-    ]
+    found = evaluation(made)
+    result = [compare(key, record.metrics.get(key, _ABSENT), found[key], flips) for key in found]
+    for reference, known in evaluation.references(target=False).items():
+        values, claimed = evaluation(known), record.references.get(reference, {})
+        each = [compare(key, claimed.get(key, _ABSENT), values[key], flips) for key in values]
+        result.append(_together(reference, each))
+    accuracies = list(_accuracies(record, evaluation, flips))
+    result += accuracies
+    if any(each.verdict == "differs" for each in accuracies) and not _same_judges(record, place):
+        note = "the evaluators that this machine trains are others than the record's"
+        result = [
+            dataclasses.replace(each, verdict="cannot be checked here", note=note)
+            if each.verdict == "differs"
+            else each
+            for each in result
+        ]
+    result += _without_target(record, evaluation)
+    alike = copies(made, evaluation.data, progress)
+    verdict: Verdict = "differs" if alike else "agrees"
+    result.append(
+        Comparison("copies of known images", 0, len(alike), verdict, "; ".join(alike[:3]))
+    )
+    return result
+
+
+def _checked_images(
+    images: Mapping[str, Tensor], evaluation: Evaluation, samples: int, protocol: str
+) -> Tensor:
+    """The reconstructions ``(identities, samples, 3, h, w)``, finite and in [0, 1]."""
+    import torch
+
+    labels, shape = evaluation.labels.tolist(), evaluation.data.public.images.shape[1:]
+    expected = (len(labels), samples, *shape)
+    if images.keys() != {"images", "labels"}:
+        raise MibenchError(f"the reconstructions hold {sorted(images)} beside images and labels")
+    made = images["images"]
+    if tuple(made.shape) != expected or images["labels"].tolist() != labels:
+        raise MibenchError(
+            f"the reconstructions are {tuple(made.shape)}; the protocol {protocol} asks for "
+            f"{expected} of its own identities"
+        )
+    if made.dtype != torch.float32:
+        raise MibenchError(f"the reconstructions are {made.dtype}, not torch.float32")
+    outside = int((~((made >= 0) & (made <= 1))).sum())  # which NaN is, too
+    if outside:
+        raise MibenchError(f"{outside} numbers of the reconstructions are not in [0, 1]")
+    return made
+
+
+def _together(name: str, each: Sequence[Comparison]) -> Comparison:
+    """A reference's comparisons as one, by its headline."""
+    headline = next(c for c in each if c.name == HEADLINE)
+    wrong = [c for c in each if c.verdict == "differs"]
+    open_ = [c for c in each if c.verdict == "cannot be checked here"]
+    verdict: Verdict = wrong[0].verdict if wrong else open_[0].verdict if open_ else "agrees"
+    note = "; ".join(f"{c.name}: {c.note}" for c in (wrong or open_)[:3])
+    return Comparison(name, headline.claimed, headline.found, verdict, note)
+
+
+def _accuracies(record: Record, evaluation: Evaluation, flips: int) -> Iterator[Comparison]:
+    from mibench.metrics import natural_accuracy
+    from mibench.models.evaluators import judge
+
     test = evaluation.data.test
-    accuracy = natural_accuracy(judge(evaluation.evaluator, test.images)[0], test.labels)
-    claimed_accuracy = record.utility.get("evaluator_accuracy")
-    number = float(claimed_accuracy) if isinstance(claimed_accuracy, float | int) else math.nan
-    near = abs(number - accuracy) <= flips / len(test) + _EXACT
-    verdict: Verdict = "agrees" if near else "differs"
-    return [*result, Comparison("evaluator_accuracy", number, accuracy, verdict)]
+    for name, model in (
+        ("evaluator_accuracy", evaluation.evaluator),
+        ("second_evaluator_accuracy", evaluation.second),
+    ):
+        claimed = record.utility.get(name)
+        number = float(claimed) if isinstance(claimed, float | int) else math.nan
+        found = natural_accuracy(judge(model, test.images)[0], test.labels)
+        near = abs(number - found) <= flips / len(test) + _EXACT
+        yield Comparison(name, number, found, "agrees" if near else "differs")
+
+
+def _same_judges(record: Record, place: object) -> bool:
+    """Whether the protocol's evaluators are the same networks here as where the record was made."""
+    from mibench import provenance
+    from mibench.protocols import protocol_named
+
+    if {"evaluator", "second"} <= protocol_named(record.protocol.name).assets.keys():
+        return True
+    here, there = provenance.environment(str(place)), record.environment
+    same = ("torch", "timm", "device", "threads", "platform")
+    return all(getattr(here, key) == getattr(there, key) for key in same)
+
+
+def _without_target(record: Record, evaluation: Evaluation) -> Iterator[Comparison]:
+    """What the data say of the numbers that the target gave, where they contradict them."""
+    sets = {
+        "natural_accuracy": (len(evaluation.data.test), _EXACT),
+        "validation_accuracy": (len(evaluation.data.val), 1e-6),  # it is rounded
+    }
+    for name, (n, allowed) in sets.items():
+        claimed = record.utility.get(name)
+        if isinstance(claimed, float | int) and abs(claimed - round(claimed * n) / n) > allowed:
+            yield Comparison(name, claimed, None, "differs", f"no share of {n} images")
+    for reason in guarantee_faults(record, len(evaluation.data.train)):
+        epsilon = record.utility.get("epsilon")
+        number = float(epsilon) if isinstance(epsilon, float | int) else None
+        yield Comparison("epsilon", number, None, "differs", reason)
+
+
+_ABSENT = MetricValue(value=None, reason="the record says nothing of it")
 
 
 def compare(name: str, claimed: MetricValue, found: MetricValue, flips: int) -> Comparison:
@@ -162,7 +283,8 @@ def compare(name: str, claimed: MetricValue, found: MetricValue, flips: int) -> 
     """
     if claimed.value is None:
         note = "missing in both" if found.value is None else "not claimed"
-        return Comparison(name, None, found.value, "agrees", note)
+        hidden = found.value is not None and name not in _MAY_BE_MISSING
+        return Comparison(name, None, found.value, "differs" if hidden else "agrees", note)
     if found.value is None:
         why = found.reason or ""
         return Comparison(name, claimed.value, None, "cannot be checked here", why)
@@ -206,10 +328,159 @@ def _problem(name: str, claimed: MetricValue, found: MetricValue, flips: int) ->
 
 def filed_seeds(record: Record, folder: Path) -> list[Record]:
     """Filed records of the same cell, at whatever seed, in a leaderboards folder."""
-    place = folder / RECORDS / record.protocol.name
     stem = cell_name(record).rpartition("_seed")[0]
-    files = sorted(place.glob("*.json")) if place.is_dir() else []
-    return [parse(p.read_bytes()) for p in files if p.stem.rpartition("_seed")[0] == stem]
+    found = filed_with(record, folder)
+    return [f.record for f in found if Path(f.path).stem.rpartition("_seed")[0] == stem]
+
+
+def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple[str, str]:
+    """The defense and the attack to run a record's cell with.
+
+    A record names registered methods, or a class in a file that it cannot name: the file is given
+    by who verifies, and is the record's if its source is.
+
+    Args:
+        record: the claim.
+        defense: ``path/to/file.py:Class`` of a defense that is not registered here; else None.
+        attack: the same for the attack.
+
+    Raises:
+        RequestError: a method is not registered and no file was given, or one was that is of
+            another source, or is not needed.
+    """
+    from mibench.methods import ATTACKS, DEFENSES
+
+    chosen = []
+    for kind, registry, part, given in (
+        ("defense", DEFENSES, record.defense, defense),
+        ("attack", ATTACKS, record.attack, attack),
+    ):
+        base = base_attack(part.name) if kind == "attack" else part.name
+        if base in registry.names():
+            if given is not None:
+                raise RequestError(
+                    f"the record's {kind} {base!r} is registered: leave --{kind} out"
+                )
+            if not is_own(method := registry.get(base)):
+                _check_source(f"the installed {kind}", registry, method, part)
+            chosen.append(part.name)
+            continue
+        if given is None:
+            raise RequestError(
+                f"the record's {kind} {base!r} is not registered here: get its file, read it, and "
+                f"name it by --{kind} FILE.py:CLASS"
+            )
+        _check_source(f"--{kind} {given}", registry, registry.load_file(given), part)
+        chosen.append(part.name.replace(base, given, 1))
+    return chosen[0], chosen[1]
+
+
+def _check_source(what: str, registry: Registry[Any], method: type, part: Part) -> None:
+    source = outside_digest(method, *registry.files_of(method))
+    if source != part.source:
+        raise RequestError(
+            f"{what}: its source is {str(source)[:12]}…, the record's {part.name!r} has "
+            f"{str(part.source)[:12]}…: it is another file, or another version of it"
+        )
+
+
+def filed_name(record: Record, folder: Path) -> str:
+    """The file of a record in a leaderboards folder, relative to its records.
+
+    Raises:
+        RequestError: the folder has no such record.
+    """
+    name = f"{record.protocol.name}/{cell_name(record)}.json"
+    filed = filed_with(record, folder)
+    if not any(each.path == name and each.record.results() == record.results() for each in filed):
+        raise RequestError(
+            f"--by: {folder} has no such record as {name}; file it first, by "
+            "`mibench leaderboard add`"
+        )
+    return name
+
+
+def note_retrained(record: Record, folder: Path, name: str, by: str) -> None:
+    """Note beside a filed record that someone has run its cell anew and found the same.
+
+    Raises:
+        MibenchError: the filed record is another one by now.
+    """
+    filed_name(record, folder)
+    note(folder, name, "retrained", by)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What came of checking all records of a folder.
+
+    Attributes:
+        lines: what is wrong with which record, and what could not be checked.
+        states: how many records are in which state.
+        wrong: how many records do not hold.
+        unchecked: how many hold as far as they could be checked here, which was not wholly.
+    """
+
+    lines: tuple[str, ...]
+    states: Mapping[str, int]
+    wrong: int
+    unchecked: int
+
+
+def verify_all(
+    folder: Path,
+    *,
+    store: Path,
+    data: str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Audit:
+    """Check every record of a leaderboards folder, as if it was added now.
+
+    Those whose reconstructions are in the store have their metrics computed anew. What an earlier
+    check noted counts for nothing here, except that a record with such a note whose reconstructions
+    are not in the store is counted by it. Self-reported records are no failure: boards name them.
+    """
+    found, problems = survey(folder)
+    lines = [f"does not hold: {problem}" for problem in problems]
+    wrong = {problem.partition(":")[0] for problem in problems}
+    unchecked: set[str] = set()
+    states: dict[str, int] = {}
+    for filed in found.values():
+        for each in filed:
+            verdict, reasons = _verdict(each, folder, store, data, device, progress)
+            lines += [f"{verdict}: {each.path}: {reason}" for reason in reasons]
+            if verdict == "does not hold":
+                wrong.add(each.path)
+            elif verdict == "cannot be checked here":
+                unchecked.add(each.path)
+            else:
+                states[verdict] = states.get(verdict, 0) + 1
+    return Audit(tuple(lines), states, len(wrong), len(unchecked))
+
+
+def _verdict(
+    each: Filed, folder: Path, store: Path, data: str | None, device: str, progress: Progress
+) -> tuple[str, list[str]]:
+    """The state of a filed record, or that it is none; with the reasons."""
+    record = each.record
+    if reasons := foreign(record):
+        return "does not hold", reasons
+    if record.status != "complete":
+        return each.state, []
+    try:
+        images = read_images(record, folder / RECORDS / each.path, store)
+        if images is None:
+            return each.state, []
+        found = recompute(record, images, store=store, data=data, device=device, progress=progress)
+    except RequestError as error:
+        return "cannot be checked here", [str(error)]
+    except MibenchError as error:
+        return "does not hold", [str(error)]
+    for verdict, said in (("differs", "does not hold"), (_UNCHECKED, _UNCHECKED)):
+        if wrong := [c for c in found if c.verdict == verdict]:
+            return said, [f"{c.name}: {c.note or 'the value'}" for c in wrong[:5]]
+    return ("retrained" if each.state == "retrained" else "metrics recomputed"), []
 
 
 def retrain(
@@ -239,19 +510,20 @@ def retrain(
 
     Raises:
         MibenchError: the record is of another version of the protocol, or the run failed.
-        RequestError: the defense or the attack is not known here.
+        RequestError: the defense or the attack is not known here, as :func:`methods_of` says.
     """
     from mibench.run import run
 
     if reasons := foreign(record):
         raise MibenchError(f"the record does not compare with this mibench: {'; '.join(reasons)}")
+    with_defense, with_attack = methods_of(record, defense, attack)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         again = run(
             protocol=record.protocol.name,
             target=record.target.name,
-            defense=defense or record.defense.name,
-            attack=attack or record.attack.name,
+            defense=with_defense,
+            attack=with_attack,
             seed=record.seed,
             data=data,
             overrides=overrides(record),
@@ -317,14 +589,6 @@ def _top1(record: Record) -> float | None:
 def _natural(record: Record) -> float | None:
     value = record.utility.get("natural_accuracy")
     return float(value) if isinstance(value, float | int) else None
-
-
-def sign(record: Record, path: Path, by: str) -> Record:
-    """Write into a record's file who has reproduced it, and return the new record."""
-    names = [name for name in (record.verified_by or "").split(", ") if name]
-    signed = record.model_copy(update={"verified_by": ", ".join(dict.fromkeys([*names, by]))})
-    write_atomic(path, (signed.model_dump_json() + "\n").encode())
-    return signed
 
 
 def _kind(device: str) -> str:

@@ -12,6 +12,7 @@ Student's quantiles in both.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,14 +60,19 @@ def bootstrap_interval(
     if not torch.isfinite(values).all():
         raise ValueError("an interval needs finite values")
     n = len(values)
-    drawn = torch.randint(n, (resamples, n), generator=stream(seed, "bootstrap", n, resamples))
-    means = values[drawn].mean(dim=1)
+    means = values[_resampled(seed, n, resamples)].mean(dim=1)
     tail = _TAILS[0]
     if rules > 1:
         tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
     tails = torch.tensor((tail, 1 - tail), dtype=torch.float64)
     low, high = torch.quantile(means, tails).tolist()
     return low, high
+
+
+@functools.lru_cache(maxsize=4)  # checking a board's records draws the same ones again and again
+def _resampled(seed: int, n: int, resamples: int) -> Tensor:
+    """Positions of the identities in each resample ``(resamples, n)``."""
+    return torch.randint(n, (resamples, n), generator=stream(seed, "bootstrap", n, resamples))
 
 
 def paired_interval(

@@ -1,0 +1,82 @@
+"""Names in records: what they may be, and the files that they give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mibench.naming import setting_token
+from mibench.types import Part, Record
+
+RECORDS, GALLERIES = "records", "galleries"
+
+PARTS = ("protocol", "target", "defense", "attack")
+
+_WORDS = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+_CLASS = r"[A-Za-z_][A-Za-z0-9_]*"
+_ARCHITECTURE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")
+_PATTERNS = {
+    "protocol": re.compile(_WORDS),
+    "target": _ARCHITECTURE,
+    "defense": re.compile(f"{_WORDS}|{_CLASS}"),
+    "attack": re.compile(f"improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?"),
+}
+_LONGEST, _LONGEST_CELL = 64, 200
+_PATH = re.compile(r"(protocol|target|defense|attack)(\.[A-Za-z0-9_-]{1,64}){1,6}")
+
+
+def overrides(record: Record) -> dict[str, Any]:
+    """Everything that was passed through ``--set``."""
+    parts = (record.protocol, record.target, record.defense, record.attack)
+    return {path: value for part in parts for path, value in part.passed.items()}
+
+
+def base_attack(name: str) -> str:
+    """An attack's name without its improvements: ``"gmi"`` of ``"improved-gmi"``, ``"gmi+ma"``."""
+    return name.removeprefix("improved-").partition("+")[0]
+
+
+def name_faults(record: Record) -> Iterator[str]:
+    """Why a record's names cannot name a cell and its file.
+
+    A method has a registered name, or that of its class; an architecture is timm's own, without a
+    source that timm would load it from. A path is none of these.
+    """
+    for key in PARTS:
+        part: Part = getattr(record, key)
+        if len(part.name) > _LONGEST or not _PATTERNS[key].fullmatch(part.name):
+            yield f"{key}.name {part.name[:_LONGEST]!r} is no name of one"
+        paths = [path for path in part.passed if (key, path) != ("protocol", "budget")]
+        wrong = [path for path in paths if not _PATH.fullmatch(path)]
+        wrong += [path for path in paths if path.partition(".")[0] != key]
+        if wrong:
+            yield f"{key}.passed: {wrong[0][:_LONGEST]!r} is no path of a setting of it"
+        if key in ("protocol", "target") and part.source is not None:
+            yield f"{key}.source: only a method has one"
+    if len(name := cell_name(record)) > _LONGEST_CELL:
+        yield f"its cell has a name of {len(name)} characters: {name[:_LONGEST]!r}…"
+
+
+def architectures(record: Record) -> Iterator[str]:
+    """Why the networks that a record's settings name are none of timm's."""
+    students = record.attack.passed.get("attack.students.architectures", [])
+    for name in students if isinstance(students, list) else [students]:
+        if not isinstance(name, str) or not _ARCHITECTURE.fullmatch(name):
+            yield f"attack.students.architectures: {str(name)[:_LONGEST]!r} is no architecture"
+
+
+def method_label(part: Part) -> str:
+    """A method as files and tables call it; one of an outside file with its source's digest.
+
+    Two authors' files may hold a class of one name.
+    """
+    return part.name if part.source is None else f"{part.name}@{part.source[:8]}"
+
+
+def cell_name(record: Record) -> str:
+    """``<attack>_<defense>[-<settings>]_<architecture>_seed<N>``: a cell's file, without suffix."""
+    passed = overrides(record)
+    token = f"-{setting_token(passed)}" if passed else ""
+    attack, defense = method_label(record.attack), method_label(record.defense)
+    return f"{attack}_{defense}{token}_{record.target.name}_seed{record.seed}"

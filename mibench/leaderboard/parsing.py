@@ -1,0 +1,123 @@
+"""From the bytes of a file that anyone may have written to a record, or a reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mibench.errors import MibenchError
+from mibench.files import read_plain
+from mibench.types import RULES_VERSION, Record
+
+MOST_BYTES = 8 * 2**20  # the largest filed record has 65 kB
+_MOST_DEPTH = 32
+_LONGEST = 4096  # characters of a text; the longest command line that was filed has 200
+_LARGEST = 2**63
+_VERSIONS = (1, 2)
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file that a stranger may have made: no link is followed, no device read.
+
+    Raises:
+        RequestError: it is no regular file, too large, or cannot be read.
+        MibenchError: it is no record, as :func:`parse` says.
+    """
+    return parse(read_plain(path, "the record", MOST_BYTES))
+
+
+def parse(text: str | bytes) -> Record:
+    """Read a record strictly: what two programs could read in two ways is refused.
+
+    Numbers are finite and written as numbers, no key is there twice, texts are short and hold no
+    control characters, and nothing is nested deeper than 32 levels.
+
+    Raises:
+        MibenchError: it is no JSON, of an unknown schema version, or does not fit the schema.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        data = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+    except ValueError as error:
+        raise MibenchError(f"it is no JSON, or was cut off: {error}") from error
+    except RecursionError as error:
+        raise MibenchError("it is nested too deeply for a record") from error
+    _check_plain(data)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if type(version) is not int or version not in _VERSIONS:
+        raise MibenchError(
+            f"schema_version is {version!r}; this mibench reads 1 and 2: make the record anew, or "
+            "take the version of mibench that knows it"
+        )
+    rules = data.get("rules", 1 if version == 1 else None)
+    if type(rules) is not int or not 1 <= rules <= (1 if version == 1 else RULES_VERSION):
+        raise MibenchError(
+            f"rules is {rules!r} in a record of schema {version}; this mibench knows the rules 1 "
+            f"of schema 1, and 1 to {RULES_VERSION} of schema 2"
+        )
+    try:
+        return Record.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        shown = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]]
+        raise MibenchError(f"it does not fit the schema: {'; '.join(shown)[:1000]}") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _bounded(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) >= _LARGEST:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return int(text)
+
+
+def _check_plain(data: Any) -> None:
+    """Refuse depth, long texts and characters that a terminal or an editor would act on."""
+    pending = [(data, 0)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > _MOST_DEPTH:
+            raise MibenchError(f"it is nested deeper than {_MOST_DEPTH} levels")
+        if isinstance(value, dict):
+            pending += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list):
+            pending += [(each, depth + 1) for each in value]
+        elif isinstance(value, str):
+            _check_text(value)
+
+
+def _check_text(text: str) -> None:
+    if len(text) > _LONGEST:
+        raise MibenchError(f"a text has {len(text)} characters: {text[:40]!r}…")
+    if not text.isprintable():  # printable texts, most of all, need no second look
+        odd = [each for each in text if unicodedata.category(each) in ("Cc", "Cf", "Cs")]
+        if odd:
+            raise MibenchError(f"a text holds the control character {odd[0]!r}: {text[:40]!r}…")
