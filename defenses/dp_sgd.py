@@ -43,7 +43,6 @@ class DpSgdConfig(DefenseConfig):
         None,
         ge=0,
         le=1e6,
-        allow_inf_nan=False,
         description="standard deviation of the noise in units of `max_grad_norm`; null: the least "
         "that reaches `target_epsilon`; 0: the control, without clipping, noise or guarantee",
     )
@@ -51,7 +50,6 @@ class DpSgdConfig(DefenseConfig):
         None,
         gt=0,
         le=1e9,
-        allow_inf_nan=False,
         description="ε to spend over the whole training; null: 8 unless `noise_multiplier` is "
         "given, which excludes it",
     )
@@ -66,7 +64,6 @@ class DpSgdConfig(DefenseConfig):
         # Far beyond these, clipped gradients or their noise leave single precision.
         ge=1e-9,
         le=1e9,
-        allow_inf_nan=False,
         description="L2 norm that one image's gradient is clipped to",
     )
     accountant: Accountant = Field(

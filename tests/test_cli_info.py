@@ -97,7 +97,7 @@ def test_info_of_a_defense() -> None:
     assert entry["strength"] == "defense.noise_multiplier"
     assert entry["strengths"][0] == 0
     assert entry["card"]["privacy_unit"] == "example"
-    assert paths(entry)["defense.max_grad_norm"]["type"] == "float (> 0, ≤ 1e+30)"
+    assert paths(entry)["defense.max_grad_norm"]["type"] == "float (≥ 1e-09, ≤ 1000000000.0)"
     assert paths(entry)["defense.delta"]["type"].startswith("float | null")
 
 
