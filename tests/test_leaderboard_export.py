@@ -96,15 +96,15 @@ def test_a_table_that_stays_too_wide_is_scaled_and_says_so() -> None:
 
 def test_chosen_columns_are_all_there() -> None:
     table = wide(3)
-    detail = Column("d", "all details", detail=True)
+    detail = Column("d", "extra", detail=True)
     one = Column("same", "target")
     rows = tuple({**r, "d": Value(text="x"), "same": Value(text="net")} for r in table.rows)
     table = Table("t", "t", (*table.columns, detail, one), rows)
     usual = latex(table)
-    assert "all details" not in usual
+    assert "extra" not in usual
     assert "% target: net in all rows" in usual
     chosen = latex(columns_of(table, ["d", "same", "c1"]))
-    assert r"all details & target & attack 1 \% \\" in chosen
+    assert r"extra & target & attack 1 \% \\" in chosen
 
 
 def test_headings_and_long_texts_are_broken() -> None:

@@ -19,7 +19,7 @@ from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, V
 from mibench.leaderboard.build import boards, build, stale
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.fit import unfit
-from mibench.leaderboard.folder import BUILT, printable
+from mibench.leaderboard.folder import BUILT, printable, refuse_link
 from mibench.leaderboard.formats import csv_text, html_fragment, latex, markdown
 from mibench.leaderboard.settings import read_settings
 from mibench.types import Part, Record, digest, protocol_digest
@@ -98,6 +98,12 @@ def test_a_link_in_the_way_is_refused_by_name(
     assert before == {
         p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()
     }
+
+
+@pytest.mark.parametrize("name", ["../victim/thesis.tex", "/etc/passwd", "records/../../x.json"])
+def test_a_name_outside_the_folder_is_refused(name: str, folder: Path) -> None:
+    with pytest.raises(RequestError, match="does not lie in"):
+        refuse_link(folder, name)
 
 
 def test_linked_records_are_named_and_left_out(folder: Path, tmp_path: Path) -> None:

@@ -48,8 +48,9 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
     styles = {UNDEFENDED: ("#444444", "o")}
     styles |= {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
     # Names are text: a dollar sign in one begins no formula.
-    style = {"svg.hashsalt": "mibench", "svg.fonttype": "path", "font.size": 9}
-    with mpl.rc_context({**style, "pdf.fonttype": 42, "text.parse_math": False}):
+    style: Any = {"svg.hashsalt": "mibench", "svg.fonttype": "path", "pdf.fonttype": 42}
+    style |= {"font.size": 9, "text.parse_math": False}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(_WIDTH * len(targets) + _LEGEND, _HEIGHT), layout="constrained")
         panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
         handles: dict[str, Any] = {}

@@ -72,8 +72,11 @@ def refuse_link(folder: Path, name: str) -> None:
         name: path relative to it.
 
     Raises:
-        RequestError: there is a link, or something that is neither file nor folder.
+        RequestError: it lies outside the folder, or there is a link, or something that is neither
+            file nor folder.
     """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RequestError(f"{printable(name)} does not lie in {folder}")
     place = folder
     for part in Path(name).parts:
         place = place / part

@@ -357,11 +357,12 @@ def rows_of(table: Table, conditions: Mapping[str, Collection[str]]) -> Table:
                 f"are: {', '.join(there[:20])}{' …' * (len(there) > 20)}"
             )
         kept = left
-    pick = [
-        tuple(each[index] for index in kept) if each else ()
-        for each in (table.rows, table.files, table.commands)
-    ]
-    return dataclasses.replace(table, rows=pick[0], files=pick[1], commands=pick[2])
+    return dataclasses.replace(
+        table,
+        rows=tuple(table.rows[index] for index in kept),
+        files=tuple(table.files[index] for index in kept) if table.files else (),
+        commands=tuple(table.commands[index] for index in kept) if table.commands else (),
+    )
 
 
 def _column(table: Table, known: Mapping[str, Column], key: str) -> Column:
