@@ -191,6 +191,69 @@ def test_any_shape_and_mode_gives_an_rgb_square(width: int, height: int, mode: s
     assert pixels.dtype == np.uint8
 
 
+# Pictures that are there more than once
+
+
+def test_a_picture_counts_once_in_its_identity(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = make_split(root, **SMALL)
+    data = (root / "anna" / "000.png").read_bytes()
+    (root / "anna" / "zz.png").write_bytes(data)
+    pixels = Image.open(io.BytesIO(data))
+    (root / "anna" / "zy.png").write_bytes(encoded(pixels, "PNG", compress_level=0))
+    (root / "anna" / "zx.bmp").write_bytes(encoded(pixels, "BMP"))
+    after = make_split(root, **SMALL)
+    assert after.digest == before.digest
+    assert {each.path: each.reason for each in after.skipped} == {
+        f"anna/{name}": "the same picture as anna/000.png"
+        for name in ("zx.bmp", "zy.png", "zz.png")
+    }
+    assert "3 pictures of" in caplog.text
+    assert "anna/zx.bmp, the same picture as anna/000.png" in caplog.text
+
+
+@pytest.mark.parametrize("others", [("bert",), ("gail",), ("bert", "cara", "gail")])
+def test_a_picture_of_several_identities_is_of_none(root: Path, others: tuple[str, ...]) -> None:
+    """Private and public alike: nothing tells whom it shows."""
+    for other in others:
+        shutil.copy(root / "dora" / "003.png", root / other / "copy.png")
+    split = make_split(root, **SMALL)
+    left_out = {"dora/003.png", *(f"{other}/copy.png" for other in others)}
+    assert {each.path for each in split.skipped} == left_out
+    assert not left_out & set(split.files)
+    reasons = {each.path: each.reason for each in split.skipped}
+    assert all(reason.endswith(", of another identity") for reason in reasons.values())
+
+
+def test_copies_do_not_make_an_identity_private(root: Path) -> None:
+    for i in range(20):
+        shutil.copy(root / "finn" / "000.png", root / "finn" / f"{i + 1:03d}.png")
+    split = make_split(root, **SMALL)
+    assert {each.name: len(each.files) for each in split.public}["finn"] == 1
+
+
+def test_alike_is_not_equal(root: Path) -> None:
+    """Pictures of another size, or with another pixel, are other pictures."""
+    big = Image.new("RGB", (64, 64), (9, 9, 9))
+    big.save(root / "anna" / "x1.png")
+    big.resize((32, 32)).save(root / "anna" / "x2.png")
+    big.putpixel((0, 0), (10, 9, 9))
+    big.save(root / "anna" / "x3.png")
+    assert make_split(root, **SMALL).skipped == ()
+
+
+def test_no_picture_is_in_two_parts_however_often_it_was_copied(root: Path) -> None:
+    numbers = np.random.default_rng(0)
+    pictures = sorted(root.glob("*/*.png"))
+    for i in range(60):
+        source = pictures[int(numbers.integers(len(pictures)))]
+        place = pictures[int(numbers.integers(len(pictures)))].parent
+        shutil.copy(source, place / f"copy-{i}.png")
+    split = make_split(root, **{**SMALL, "min_images": 3})
+    assert len(set(split.sha256.values())) == len(split.files)
+
+
 # Unusable files
 
 

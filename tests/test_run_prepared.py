@@ -10,7 +10,7 @@ from PIL import Image
 
 import mibench
 from mibench import protocols
-from mibench.data.division import Division
+from mibench.data.division import Division, PreparedSplit
 from mibench.data.identity_split import IdentitySplit, open_split
 from mibench.data.lfw import LFW
 from mibench.data.prepare import prepare
@@ -193,3 +193,21 @@ def test_the_papers_protocols_resolve(name: str, attack: str, defense: str) -> N
     cell = resolve(RunSpec(protocol=name, attack=attack, defense=defense, overrides=scratch))
     assert isinstance(cell.protocol.data, IdentitySplit)
     assert cell.protocol.title
+
+
+def test_two_alignments_are_other_images_of_one_split(tmp_path: Path) -> None:
+    from mibench.keys import Keys
+
+    found = []
+    for name in ("lfw-deepfunneled", "lfw_funneled"):
+        root = tmp_path / name
+        originals(root / name, shade=len(found))
+        data = tmp_path / f"{name}-data"
+        prepare("lfw", root, data, 32, incomplete=True, workers=1)
+        cell = resolve(RunSpec(protocol="tiny", attack="gmi", data=str(data)))
+        split = split_of(cell, SILENT)
+        assert isinstance(split, PreparedSplit)
+        keys = Keys(cell, split)
+        found.append((split.split, split.digest, keys.target_key, keys.references_key))
+    assert found[0][0] == found[1][0]
+    assert all(one != other for one, other in zip(found[0][1:], found[1][1:], strict=True))
