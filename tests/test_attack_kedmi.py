@@ -366,7 +366,7 @@ def test_the_prior_depends_on_the_target_and_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("norm", ["spectral", "instance"])
 def test_fine_tuning_starts_from_the_general_prior(norm: Any) -> None:
-    """``instance`` is the critic of the published WGAN-GP, which GMI's card recommends."""
+    """``instance`` is the critic of the recipe ``wgan-gp``."""
     still = specific(base=general(norm), learning_rate=1e-12)
     torch.testing.assert_close(weights(still.generator), weights(general(norm).generator))
     start = general(norm).critic.trunk.state_dict()
