@@ -142,7 +142,7 @@ def add(
     "again",
     is_flag=True,
     help="Run the whole cell anew in an empty store, and accept the claim if top-1 and natural "
-    "accuracy lie within the variance of the cell's filed seeds.",
+    "accuracy lie within the seed variance of the protocol's filed records.",
 )
 @click.option(
     "--by",
@@ -233,10 +233,9 @@ def verify(
                 claim, images, store=root, data=data, device=device, progress=progress
             )
         if again:
-            filed = verifying.filed_seeds(claim, place)
             found += verifying.retrain(
                 claim,
-                filed,
+                [each.record for each in verifying.filed_with(claim, place)],
                 defense=defense,
                 attack=attack,
                 data=data,

@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
+from scipy.special import stdtrit
 from torch import Tensor
 
 import mibench
@@ -283,7 +285,7 @@ def test_a_cell_is_run_anew(run_folder: Path, tmp_path: Path) -> None:
     before = (run_folder / "record.json").read_bytes()
     result = invoke("verify", run_folder, *common)
     assert result.exit_code == 0, result.output
-    assert "fewer than 3 seeds are filed" in result.stdout.replace("\n", " ")
+    assert "fewer than 4 degrees of freedom are filed" in result.stdout.replace("\n", " ")
     (filed,) = load(board)["tiny"]
     assert filed.state == "retrained"
     assert filed.verification is not None
@@ -302,16 +304,40 @@ def test_a_cell_is_run_anew(run_folder: Path, tmp_path: Path) -> None:
 
 
 def test_seed_variance_is_the_measure_of_a_second_run() -> None:
+    claim = make(10, natural=0.9)
     filed = [make(hits, seed=seed, natural=natural) for hits, seed, natural in (
         (1, 0, 0.5), (10, 1, 0.90), (12, 2, 0.92), (14, 3, 0.94)
     )]  # fmt: skip
-    # Of the other seeds: 10 points for top-1, 2 points for natural accuracy; × 2√2.
-    near = make(10, natural=0.9)
-    top1, natural = verify.compare_runs(near, make(15, natural=0.956), filed)
-    assert (top1.verdict, natural.verdict) == ("agrees", "agrees")
-    top1, natural = verify.compare_runs(near, make(16, natural=0.957), filed)
-    assert (top1.verdict, natural.verdict) == ("differs", "differs")
-    assert "10.00 points of 3 other seeds" in top1.note
+    other = [make(hits, attack="vmi", seed=seed, natural=natural) for hits, seed, natural in (
+        (4, 0, 0.90), (6, 1, 0.92), (8, 2, 0.94)
+    )]  # fmt: skip
+    # Both cells spread by 10 points of top-1 and 2 of natural accuracy, with 2 + 2 degrees of
+    # freedom (the claim's own record, seed 0, does not count): × √2 · 2.776, Student's quantile.
+    for hits, natural_accuracy, verdict in ((17, 0.978, "agrees"), (18, 0.979, "differs")):
+        again = make(hits, natural=natural_accuracy)
+        top1, natural = verify.compare_runs(claim, again, [*filed, *other])
+        assert (top1.verdict, natural.verdict) == (verdict, verdict)
+    assert "within 39.26 points: seeds of the protocol spread by 10.00" in top1.note
+    assert "(4 degrees of freedom)" in top1.note
+
+
+@pytest.mark.parametrize("cells", [2, 20])
+def test_an_honest_second_run_holds_19_times_of_20(cells: int) -> None:
+    """Student's quantile: of 2 · √2 · s of two other seeds, 3 honest claims of 10 fell short."""
+    filed = [
+        make(10, target=f"net{cell}", seed=seed) for cell in range(cells) for seed in (1, 2, 3)
+    ]
+    claim, rng = make(10), np.random.default_rng(0)
+    missed, runs = 0, 1000
+    for _ in range(runs):
+        values = iter(rng.normal(0.5, 0.02, len(filed) + 2))
+        spread, freedom = verify._seed_spread(
+            claim, filed, lambda _, values=values: float(next(values))
+        )
+        assert freedom == 2 * cells
+        allowed = float(stdtrit(freedom, 0.975)) * math.sqrt(2) * spread
+        missed += abs(next(values) - next(values)) > allowed
+    assert 0.03 < missed / runs < 0.07
 
 
 def test_few_seeds_leave_the_records_own_interval() -> None:

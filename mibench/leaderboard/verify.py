@@ -10,10 +10,12 @@ import hashlib
 import math
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from scipy.special import stdtrit
 
 from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain
@@ -42,7 +44,7 @@ _COUNTS = ("precision", "recall", "density", "coverage")
 _EXACT = 1e-9
 _RELATIVE = 1e-3
 _FLIPS = 2  # samples that another device may judge otherwise
-_LEAST_SEEDS = 3
+_LEAST_FREEDOM = 4  # degrees of freedom behind the protocol's seed variance
 _NORMAL_QUANTILE = 1.96
 _HEADER = 2**16  # bytes of a file of reconstructions beside its numbers
 _UNCHECKED = "cannot be checked here"
@@ -326,13 +328,6 @@ def _problem(name: str, claimed: MetricValue, found: MetricValue, flips: int) ->
     return ""
 
 
-def filed_seeds(record: Record, folder: Path) -> list[Record]:
-    """Filed records of the same cell, at whatever seed, in a leaderboards folder."""
-    stem = cell_name(record).rpartition("_seed")[0]
-    found = filed_with(record, folder)
-    return [f.record for f in found if Path(f.path).stem.rpartition("_seed")[0] == stem]
-
-
 def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple[str, str]:
     """The defense and the attack to run a record's cell with.
 
@@ -495,14 +490,14 @@ def retrain(
 ) -> list[Comparison]:
     """Run a record's cell anew in an empty store and compare top-1 and natural accuracy.
 
-    With the cell filed at three seeds or more, the other seeds' standard deviation s is the
-    measure: two independent runs differ by less than 2·√2·s as good as always. With fewer, top-1
-    must lie in the record's own interval, and natural accuracy within the 95 % interval of two
-    counts over the private test images.
+    The measure is the protocol's seed variance, pooled over its filed cells: two independent runs
+    differ by less than √2·s times Student's .975 quantile in 95 % of all cases. Where too few seeds
+    are filed to know it, top-1 must lie in the record's own interval, and natural accuracy within
+    the 95 % interval of two counts over the private test images.
 
     Args:
         record: the claim.
-        filed: filed records of the same cell, :func:`filed_seeds`.
+        filed: all filed records of its protocol, at all seeds.
         defense: where the record's defense is no registered one: ``path/to/file.py:Class``.
         attack: the same for the attack.
         device: where to compute.
@@ -541,8 +536,6 @@ def compare_runs(record: Record, again: Record, filed: Sequence[Record]) -> list
         verdict: Verdict = "agrees" if record.status == again.status else "differs"
         note = f"the record's cell is {record.status}, the new one {again.status}"
         return [Comparison(HEADLINE, _top1(record), _top1(again), verdict, note)]
-    others = [each for each in filed if each.seed != record.seed and each.status == "complete"]
-    enough = len({each.seed for each in others} | {record.seed}) >= _LEAST_SEEDS
     interval = record.metrics[HEADLINE].interval
     result = []
     for name, read in ((HEADLINE, _top1), ("natural_accuracy", _natural)):
@@ -551,22 +544,42 @@ def compare_runs(record: Record, again: Record, filed: Sequence[Record]) -> list
             result.append(Comparison(name, claimed, found, "differs", "one of them is missing"))
             continue
         difference = abs(claimed - found)
-        if enough:
-            spread = statistics.stdev(
-                [value for each in others if (value := read(each)) is not None]
+        spread, freedom = _seed_spread(record, filed, read)
+        few = f"fewer than {_LEAST_FREEDOM} degrees of freedom are filed"
+        if freedom >= _LEAST_FREEDOM:
+            allowed = float(stdtrit(freedom, 0.975)) * math.sqrt(2) * spread
+            near = difference <= allowed + _EXACT
+            note = (
+                f"within {100 * allowed:.2f} points: seeds of the protocol spread by "
+                f"{100 * spread:.2f} ({freedom} degrees of freedom)"
             )
-            near = difference <= 2 * math.sqrt(2) * spread + _EXACT
-            note = f"within 2·√2·{100 * spread:.2f} points of {len(others)} other seeds"
         elif name == HEADLINE and interval is not None:
             near = interval[0] - _EXACT <= found <= interval[1] + _EXACT
-            note = f"within the record's own interval: fewer than {_LEAST_SEEDS} seeds are filed"
+            note = f"within the record's own interval: {few}"
         else:
             allowed = _counts(claimed, _test_images(record))
             near = difference <= allowed + _EXACT
-            note = f"within {100 * allowed:.1f} points: fewer than {_LEAST_SEEDS} seeds are filed"
+            note = f"within {100 * allowed:.1f} points: {few}"
         note = note if near else f"not {note}"
         result.append(Comparison(name, claimed, found, "agrees" if near else "differs", note))
     return result
+
+
+def _seed_spread(
+    record: Record, filed: Sequence[Record], read: Callable[[Record], float | None]
+) -> tuple[float, int]:
+    """Standard deviation over seeds, pooled over filed cells, and its degrees of freedom.
+
+    The claim itself does not count.
+    """
+    cells: dict[str, list[float]] = {}
+    for each in filed:
+        value, own = read(each), cell_name(each)
+        if each.status == "complete" and value is not None and own != cell_name(record):
+            cells.setdefault(own.rpartition("_seed")[0], []).append(value)
+    squares = [(n - 1) * statistics.variance(of) for of in cells.values() if (n := len(of)) > 1]
+    freedom = sum(len(of) - 1 for of in cells.values())
+    return (math.sqrt(math.fsum(squares) / freedom) if freedom else 0.0), freedom
 
 
 def _counts(share: float, n: int) -> float:
