@@ -191,7 +191,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25, derandomize=True, **OPTIONS)
+@settings(max_examples=15, derandomize=True, **OPTIONS)
 @given(changed=changed_records())
 def test_a_changed_record_stops_no_build(changed: tuple[str, bytes], folder: Path) -> None:
     holds(folder, *changed)
