@@ -29,7 +29,7 @@ LAYERS = (
     {"attacks", "defenses"},
     {"protocols"},
     {"resolve"},
-    {"keys"},
+    {"keys", "enough"},
     {"stages"},
     {"evaluate", "pictures"},
     {"results"},
