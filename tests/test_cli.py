@@ -63,6 +63,7 @@ def test_run_passes_the_request_on(runs: Runs, tmp_path: Path) -> None:
         "attack": "gmi+lom",
         "seed": 7,
         "root": None,
+        "preset": None,
         "overrides": {
             "attack.identity.regularizer": 0.5,
             "target.optimizer": "adam",

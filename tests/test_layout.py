@@ -50,7 +50,7 @@ LAYERS = (
     {"attacks", "defenses"},
     {"protocols"},
     {"resolve"},
-    {"keys"},
+    {"keys", "enough"},
     {"stages"},
     {"evaluate", "pictures"},
     {"results"},
