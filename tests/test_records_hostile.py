@@ -313,6 +313,9 @@ GUARANTEE = {"epsilon": 0.0, "delta": 1e-5, "privacy_unit": "identity"}
         ({"epsilon": "low"}, "epsilon"),
         ({"natural_accuracy": 0.93}, "natural_accuracy 0.93 is no share of 20 test images"),
         ({"validation_accuracy": 0.93}, "validation_accuracy 0.93 is no share of 10 images"),
+        ({"validation_images": 11}, "validation_images is 11.0, the protocol has 10"),
+        ({"validation_images": 9.5}, "validation_images 9.5 is no number of images"),
+        ({"chance_accuracy": 0.25}, "chance_accuracy 0.25 is not that of 5 classes"),
         ({"my_accuracy": 1.0}, "'my_accuracy' is none of mibench's"),
     ],
 )

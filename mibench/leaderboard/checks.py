@@ -32,6 +32,7 @@ _ACCURACIES = (
     "second_evaluator_accuracy",
     "validation_accuracy",
 )
+_COUNTS = ("validation_images", "chance_accuracy")  # what the accuracies are beside
 _GUARANTEE = ("epsilon", "delta", "privacy_unit", "noise_multiplier")
 
 
@@ -163,7 +164,7 @@ def _protocol(record: Record) -> Iterator[str]:
 
 def _utility(record: Record) -> Iterator[str]:
     utility = record.utility
-    for key in utility.keys() - {*_ACCURACIES, *_GUARANTEE}:
+    for key in utility.keys() - {*_ACCURACIES, *_COUNTS, *_GUARANTEE}:
         yield f"utility: {key!r} is none of mibench's"
     for key in _ACCURACIES:
         value = utility.get(key)
@@ -185,6 +186,18 @@ def _no_shares(record: Record) -> Iterator[str]:
     identities = stated.get("identities") or 0
     validated = shares.pop("validation_accuracy", None)
     n = identities * (stated.get("val") or 0)
+    images, chance = (record.utility.get(key) for key in _COUNTS)
+    if images is not None:
+        if not (isinstance(images, float | int) and images >= 1 and images in (n, int(images))):
+            yield f"validation_images {images!r} is no number of images"
+            return
+        if n and images != n:
+            yield f"validation_images is {images}, the protocol has {n}"
+        n = int(images)
+    if chance is not None:
+        classes = round(1 / chance) if isinstance(chance, float) and 0 < chance <= 1 else 0
+        if classes < 2 or chance != 1 / classes or classes != (identities or classes):
+            yield f"chance_accuracy {chance!r} is not that of {identities or 'a number of'} classes"
     if n and validated is not None and not _is_count(validated, n, 6):  # it is rounded
         yield f"validation_accuracy {validated} is no share of {n} images"
     n = identities * (stated.get("test") or 0)

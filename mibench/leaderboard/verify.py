@@ -265,6 +265,15 @@ def _without_target(record: Record, evaluation: Evaluation) -> Iterator[Comparis
         claimed = record.utility.get(name)
         if isinstance(claimed, float | int) and abs(claimed - round(claimed * n) / n) > allowed:
             yield Comparison(name, claimed, None, "differs", f"no share of {n} images")
+    stated = {
+        "validation_images": len(evaluation.data.val),
+        "chance_accuracy": 1 / evaluation.data.identities,
+    }
+    for name, found in stated.items():
+        claimed = record.utility.get(name)
+        if claimed is not None and claimed != found:
+            number = float(claimed) if isinstance(claimed, float | int) else None
+            yield Comparison(name, number, found, "differs")
     for reason in guarantee_faults(record, len(evaluation.data.train)):
         epsilon = record.utility.get("epsilon")
         number = float(epsilon) if isinstance(epsilon, float | int) else None
