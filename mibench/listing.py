@@ -149,7 +149,8 @@ def _read_protocols() -> list[Entry]:
         value = card.attributes[name]
         defaults[name] = value.arguments[0] if isinstance(value, Call) else value
     entries = []
-    for each in [*calls, package["folder_protocol"]]:
+    folder = read_module(_PROTOCOLS / "folder.py")["folder_protocol"]
+    for each in [*calls, folder]:
         if not isinstance(each, Call):
             raise UnreadableError
         fields = {name: (defaults[name],) if name in defaults else () for name in _OF_PROTOCOLS}

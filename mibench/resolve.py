@@ -175,7 +175,8 @@ def resolve(spec: RunSpec, *, machine: bool = True) -> Cell:
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
             config: JudgeConfig = getattr(protocol, role)
-            _check_architecture(config.architecture, config.resolution)
+            if machine:
+                _check_architecture(config.architecture, config.resolution)
             networks.setdefault(config.architecture, config.resolution)
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)

@@ -148,7 +148,7 @@ def test_waiting_for_a_stopped_process_is_said(
     if held_at != "the start":
         store.get_or_compute("prior", KEY, {}, lambda folder: {})
     path = store.root / "locks" / lock
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     holder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(path)],
         stdout=subprocess.PIPE,

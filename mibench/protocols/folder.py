@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mibench.data.splits import FolderOptions
 from mibench.gan_training import GanConfig
 from mibench.methods import StudentsConfig
@@ -29,23 +27,30 @@ def folder_protocol(
         images: private training images that are expected. With ``small``, many take fewer passes
             (the steps stay the same), so that the time does not grow with the folder.
     """
-    fixed: dict[str, Any] = {"name": "folder", "data": options, "resolution": 64}
-    if preset == "paper":
-        return Protocol(
-            **fixed,
-            title="An image folder with one sub-folder per identity",
-            target="resnet18",
-            training=TrainingConfig(epochs=50, learning_rate=0.02, weight_decay=5e-4),
-            evaluator=JudgeConfig(architecture="regnetx_002", resolution=112),
-            second=JudgeConfig(architecture="mobilenetv2_050", resolution=112),
-            gan=GanConfig(steps=20000),
-        )
+    if preset == "small":
+        return _small(options, images)
+    return Protocol(
+        name="folder",
+        title="An image folder with one sub-folder per identity",
+        data=options,
+        resolution=64,
+        target="resnet18",
+        training=TrainingConfig(epochs=50, learning_rate=0.02, weight_decay=5e-4),
+        evaluator=JudgeConfig(architecture="regnetx_002", resolution=112),
+        second=JudgeConfig(architecture="mobilenetv2_050", resolution=112),
+        gan=GanConfig(steps=20000),
+    )
+
+
+def _small(options: FolderOptions, images: int | None) -> Protocol:
     faces = TrainingConfig(
         epochs=_passes(40, images), batch_size=32, learning_rate=0.05, weight_decay=5e-4
     )
     return Protocol(
-        **fixed,
+        name="folder",
         title="An image folder with one sub-folder per identity, sized for two CPU cores",
+        data=options,
+        resolution=64,
         samples=4,
         target="test_resnet",
         training=faces,
