@@ -224,7 +224,7 @@ def run(
     with contextlib.redirect_stdout(sys.stderr), shown as progress, _logged_to_stderr():
         record = run_cell(
             **spec.model_dump(),
-            store=kept,
+            store=store,
             out=folder,
             device=device,
             progress=progress,

@@ -327,7 +327,11 @@ class Keys:
         """Key of floors, ceiling and accuracies: they depend on the target, not on the attack."""
         inputs, parents = self._judging
         return stage_key(
-            "references", inputs, self.seed, parents, _code("mibench.results:references")
+            "references",
+            inputs,
+            self.seed,
+            parents,
+            _code("mibench.results:references", f"{_STAGES}.labels"),
         )
 
     @functools.cached_property
@@ -335,7 +339,13 @@ class Keys:
         """Key of the last stage: the metrics and the picture."""
         inputs, parents = self._judging
         parents = [*parents, self.references_key, self.reconstructions_key]
-        return stage_key("metrics", inputs, self.seed, parents, _code("mibench.results:result"))
+        return stage_key(
+            "metrics",
+            inputs,
+            self.seed,
+            parents,
+            _code("mibench.results:result", f"{_STAGES}.private_images"),
+        )
 
     def plan(self) -> dict[str, Task]:
         """All stages of the cell by name, parents first; what is pinned is no stage."""

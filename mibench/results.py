@@ -8,8 +8,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mibench.artifacts import Artifact, Manifest, save_json, save_tensors
 from mibench.commands import command_of
 from mibench.data.division import PreparedSplit
@@ -64,16 +62,15 @@ def result(stages: Stages) -> Artifact:
         evaluation = Evaluation(stages)
         bounds = references(stages, evaluation)
         save_json(folder / "metrics.json", {"metrics": dump(evaluation(images)), **bounds})
-        train = evaluation.real
-        first = [train.images[train.labels == label][0] for label in stages.labels]
+        private, names = stages.private_images()
         no_picture = None
         try:
             reconstructions_picture(
                 folder / PICTURE,
-                torch.stack(first).float() / 255,
+                private,
                 images,
                 evaluation.confidence(images),
-                [train.names[label] for label in stages.labels.tolist()],
+                names,
                 f"{cell.attack.full} against {cell.architecture} under {cell.defense_name} "
                 f"({cell.protocol.name}, seed {stages.seed})",
             )

@@ -323,6 +323,13 @@ class Stages(Keys):
         model.load_state_dict(artifact.load_tensors("model.safetensors"))
         return freeze(model.to(self.device).eval(), self._sample())
 
+    def private_images(self) -> tuple[Tensor, list[str]]:
+        """A private training image of each attacked identity ``(k, 3, h, w)`` in [0, 1]; names."""
+        train = self.data.train
+        first = [train.images[train.labels == label][0] for label in self.labels]
+        names = [train.names[label] for label in self.labels.tolist()]
+        return torch.stack(first).float() / 255, names
+
     @functools.cached_property
     def labels(self) -> Tensor:
         """The attacked identities."""

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import mibench
 from mibench import keys, provenance
 from mibench.cli import cli
-from mibench.data.division import PreparedSplit
+from mibench.data.division import Counts, PreparedSplit
+from mibench.data.identity_split import IdentitySplit
 from mibench.data.mnist import MNIST
 from mibench.data.splits import FolderOptions, make_split
 from mibench.errors import MibenchError, RequestError
@@ -243,7 +244,8 @@ def test_inceptions_weights_are_in_the_keys_of_what_they_judge(
 def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     made = resolve(RunSpec(protocol="mnist-32-small", attack="gmi"))
     options = made.protocol.data
-    split = PreparedSplit(options, 32, None, "1" * 64, True, "2" * 64)  # type: ignore[arg-type]
+    assert isinstance(options, IdentitySplit)
+    split = PreparedSplit(options, 32, None, "1" * 64, True, "2" * 64, Counts(5, 9, 3, 3, 9))
     before = Keys(made, split).target_key
     monkeypatch.setattr(MNIST, "card", MNIST.card.model_copy(update={"mirror": True}))
     assert Keys(made, split).target_key != before

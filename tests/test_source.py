@@ -267,7 +267,7 @@ EDITS = [
     ("stages.py", '"student", architecture)', '"pupil", architecture)', {"student"}),
     ("stages.py", "<= self.cell.protocol.chance_kappa", "< 0", {"target"}),
     ("students.py", 'reduction="batchmean"', 'reduction="mean"', {"student"}),
-    ("models/gan.py", "std=0.02", "std=0.03", {"general-prior"}),
+    ("models/gan.py", "std: float = 0.02", "std: float = 0.03", {"general-prior"}),
     ("gan_training.py", "(step + 1) % 1000", "(step + 1) % 100", {"general-prior"}),
     ("gan_training.py", "10 * gradient_penalty", "9 * gradient_penalty", {"general-prior"}),
     ("models/evaluators.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", JUDGING),

@@ -27,7 +27,6 @@ _IDENTITIES, _COLUMNS = 8, 2
 _SAMPLES = 6  # reconstructions of an identity at most
 _SIDE = 96  # of an image, in pixels, about
 _GAP, _CAPTION = 10, 16
-_LARGEST = 2**30  # bytes of stored reconstructions
 
 
 def may_be_shown(record: Record) -> bool:
@@ -41,54 +40,15 @@ def has_gallery(record: Record) -> bool:
     return record.seed == 0 and record.status == "complete" and may_be_shown(record)
 
 
-def reconstructions(record: Record, path: Path) -> Tensor:
-    """The reconstructions that a record was made from ``(k, samples, 3, h, w)``, in [0, 1].
-
-    Args:
-        record: names their SHA-256.
-        path: the file; whatever it holds, nothing but these images is taken from it.
-
-    Raises:
-        MibenchError: the file is another one, is no such file, or holds something else.
-    """
-    import hashlib
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    data = read_plain(path, "the reconstructions", _LARGEST)
-    if hashlib.sha256(data).hexdigest() != record.artifacts.get(IMAGES):
-        raise MibenchError(f"{path} is not what the record was made from: its SHA-256 is another")
-    try:
-        images = load(data)["images"].float()
-    except (SafetensorError, KeyError) as error:
-        raise MibenchError(f"{path} holds no reconstructions: {error}") from error
-    rows = record.metrics[HEADLINE].hits or ()
-    expected = (len(rows), len(rows[0]) if rows else 0, 3)
-    if images.ndim != 5 or tuple(images.shape[:3]) != expected or 0 in images.shape:
-        raise MibenchError(
-            f"{path} holds images of shape {tuple(images.shape)}, the record is of "
-            f"{expected[0]} × {expected[1]} reconstructions"
-        )
-    if not bool(((images >= 0) & (images <= 1)).all()):  # NaN is neither
-        raise MibenchError(f"{path} holds pixels that are not in [0, 1]")
-    return images
-
-
-def make_gallery(
-    record: Record,
-    images: Tensor,
-    private: Tensor | None = None,
-    names: Sequence[str] = (),
-) -> bytes:
+def make_gallery(record: Record, images: Tensor, private: Tensor, names: Sequence[str]) -> bytes:
     """Draw the first identities' reconstructions; those that the record counts as hits are marked.
 
     Args:
         record: a complete record; its headline metric says which samples are hits.
         images: its reconstructions ``(k, samples, 3, h, w)`` in [0, 1].
-        private: one private training image an identity ``(k, 3, h, w)`` in [0, 1], drawn before
-            them; None where the data are not at hand.
-        names: of the identities; without them, their numbers.
+        private: one private training image an identity ``(k, 3, h, w)`` in [0, 1], which stands
+            before them.
+        names: of the identities.
 
     Returns:
         A PNG of less than 60 kB.
@@ -99,31 +59,28 @@ def make_gallery(
     from PIL import Image, ImageDraw, ImageFont
 
     hits = record.metrics[HEADLINE].hits or ()
-    if len(hits) != len(images) or (private is not None and len(private) != len(images)):
+    if not len(hits) == len(images) == len(private) == len(names):
         raise MibenchError(f"there are images of {len(images)} identities, hits of {len(hits)}")
     shown, samples = min(_IDENTITIES, len(images)), min(_SAMPLES, images.shape[1])
     scale = max(1, round(_SIDE / images.shape[-1]))
     high, wide = scale * images.shape[-2], scale * images.shape[-1]
-    across = (samples + (private is not None)) * (wide + 2)
+    across = (samples + 1) * (wide + 2)
     row = high + _CAPTION + _GAP
     lines = math.ceil(shown / _COLUMNS)
     size = (_COLUMNS * (across + _GAP) + _GAP, lines * row + 2 * _GAP + _CAPTION)
     canvas = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-    first = "private image, then reconstructions" if private is not None else "reconstructions"
-    draw.text((_GAP, _GAP // 2), f"{first}; underlined: a hit", fill="#555555", font=font)
+    title = "private image, then reconstructions; underlined: a hit"
+    draw.text((_GAP, _GAP // 2), title, fill="#555555", font=font)
     for index in range(shown):
         left = _GAP + (index % _COLUMNS) * (across + _GAP)
         top = _GAP + _CAPTION + (index // _COLUMNS) * row
-        name = names[index] if index < len(names) else f"identity {index}"
-        caption = f"{name[:40]}: {hits[index].count('1')} of {len(hits[index])}"
+        caption = f"{names[index][:40]}: {hits[index].count('1')} of {len(hits[index])}"
         draw.text((left, top), caption, fill="black", font=font)
-        strip = [*([private[index]] if private is not None else []), *images[index, :samples]]
-        for place, image in enumerate(strip):
+        for place, image in enumerate([private[index], *images[index, :samples]]):
             x, y = left + place * (wide + 2), top + _CAPTION
             canvas.paste(_picture(image).resize((wide, high), Image.Resampling.NEAREST), (x, y))
-            sample = place - (private is not None)
-            if sample >= 0 and hits[index][sample] == "1":
+            if place and hits[index][place - 1] == "1":
                 draw.rectangle((x, y + high + 1, x + wide - 1, y + high + 3), fill="#009e73")
     data = _png(canvas)
     while len(data) >= MOST_BYTES:

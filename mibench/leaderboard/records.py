@@ -243,9 +243,14 @@ class _Filing:
         notes += warnings(record)
         if there is not None and (images is None or there.state != SELF_REPORTED):
             return Outcome(source, "already there", place, (), tuple(notes), there.state)
-        drawn = images is not None and has_gallery(record)
-        if images is not None and drawn:
-            write_atomic(self.folder / picture, make_gallery(record, images))
+        if images is not None and has_gallery(record):
+            from mibench.leaderboard import verify
+
+            private, names = verify.private_images(
+                record, store=self.store, data=self.data, device=self.device
+            )
+            gallery = make_gallery(record, images, private, names)
+            write_atomic(self.folder / picture, gallery)
         try:
             if there is None:
                 write_atomic(place, (record.model_dump_json() + "\n").encode())
@@ -253,8 +258,8 @@ class _Filing:
         except MibenchError:
             # A picture without its record is nothing, and neither is a record that says less of
             # itself than what was found.
-            (self.folder / picture).unlink(missing_ok=True)
             if there is None:
+                (self.folder / picture).unlink(missing_ok=True)
                 place.unlink(missing_ok=True)
             raise
         filed = Filed(name, record, found)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mibench.evaluate import Evaluation
+    from mibench.protocols import Protocol
+    from mibench.stages import Stages
 
 # Counted like hits, and recorded without them.
 _COUNTS = ("precision", "recall", "density", "coverage")
@@ -153,20 +155,12 @@ def recompute(
     """
     from mibench.evaluate import Evaluation
     from mibench.leaderboard.copies import copies
-    from mibench.pipeline import select_device, split_of
-    from mibench.resolve import resolve
-    from mibench.stages import Stages
-    from mibench.store import Store
 
     if reasons := foreign(record):
         raise MibenchError(f"the record does not compare with this mibench: {'; '.join(reasons)}")
-    place = select_device(device)
-    # The protocol's own target and any attack will do: neither is built or run.
-    name = record.protocol.name
-    cell = resolve(RunSpec(protocol=name, attack="gmi", seed=record.seed, data=data))
-    stages = Stages(cell, Store(store), place, progress, split_of(cell, progress))
-    evaluation = Evaluation(stages, rules=record.rules)
-    made = _checked_images(images, evaluation, cell.protocol.samples, name).to(place)
+    stages = _stages(record, store, data, device, progress)
+    evaluation, place = Evaluation(stages, rules=record.rules), stages.device
+    made = _checked_images(images, evaluation, stages.cell.protocol).to(place)
     flips = 0 if _kind(record.environment.device) == _kind(str(place)) else _FLIPS
     found = evaluation(made)
     result = [compare(key, record.metrics.get(key, _ABSENT), found[key], flips) for key in found]
@@ -193,20 +187,55 @@ def recompute(
     return result
 
 
+def private_images(
+    record: Record,
+    *,
+    store: Path,
+    data: str | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> tuple[Tensor, list[str]]:
+    """A private training image of each attacked identity, and their names.
+
+    The arguments are those of :func:`recompute`, and so is what is raised.
+
+    Returns:
+        Images ``(identities, 3, h, w)`` in [0, 1], and as many names.
+    """
+    images, names = _stages(record, store, data, device, progress).private_images()
+    return images.cpu(), names
+
+
+def _stages(
+    record: Record, store: Path, data: str | None, device: str, progress: Progress
+) -> Stages:
+    """The stages of a record's protocol and seed."""
+    from mibench.pipeline import select_device, split_of
+    from mibench.resolve import resolve
+    from mibench.stages import Stages
+    from mibench.store import Store
+
+    place = select_device(device)
+    # The protocol's own target and any attack will do: neither is built or run.
+    request = RunSpec(protocol=record.protocol.name, attack="gmi", seed=record.seed, data=data)
+    cell = resolve(request)
+    return Stages(cell, Store(store), place, progress, split_of(cell, progress))
+
+
 def _checked_images(
-    images: Mapping[str, Tensor], evaluation: Evaluation, samples: int, protocol: str
+    images: Mapping[str, Tensor], evaluation: Evaluation, protocol: Protocol
 ) -> Tensor:
     """The reconstructions ``(identities, samples, 3, h, w)``, finite and in [0, 1]."""
     import torch
 
     labels, shape = evaluation.labels.tolist(), evaluation.data.public.images.shape[1:]
-    expected = (len(labels), samples, *shape)
+    expected = (len(labels), protocol.samples, *shape)
     if images.keys() != {"images", "labels"}:
         raise MibenchError(f"the reconstructions hold {sorted(images)} beside images and labels")
     made = images["images"]
     if tuple(made.shape) != expected or images["labels"].tolist() != labels:
         raise MibenchError(
-            f"the reconstructions are {tuple(made.shape)}; the protocol {protocol} asks for "
+            f"the reconstructions are {tuple(made.shape)}; the protocol {protocol.name} asks for "
             f"{expected} of its own identities"
         )
     if made.dtype != torch.float32:
