@@ -18,7 +18,14 @@ from mibench import __version__
 from mibench.cli_data import data_commands
 from mibench.cli_grid import grid
 from mibench.cli_leaderboard import leaderboard_commands
-from mibench.cli_options import budget_option, data_option, json_option, print_json, store_option
+from mibench.cli_options import (
+    budget_option,
+    data_option,
+    json_option,
+    preset_option,
+    print_json,
+    store_option,
+)
 from mibench.cli_store import store_commands
 from mibench.errors import MibenchError
 from mibench.text import printable
@@ -128,12 +135,7 @@ def main() -> None:
     metavar="DIR",
     help="Image folder with one sub-folder for each identity. Only the protocol `folder` takes it.",
 )
-@click.option(
-    "--preset",
-    type=click.Choice(["small", "paper"]),
-    help="Size of the protocol `folder`: networks and budgets for two CPU cores, or the papers', "
-    "for a GPU. Without it, paper where there is a GPU, else small.",
-)
+@preset_option
 @click.option(
     "--set",
     "settings",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mibench.cli_options import budget_option, data_option, store_option
+from mibench.cli_options import budget_option, data_option, preset_option, store_option
 from mibench.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     "defense's own strengths; can be given several times.",
 )
 @click.option("--root", metavar="DIR", help="Image folder, for the protocol `folder`.")
+@preset_option
 @click.option(
     "--set",
     "settings",
@@ -117,6 +118,8 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     root = kept or default_root()
     with contextlib.redirect_stdout(sys.stderr):
         plan = make_plan(specs, root, out)
+    if options["executor"] == "ray":
+        _check_stages(options, {t.stage for cell in plan.cells for t in cell.stages.values()})
     shown = console(sys.stderr if options["as_json"] else sys.stdout)
     show_plan(plan, workers, shown)
     if options["dry_run"]:
@@ -145,7 +148,7 @@ def _grids(options: dict[str, Any]) -> list[GridSpec]:
     from mibench.request import parse_setting
 
     fields: dict[str, Any] = {}
-    for name in ("protocol", "root", "data", "budget", "seeds"):
+    for name in ("protocol", "root", "preset", "data", "budget", "seeds"):
         if options[name] is not None:
             fields[name] = options[name]
     for name in ("targets", "defenses", "attacks"):
@@ -212,6 +215,18 @@ def _check_executor(options: dict[str, Any]) -> None:
     for name in ("address", "num_cpus", "num_gpus"):
         if options[name]:
             raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
+
+
+def _check_stages(options: dict[str, Any], stages: set[str]) -> None:
+    """Refuse resources of a stage that no cell has."""
+    for name in ("num_cpus", "num_gpus"):
+        for text in options[name]:
+            stage, equals, _ = text.rpartition("=")
+            if equals and stage not in stages:
+                raise RequestError(
+                    f"--{name.replace('_', '-')} {text}: the grid has no stage {stage!r}; it has "
+                    f"{', '.join(sorted(stages))}"
+                )
 
 
 def _executor(options: dict[str, Any], progress: Progress) -> Executor:

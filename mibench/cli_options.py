@@ -38,6 +38,13 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(["small", "paper"]),
+    help="Size of the protocol `folder`: networks and budgets for two CPU cores, or the papers', "
+    "for a GPU. Without it, paper where there is a GPU, else small.",
+)
+
 budget_option = click.option(
     "--budget",
     type=FiniteRange(0, 1, min_open=True),

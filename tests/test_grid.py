@@ -440,6 +440,10 @@ def test_a_failed_cell_is_exit_code_1(tiny: Protocol, tmp_path: Path) -> None:
         (["--num-gpus", "1"], "--num-gpus is for --executor ray"),
         (["--executor", "ray", "--threads", "2"], "--threads is for --executor local"),
         (["--executor", "ray", "--num-gpus", "target=x"], "write a number, or STAGE=NUMBER"),
+        (
+            ["--executor", "ray", "--address", "auto", "--num-cpus", "targte=2"],
+            "the grid has no stage 'targte'; it has",
+        ),
         (["--executor", "ray", "--num-gpus", "nan"], "a number from 0 to a million"),
         (["--device", "cuda:7"], "CUDA"),
     ],

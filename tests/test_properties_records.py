@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mibench.errors import MibenchError
 from mibench.leaderboard import build as building
+from mibench.leaderboard import records
 from mibench.leaderboard.records import cell_name, parse
 from mibench.types import protocol_digest
 
@@ -138,10 +139,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A leaderboards folder with two sound records."""
     place = tmp_path_factory.mktemp("leaderboards")
     shutil.copy(FOLDER / "boards.toml", place)
-    records = place / "records" / PROTOCOL
-    records.mkdir(parents=True)
+    filed = place / "records" / PROTOCOL
+    filed.mkdir(parents=True)
     for name in OTHERS:
-        shutil.copy(FOLDER / f"records/{PROTOCOL}/{name}.json", records)
+        shutil.copy(FOLDER / f"records/{PROTOCOL}/{name}.json", filed)
     return place
 
 
@@ -197,15 +198,48 @@ def test_a_changed_record_stops_no_build(changed: tuple[str, bytes], folder: Pat
     holds(folder, *changed)
 
 
+def is_filed_or_refused(folder: Path, name: str, data: bytes) -> None:
+    """What `add` says of a record, and what boards would take of it once it lies there."""
+    path = folder / "submitted.json"
+    path.write_bytes(data)
+    scratch = folder / "scratch"
+    try:
+        (outcome,) = records.add([path], scratch)
+        assert (outcome.status == "refused") == bool(outcome.reasons)
+        assert scratch.exists() == (outcome.status == "filed")
+        if outcome.status == "filed":
+            found, problems = records.survey(scratch)
+            assert not problems
+            assert [each.record for each in found[PROTOCOL]] == [parse(data)]
+    finally:
+        path.unlink()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@settings(max_examples=120, derandomize=True, **OPTIONS)
+@given(changed=changed_records())
+def test_a_changed_record_is_filed_or_refused(changed: tuple[str, bytes], folder: Path) -> None:
+    is_filed_or_refused(folder, *changed)
+
+
 @pytest.mark.slow
-@settings(max_examples=3000, **OPTIONS)
+@settings(max_examples=5000, **OPTIONS)
+@given(changed=changed_records())
+def test_many_changed_records_are_filed_or_refused(
+    changed: tuple[str, bytes], folder: Path
+) -> None:
+    is_filed_or_refused(folder, *changed)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, **OPTIONS)
 @given(changed=changed_records())
 def test_no_changed_record_stops_a_build(changed: tuple[str, bytes], folder: Path) -> None:
     holds(folder, *changed)
 
 
 @pytest.mark.slow
-@settings(max_examples=300, **OPTIONS)
+@settings(max_examples=100, **OPTIONS)
 @given(data=st.binary(max_size=300))
 def test_no_file_stops_a_build(data: bytes, folder: Path) -> None:
     holds(folder, CELLS[0], data)
