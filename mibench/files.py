@@ -26,14 +26,16 @@ def user_path(text: str | Path, what: str) -> Path:
         what: what a message calls it: ``"the image folder"``.
 
     Raises:
-        RequestError: it is empty, holds a NUL byte, has a part that no file system takes, or names
-            the home of a user who isn't there.
+        RequestError: it is empty, holds a NUL byte, is not UTF-8, has a part that no file system
+            takes, or names the home of a user who isn't there.
     """
     shown = repr(str(text)) if len(str(text)) < 200 else f"{str(text)[:60]!r}…"
     if not str(text):
         raise RequestError(f"{what}: the path is empty")
     if "\0" in str(text):
         raise RequestError(f"{what} {shown}: a path cannot hold a NUL byte")
+    if any("\ud800" <= character <= "\udfff" for character in str(text)):
+        raise RequestError(f"{what} {shown}: no text in UTF-8, as records and indices need it")
     try:
         path = Path(text).expanduser()
         path.exists()

@@ -45,7 +45,7 @@ def test_links_are_followed_for_users_and_not_for_strangers(tmp_path: Path) -> N
 
 
 @posix
-@pytest.mark.parametrize("text", ["", "a\0b", "x" * 300, "~no-such-user-here/x"])
+@pytest.mark.parametrize("text", ["", "a\0b", "caf\udce9", "x" * 300, "~no-such-user-here/x"])
 def test_paths_that_no_file_system_takes(text: str) -> None:
     with pytest.raises(RequestError, match="the store"):
         user_path(text, "the store")
