@@ -51,6 +51,7 @@ class FineTuning(Frozen):
     kernel_std: float = Field(
         0.02,
         gt=0,
+        le=1e6,
         description="standard deviation of the minibatch discrimination's kernels at the start; at "
         "the released code's 1 its output is exactly 0, and stays so; with the many features of "
         "the critic `kedmi` it takes 0.002 to be alive",

@@ -239,6 +239,8 @@ def _read_class(kind: str, name: str) -> Class:
 def _targets() -> list[Entry]:
     import timm
 
+    from mibench.models import vgg_mi  # noqa: F401 (it tells timm of mibench's own)
+
     return [{"name": name} for name in timm.list_models()]
 
 

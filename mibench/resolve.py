@@ -260,8 +260,8 @@ def _check_architecture(name: str, resolution: int) -> None:
 
 
 def _check_card(name: str, method: type[Attack] | type[Defense], kind: type[Card]) -> None:
-    """Refuse a file's method without its card, which the record at the end reads."""
-    if ".py:" in name and not isinstance(getattr(method, "card", None), kind):
+    """Refuse a method without its card, which the record at the end reads."""
+    if not isinstance(getattr(method, "card", None), kind):
         raise RequestError(
             f"{shown(name)}: {method.__name__} has no card; write `card = {kind.__name__}(…)` in "
             "it, as CONTRIBUTING.md shows"

@@ -160,7 +160,7 @@ def test_a_general_prior_that_diverges_is_a_status(
 
 def test_weights_that_the_last_step_blows_up_have_diverged() -> None:
     """The loss was finite each time that it was looked at."""
-    config = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e38, weight_decay=10, warmup=0)
+    config = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e30, weight_decay=1e9, warmup=0)
     model = Classifier("test_resnet", 2, 32)
     _, result = train_classifier(model, pictures(8), config, stream(0, "x"), SILENT)
     assert result.steps == 1

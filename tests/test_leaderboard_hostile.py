@@ -22,7 +22,7 @@ from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.folder import BUILT, printable, refuse_link
 from mibench.leaderboard.formats import csv_text, html_fragment, latex, markdown
 from mibench.leaderboard.settings import read_settings
-from mibench.types import Part, Record, digest, protocol_digest
+from mibench.types import FLOOR_PRIOR, Part, Record, digest, protocol_digest
 from tests import browser
 from tests.board_records import BOARDS, bido, diverged, file_all, make
 from tests.command_line import invoke
@@ -233,17 +233,19 @@ def test_a_main_knob_without_a_number_is_left_out(strength: Any, folder: Path) -
 
 
 def test_a_diverged_record_may_lack_its_references_metrics(folder: Path) -> None:
-    floor = {"floor": {"knn_distance": {"value": None, "reason": "diverged"}}}
+    floor = {FLOOR_PRIOR: {"knn_distance": {"value": None, "reason": "diverged"}}}
     record = Record.model_validate({**diverged(attack="vmi").model_dump(), "references": floor})
     assert plus(folder, record) == []
 
 
-def test_a_reference_called_like_a_formula_is_drawn(folder: Path) -> None:
+def test_a_reference_called_like_a_formula_is_named_and_left_out(folder: Path) -> None:
     bound = make(attack=IK).references["floor: random prior samples"]
     names = {r"$\frac$": bound, "<script>alert(1)</script>": bound}
     for seed in (0, 1):
         file_all(folder, make(18 - seed, attack=IK, seed=seed, references=names))
-    build(folder)
+    _, problems, _ = build(folder)
+    assert len(problems) == 2
+    assert all("is no reference" in each for each in problems)
     svg = (folder / "privacy-utility-tiny.svg").read_text()
     assert "<script" not in svg
     assert "<script>alert" not in (folder / "README.md").read_text()
@@ -324,7 +326,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"prior": "a\nb"}, "U\\+000A"),
         ({"prior": "‮drowssap"}, "U\\+202E"),
         ({"prior": "x" * 5000}, "5000 characters"),
-        ({"access": "label-only", "seed": 10**30}, "no number that a board can show"),
+        ({"passed": {"target.x": 10**30}}, "no number that a board can show"),
         ({"artifacts": {"a\x00": "b"}}, "U\\+0000"),
         ({"passed": {"target.x": nested(30)}}, "more than 20 deep"),
     ],
@@ -413,7 +415,7 @@ def test_no_script_runs_and_nothing_is_fetched(folder: Path) -> None:
         for key, metric in make().metrics.items()
     }
     changes: dict[str, Any] = {"metrics": reasons, "prior": EVIL[1], "command": EVIL[0]}
-    changes["passed"] = {"target.x": EVIL[6], f"target.{EVIL[1]}": EVIL[0]}
+    changes["passed"] = {"target.x": EVIL[6]}
     assert plus(folder, make(attack=IK, seed=7, **changes)) == []
     page = folder / "index.html"
     page.write_text(page.read_text().replace("<main>", f"<main>{EVIL[0]}{EVIL[1]}"))

@@ -424,8 +424,8 @@ def test_cells_say_whether_they_were_verified(settings: Settings) -> None:
     board = build_board("tiny", checked, settings)
     (table,) = (each for each in board.tables if each.key == "cells")
     said = {row["attack"].text: row["verified"].text for row in table.rows}
-    halves = "verified (1 of 2 seeds), self-reported (1 of 2 seeds)"
-    assert said == {"gmi": halves, IK: "self-reported", "vmi": "verified"}
+    halves = "verified by Ada (1 of 2 seeds), self-reported (1 of 2 seeds)"
+    assert said == {"gmi": halves, IK: "self-reported", "vmi": "verified by Eve"}
     assert row_of(table, attack=IK)["commit"].text == "01234567+"
     assert row_of(table, attack="gmi")["commit"].text == "01234567"
     assert row_of(table, attack="gmi")["n"].number == 20

@@ -334,7 +334,7 @@ def test_shapes_are_checked_at_the_resolution_asked_for(tmp_path: Path) -> None:
         ({"source": "imagenet", "path": "w"}, "for source `file`"),
         ({"source": "scratch", "sha256": "a" * 64}, "from scratch there is no file"),
         ({"mean": (0, 0, 0)}, "`mean` and `std`, or neither"),
-        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "above 0"),
+        ({"mean": (0, 0, 0), "std": (1, 0, 1)}, "`std` must be at least 1e-6"),
         ({"source": "random"}, "scratch"),
     ],
 )

@@ -245,7 +245,7 @@ def test_a_class_has_one_name(registry: Registry[Method], folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "spec", "message"),
     [
-        (None, "gone.py:Mine", "not found"),
+        (None, "gone.py:Mine", "there is no such file"),
         (source(None), "mine.py", "write path/to/mine.py:MyAttack"),
         (source(None), "mine.py:", "write path/to/mine.py:MyAttack"),
         (source(None), "mine.py:Mien", "no class 'Mien'; did you mean 'Mine'"),

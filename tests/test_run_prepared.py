@@ -18,7 +18,7 @@ from mibench.data.prepared import open_prepared, prepared_folders
 from mibench.errors import MibenchError, RequestError
 from mibench.leaderboard.checks import faults, foreign
 from mibench.leaderboard.galleries import may_be_shown
-from mibench.leaderboard.verify import recompute
+from mibench.leaderboard.verify import read_images, recompute
 from mibench.pipeline import split_of
 from mibench.progress import SILENT
 from mibench.resolve import resolve
@@ -88,7 +88,8 @@ def test_metrics_are_verified_from_the_same_data(tmp_path: Path) -> None:
     (reason,) = foreign(record)
     assert "--incomplete" in reason
     claim = record.model_copy(update={"artifacts": whole})
-    images = out / "reconstructions.safetensors"
+    images = read_images(claim, out / "record.json", tmp_path / "store")
+    assert images is not None
     found = recompute(claim, images, store=tmp_path / "other", data=str(data), device="cpu")
     assert {each.verdict for each in found} == {"agrees"}
 

@@ -131,7 +131,7 @@ def table_of(
 
 
 def _verified(seeds: Sequence[Filed]) -> str:
-    """``"verified"``, or ``"verified (1 of 2 seeds), self-reported (1 of 2 seeds)"``.
+    """``"verified by Ada"``, or ``"verified by Ada (1 of 2 seeds), self-reported (1 of 2 seeds)"``.
 
     Only a cell that was trained anew is called verified.
     """

@@ -235,16 +235,17 @@ def _references(record: Record) -> Iterator[str]:
         if name not in REFERENCES:
             yield f"{name[:60]!r} is no reference: {', '.join(REFERENCES)}"
             return
-        yield from (f"{name}: {reason}" for reason in _metrics(metrics, record.rules))
+        whole = record.status == "complete"
+        yield from (f"{name}: {reason}" for reason in _metrics(metrics, record.rules, whole))
 
 
-def _metrics(metrics: Mapping[str, MetricValue], rules: int) -> list[str]:
+def _metrics(metrics: Mapping[str, MetricValue], rules: int, complete: bool = True) -> list[str]:
     from mibench.metrics import METRICS  # brings in torch
 
     if unknown := [key for key in metrics if key not in METRICS]:
         return [f"{unknown[0][:60]!r} is no metric: {', '.join(METRICS)}"]
     found = []
-    if metrics.get(HEADLINE) is None or metrics[HEADLINE].value is None:
+    if complete and (metrics.get(HEADLINE) is None or metrics[HEADLINE].value is None):
         found.append(f"{HEADLINE} has no number, and the cell is complete")
     for key, metric in metrics.items():
         found += [f"{key}: {reason}" for reason in _metric(key, metric, rules)]
