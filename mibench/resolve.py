@@ -161,11 +161,11 @@ def resolve(spec: RunSpec, *, machine: bool = True) -> Cell:
     name = AttackName.parse(spec.attack)
     attack_class = ATTACKS.get(name.base)
     name = replace(name, base=ATTACKS.name_of(attack_class))
-    _check_card(name.base, attack_class, AttackCard)
     if (name.lom or name.ma) and not attack_class.optimises_identity:
         raise RequestError(
             f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
         )
+    _check_card(name.base, attack_class, AttackCard)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
     students = attack_config.students.architectures if attack_config.augment else ()
     networks = {each: protocol.resolution for each in (architecture, *students)}
