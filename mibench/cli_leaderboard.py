@@ -191,6 +191,7 @@ def verify(
     from mibench.leaderboard import verify as verifying
     from mibench.leaderboard.checks import faults, foreign
     from mibench.leaderboard.parsing import read_record
+    from mibench.leaderboard.records import filed_with
     from mibench.store import default_root
 
     if (by or defense or attack) and not again:
@@ -235,7 +236,7 @@ def verify(
         if again:
             found += verifying.retrain(
                 claim,
-                [each.record for each in verifying.filed_with(claim, place)],
+                [each.record for each in filed_with(claim, place)],
                 defense=defense,
                 attack=attack,
                 data=data,

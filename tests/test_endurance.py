@@ -87,7 +87,7 @@ def kill_until_done(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             try:
-                process.wait(rng.uniform(0, seconds))
+                process.wait(rng.uniform(0.1, 0.7) * seconds)
             except subprocess.TimeoutExpired:
                 process.send_signal(rng.choice(SIGNALS))
                 process.wait(60)
@@ -106,8 +106,8 @@ def test_a_cell_killed_at_any_moment(
     expected_store, expected, seconds = undisturbed
     store, out = tmp_path / "store", tmp_path / "out"
     rng = random.Random(seed)
-    killed = kill_until_done(tiny_command(store, out), store, 1.2 * seconds, 10, rng)
-    assert killed >= 3
+    killed = kill_until_done(tiny_command(store, out), store, seconds, 10, rng)
+    assert killed >= 2
     finished = artifacts(store)
     done = run_tiny(store, out)
     assert done.returncode == 0, done.stderr
@@ -135,9 +135,7 @@ def test_a_grid_killed_at_any_moment(tmp_path: Path, workers: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
     seconds = time.monotonic() - start
-    times = kill_until_done(
-        command(killed), killed / "store", 1.2 * seconds, 8, random.Random(workers)
-    )
+    times = kill_until_done(command(killed), killed / "store", seconds, 8, random.Random(workers))
     assert times >= 2
     subprocess.run(command(killed), cwd=ROOT, check=True, capture_output=True)
     records = {
@@ -153,7 +151,7 @@ def test_a_grid_killed_at_any_moment(tmp_path: Path, workers: int) -> None:
 
 
 def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def _flip(path: Path) -> None:

@@ -12,7 +12,7 @@ from mibench.methods import ATTACKS, Attack
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.request import parse_setting
 from mibench.resolve import AttackName, Cell, attack_names, resolve
-from mibench.types import RunSpec
+from mibench.types import AttackCard, RunSpec
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -68,6 +68,7 @@ def test_every_identity_attack_has_its_variants() -> None:
 class Sampler(Attack):
     """An attack that optimises nothing."""
 
+    card = AttackCard(title="t", authors="a", year=2024, venue="v", url="u", prior_recipe="none")
     optimises_identity = False
 
 
