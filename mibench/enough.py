@@ -6,13 +6,9 @@ attack needs beyond this, by its own code.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-
 from mibench.data.division import Division, counts_of
 from mibench.errors import RequestError
 from mibench.resolve import Cell
-from mibench.training import TrainingConfig, TrainingHooks
 
 # Statistics of features (LOM) have a spread, and batch normalisation a variance, over two or more.
 _LEAST = 2
@@ -46,36 +42,5 @@ def require_enough(cell: Cell, split: Division | None) -> None:
             f"the general prior is trained on batches of {batch}, but there are {counts.public} "
             f"public images: add some, or --set attack.prior.gan.batch_size={counts.public}"
         )
-    for what, where, training, images in _trainings(cell, counts.train, counts.public):
-        if images >= _LEAST and _smallest(images, training.batch_size) < _LEAST:
-            enough = next(
-                size
-                for size in range(training.batch_size, images + 1)
-                if _smallest(images, size) >= _LEAST
-            )
-            problems.append(
-                f"{what}: batches of {training.batch_size} leave one of {images} images alone, "
-                f"which batch normalisation cannot take: --set {where}.batch_size={enough}"
-            )
     if problems:
         raise RequestError(f"{cell.protocol.name}: " + "; ".join(problems))
-
-
-def _trainings(
-    cell: Cell, train: int, public: int
-) -> Iterator[tuple[str, str, TrainingConfig, int]]:
-    """What is trained on batches of the usual sampler: what, its settings, and on how many."""
-    protocol, attack = cell.protocol, cell.attack_config
-    if cell.defense_class.sampler is TrainingHooks.sampler:
-        yield "the target", "target", cell.training, train
-    for role in ("evaluator", "second"):
-        if role not in protocol.assets:
-            known = train + public if protocol.judges_know_public else train
-            yield role, f"protocol.{role}.training", getattr(protocol, role).training, known
-    if attack.augment:
-        yield "the students", "attack.students.training", attack.students.training, public
-
-
-def _smallest(images: int, batch_size: int) -> int:
-    """Images in the smallest batch of an epoch, which are as equal as can be."""
-    return images // math.ceil(images / batch_size)

@@ -36,7 +36,7 @@ _STAGES = "mibench.stages:Stages"
 _DATA = {
     SynthFacesData: "mibench.data.rendered:render_dataset",
     FolderOptions: "mibench.data.folder:load_folder",
-    IdentitySplit: "mibench.data.identity_split:gather",
+    IdentitySplit: "mibench.data.division:PreparedSplit",
 }
 # What hands one stage's result to another, or runs and stores any stage; and methods' base classes,
 # which the methods' own code holds.
@@ -149,8 +149,8 @@ class Keys:
     @functools.cached_property
     def data_key(self) -> str:
         """Key of the images."""
-        makes = _DATA[type(self.cell.protocol.data)]
-        return stage_key("data", self.data_inputs, None, [], _code(makes))
+        code = _code(_DATA[type(self.cell.protocol.data)], f"{_STAGES}.data")
+        return stage_key("data", self.data_inputs, None, [], code)
 
     def start_inputs(self, architecture: str) -> dict[str, Any]:
         """What identifies the weights that a network starts from; nothing from scratch."""
@@ -298,7 +298,9 @@ class Keys:
         config = getattr(protocol, role)
         start = self.start_inputs(config.architecture)
         known = {"public": True} if protocol.judges_know_public else {}
-        return {"role": role, **config.model_dump(mode="json"), **start, **known}
+        # Its generator is seeded with the protocol's name.
+        own = {"role": role, "protocol": protocol.name}
+        return {**own, **config.model_dump(mode="json"), **start, **known}
 
     @functools.cached_property
     def _judging(self) -> tuple[dict[str, Any], list[str]]:

@@ -18,7 +18,7 @@ from mibench.enough import require_enough
 from mibench.errors import DivergedError, RequestError
 from mibench.keys import Task, needed
 from mibench.methods import contained
-from mibench.naming import setting_token
+from mibench.naming import plain_settings, setting_token
 from mibench.progress import Progress
 from mibench.request import check_device
 from mibench.resolve import PARTS, Cell, resolve
@@ -180,7 +180,7 @@ def claim(folder: Path, cell: Cell, images: str | None) -> None:
         "defense": cell.defense_name,
         "attack": cell.attack.full,
         "seed": cell.spec.seed,
-        "settings": [cell.passed(part) for part in PARTS],
+        "settings": plain_settings([cell.passed(part) for part in PARTS]),
     }
     theirs = {
         "protocol": old.protocol.name,
@@ -188,7 +188,7 @@ def claim(folder: Path, cell: Cell, images: str | None) -> None:
         "defense": old.defense.name,
         "attack": old.attack.name,
         "seed": old.seed,
-        "settings": [getattr(old, part).passed for part in PARTS],
+        "settings": plain_settings([getattr(old, part).passed for part in PARTS]),
     }
     if images and IMAGES in old.artifacts:
         mine[IMAGES], theirs[IMAGES] = images, old.artifacts[IMAGES]

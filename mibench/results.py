@@ -214,8 +214,9 @@ def write(folder: Path, record: Record, artifact: Artifact) -> None:
             source, place = artifact.file(name), folder / name
             if not place.exists() or place.read_bytes() != source.read_bytes():
                 write_atomic(place, source.read_bytes())
+        else:
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
     if reason := artifact.load_json("summary.json").get("no_picture"):
-        (folder / PICTURE).unlink(missing_ok=True)  # of another run
         log.warning(
             "%s: the record is complete, but its picture could not be drawn (%s)", folder, reason
         )

@@ -26,9 +26,11 @@ from mibench.errors import MibenchError
 from mibench.types import digest
 
 # What carries results from one place to another, or tells of them, and cannot change a number.
-_GROUND = {
-    f"mibench.{name}" for name in ("artifacts", "errors", "files", "keys", "progress", "provenance")
-} | {"mibench.registry", "mibench.source", "mibench.store"}
+_GROUND = {f"mibench.{name}" for name in ("errors", "files", "keys", "progress", "provenance")} | {
+    "mibench.registry",
+    "mibench.source",
+    "mibench.store",
+}
 # Installed packages that check, store or draw what others compute.
 _UNCOUNTED = {"huggingface_hub", "matplotlib", "pydantic", "pydantic_core", "safetensors", "tqdm"}
 # mibench's own: their version stands for them, even where someone works on their sources.

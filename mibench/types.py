@@ -204,10 +204,10 @@ class StageCost(Frozen):
     stage: str
     key: str
     cached: bool
-    seconds: float
-    iterations: int | None = None
-    queries: int | None = None
-    peak_memory_bytes: int | None = None
+    seconds: float = Field(ge=0)
+    iterations: int | None = Field(None, ge=0)
+    queries: int | None = Field(None, ge=0)
+    peak_memory_bytes: int | None = Field(None, ge=0)
     maker: Environment | None = None
 
 

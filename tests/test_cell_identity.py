@@ -477,3 +477,32 @@ def test_ctrl_c_in_a_hook_passes(tiny: Protocol, place: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         mibench.run(protocol="tiny", attack="gmi", defense="quit.py:Mine", store=place / "store")
     assert not list((place / "store" / "tmp").iterdir())
+
+
+def test_a_number_written_otherwise_is_the_same_cell(tiny: Protocol, tmp_path: Path) -> None:
+    places = {"store": tmp_path / "store", "out": tmp_path / "out"}
+    request: dict[str, Any] = {"protocol": "tiny", "attack": "gmi"}
+    mibench.run(**request, **places, overrides={"target.epochs": 1})
+    again = mibench.run(**request, **places, overrides={"target.epochs": 1.0})
+    assert all(cost.cached for cost in again.costs)
+
+
+def test_nothing_of_an_earlier_run_lies_beside_a_diverged_record(
+    tiny: Protocol, tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    for name in ("reconstructions.safetensors", "reconstructions.png"):
+        (place / name).write_bytes(b"of an earlier release")
+    overrides = {"target.learning_rate": 1e30, "target.warmup": 0.0, "target.epochs": 4}
+    record = mibench.run(
+        protocol="tiny", attack="gmi", store=tmp_path / "store", out=place, overrides=overrides
+    )
+    assert record.status == "diverged"
+    assert [each.name for each in place.iterdir()] == ["record.json"]
+
+
+def test_evaluators_of_two_protocols_are_two(tiny: Protocol) -> None:
+    cell = resolve(RunSpec(protocol="tiny", attack="gmi"))
+    renamed = dataclasses.replace(cell, protocol=cell.protocol.model_copy(update={"name": "other"}))
+    assert Keys(cell).evaluator_key("second") != Keys(renamed).evaluator_key("second")

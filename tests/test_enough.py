@@ -50,26 +50,6 @@ def request(root: Path, attack: str = "gmi", defense: str = "none", **changes: A
             "batches of 8, but there are 2 public .* --set attack.prior.gan.batch_size=2",
         ),
         ({"p": 2}, {"protocol__attacked": 3}, "3 identities are to be attacked, but 2 are private"),
-        (
-            {"p": 2, "b": 4},
-            {"protocol__training__batch_size": 2},
-            "the target: batches of 2 leave one of 3 images alone.* --set target.batch_size=3",
-        ),
-        (
-            {"p": 2, "b": 4},
-            {"protocol__evaluator__training__batch_size": 2},
-            "evaluator: batches of 2 .*--set protocol.evaluator.training.batch_size=3",
-        ),
-        (
-            {"p": 2, "b": 4},
-            {"protocol__second__training__batch_size": 2},
-            "second: batches of 2 .*--set protocol.second.training.batch_size=3",
-        ),
-        (
-            {"p": 2, "q": 1},
-            {"attack": "improved-gmi", "protocol__students__training__batch_size": 2},
-            "students: batches of 2 leave one of 3.*attack.students.training.batch_size=3",
-        ),
     ],
 )
 def test_what_is_too_little_is_named_with_the_way_out(

@@ -55,7 +55,7 @@ def run_folder(path: Path, stored: Tensor | bytes | None = None, **changes: Any)
     )
     path.mkdir(parents=True)
     (path / IMAGES).write_bytes(data)
-    artifacts = {"target": "t", IMAGES: hashlib.sha256(data).hexdigest()}
+    artifacts = {"target": "0" * 64, IMAGES: hashlib.sha256(data).hexdigest()}
     record = record_data(**{"epochs": 1, "artifacts": artifacts, **changes})
     (path / "record.json").write_text(json.dumps(record))
     return path
@@ -121,7 +121,7 @@ def test_filing_is_all_or_nothing(stored: Tensor | bytes, reason: str, tmp_path:
 
 
 def test_other_reconstructions_than_the_records_are_refused(tmp_path: Path) -> None:
-    run = run_folder(tmp_path / "run", artifacts={"target": "t", IMAGES: "0" * 64})
+    run = run_folder(tmp_path / "run", artifacts={"target": "0" * 64, IMAGES: "0" * 64})
     (outcome,) = add([run], tmp_path / "board")
     assert outcome.status == "refused"
     assert "is not what the record was made from: its SHA-256 is" in outcome.reasons[0]
@@ -198,6 +198,12 @@ def sound() -> bytes:
     return buffer.getvalue()
 
 
+def two_headers() -> bytes:
+    """A picture that states its size twice; decoders take the second one."""
+    small, bomb = png(8, 8, bytes(16)), png(2**31 - 1, 2**31 - 1, b"")
+    return small[:33] + bomb[8:33] + small[33:]
+
+
 BOMB = png(13_000, 13_000, bytes(13_000 * 1_626))  # 169 megapixels in 21 kB
 
 
@@ -206,6 +212,7 @@ BOMB = png(13_000, 13_000, bytes(13_000 * 1_626))  # 169 megapixels in 21 kB
     [
         (sound(), ""),
         (sound()[:-30], "it is damaged"),
+        (two_headers(), "it states two sizes|it is damaged"),
         (sound()[:20], "it is no PNG|it is damaged"),
         (b"", "it is no PNG"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no PNG"),
@@ -214,7 +221,18 @@ BOMB = png(13_000, 13_000, bytes(13_000 * 1_626))  # 169 megapixels in 21 kB
         (sound() + bytes(MOST_BYTES), "more than"),
         (sound().replace(b"IDAT", b"IDAX"), "it is damaged"),
     ],
-    ids=["sound", "cut", "header", "empty", "eps", "bomb", "no pixels", "large", "no data"],
+    ids=[
+        "sound",
+        "cut",
+        "two headers",
+        "header",
+        "empty",
+        "eps",
+        "bomb",
+        "no pixels",
+        "large",
+        "no data",
+    ],
 )
 def test_a_filed_picture_that_is_none_is_named(data: bytes, reason: str, tmp_path: Path) -> None:
     place = tmp_path / "a.png"

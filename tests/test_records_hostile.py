@@ -15,6 +15,7 @@ import torch
 from mibench.errors import MibenchError
 from mibench.leaderboard.checks import faults, foreign
 from mibench.leaderboard.copies import LEAST, nearest
+from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.names import cell_name
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.records import add, check, disagreements, load
@@ -252,7 +253,9 @@ def test_two_authors_methods_of_one_name_are_two_methods(tmp_path: Path) -> None
         )
         for seed, source in ((0, "a"), (1, "b"))
     )
-    assert check(ours) == []
+    assert faults(ours) == []
+    # What it lacks of a real record's fields aside, nothing is held against an outside method.
+    assert not [each for each in foreign(ours) if "not stated" not in each]
     assert cell_name(ours) == "gmi_MyDefense@aaaaaaaa_test_resnet_seed0"
     assert cell_name(theirs) == "gmi_MyDefense@bbbbbbbb_test_resnet_seed1"
     from mibench.leaderboard.groups import group
@@ -373,3 +376,74 @@ def test_a_copy_is_nearer_than_any_other_image(copy: Callable[[torch.Tensor], An
     assert float(others.max()) < LEAST
     apart, _ = nearest(known.float() / 255, known, apart=torch.arange(60))
     assert float(apart.max()) < LEAST
+
+
+# -- what was found by trying -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"utility": {**GOOD["utility"], "chance_accuracy": 5e-324}}, "chance_accuracy"),
+        ({"artifacts": {"metrics": "../../x"}}, "which is no SHA-256"),
+        ({"artifacts": {"verified": "0" * 64}}, "'verified' is none of a record's"),
+        ({"attack": {**GOOD["attack"], "version": 99}}, "only a protocol has one"),
+        ({"status": "diverged", "metrics": {}}, "attack_accuracy_top1 is missing"),
+    ],
+)
+def test_fields_that_nobody_looked_at_are_looked_at(
+    changes: Data, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(with_(**changes))
+    assert reason in refused(path, tmp_path / "board")
+
+
+def test_networks_of_elsewhere_are_refused_in_a_table_too(tmp_path: Path) -> None:
+    students = {"architectures": ["hf-hub:evil/x"]}
+    for part in ({"passed": {"attack.students": students}}, {"resolved": {"students": students}}):
+        path = tmp_path / "record.json"
+        path.write_text(with_(attack={**GOOD["attack"], **part}))
+        assert "is no architecture" in refused(path, tmp_path / "board")
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "reason"),
+    [
+        ("fd_evaluator", {"per_identity": [20.5] * 5}, "a set metric has no values"),
+        ("fd_evaluator", {"interval": None, "interval_over": "nonsense"}, "no interval over"),
+        ("knn_distance", {"hits": ["1111"] * 5}, "it counts no hits"),
+        ("knn_distance", {"reason": "could not be computed"}, "a reason why it has none"),
+    ],
+)
+def test_a_metric_holds_nothing_that_is_not_its_own(key: str, changes: Data, reason: str) -> None:
+    data = record_data()
+    data["metrics"][key] |= changes
+    assert any(reason in each for each in faults(Record.model_validate(data)))
+
+
+def test_a_record_of_endless_identities_is_refused_before_anything_is_computed() -> None:
+    n = 560_000
+    data = record_data()
+    data["metrics"] = {
+        "attack_accuracy_top1": {
+            "value": 0.0, "n": 5 * n, "interval": [0, 0], "interval_over": "identities",
+            "per_identity": [0] * n, "hits": ["00000"] * n,
+        }
+    }  # fmt: skip
+    start = time.process_time()
+    (reason,) = faults(Record.model_validate(data))
+    assert "560000 values per identity, the protocol attacks 5" in reason
+    assert time.process_time() - start < 5
+
+
+def test_one_run_under_another_name_counts_once() -> None:
+    honest = make()
+    data = {**make(attack="kedmi").model_dump(), "metrics": honest.metrics}
+    renamed = Record.model_validate(data)
+    found = disagreements(filed(honest, renamed))
+    assert any("the same distances as" in each for each in found.values())
+
+
+def test_a_seed_of_63_bits_is_a_seed() -> None:
+    assert unfit(make(seed=2**62)) == []

@@ -284,7 +284,14 @@ EDITS = [
     ("defenses/bido.py", "class Bido", "class Bido2(Defense): pass\nclass Bido", {"target"}),
     ("defenses/mid.py", "class Mid", "class Mid2(Defense): pass\nclass Mid", set()),
     ("data/synthfaces.py", "_NOISE = ", "_NOISE = 2 * ", {"data"}),
-    ("data/folder.py", "dtype=torch.uint8", "dtype=torch.int8", set()),  # for image folders
+    ("stages.py", 'part("val"), part("test")', 'part("test"), part("val")', {"data"}),
+    ("stages.py", "render_dataset(protocol.data", "render_dataset(0 or protocol.data", {"data"}),
+    (
+        "data/identity_split.py",
+        "def gather(",
+        "def gather(*, ",
+        {"data"},
+    ),  # as `data` names all sources
     ("progress.py", "yield step", "yield step + 0", set()),
     ("metrics/catalogue.py", "A tie is not a hit.", "A tie is none.", set()),
     ("identity.py", "the improved objective", "the better one", set()),

@@ -74,7 +74,7 @@ class GridSpec(Frozen):
     root: Name | None = Field(None, description="image folder, for the protocol `folder`")
     preset: Preset | None = Field(None, description="size of the protocol `folder`")
     data: Name | None = Field(None, description="folder of prepared data sets")
-    budget: Share = Field(1.0, description="share of all epochs and steps")
+    budget: Share = Field(1.0, description="share of all epochs and steps, and of what is judged")
     targets: tuple[Name | None, ...] = Field(
         (None,), min_length=1, description="architectures; null is the protocol's own"
     )

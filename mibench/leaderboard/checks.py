@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -33,6 +34,11 @@ _ACCURACIES = (
     "validation_accuracy",
 )
 _COUNTS = ("validation_images", "chance_accuracy")  # what the accuracies are beside
+_MOST_IDENTITIES = 20_000  # of a card that states no number
+_REQUIRED = ("target", "prior", "reconstructions", "metrics", "reconstructions.safetensors")
+_ARTIFACTS = {*_REQUIRED, "split", "images", INCOMPLETE}
+_ASSET = re.compile(r"asset [a-z]{1,20}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _GUARANTEE = ("epsilon", "delta", "privacy_unit", "noise_multiplier")
 
 
@@ -41,21 +47,59 @@ def faults(record: Record) -> list[str]:
     # What cannot even be read as a protocol's settings gives the other checks nothing to stand on.
     if found := [*name_faults(record), *_protocol(record)]:
         return found
-    found = [*_origins(record), *_passed(record), *_utility(record), *_references(record)]
+    # Before anything is computed from the values, of which a record may bring any number.
+    if found := list(_sizes(record)):
+        return found
+    found = [*_origins(record), *_artifacts(record), *_passed(record), *_utility(record)]
+    found += _references(record)
     if record.status == "diverged":
-        numbers = [key for key, metric in record.metrics.items() if metric.value is not None]
-        return found + [f"the cell diverged, but {key} has a number" for key in numbers]
+        if HEADLINE not in record.metrics:
+            found.append(f"{HEADLINE} is missing")
+        return found + _metrics(record.metrics, record.rules, complete=False, numbers=False)
     found += _metrics(record.metrics, record.rules)
-    identities = _identities(record)
     for key, metric in record.metrics.items():
         if metric.hits and {len(row) for row in metric.hits} != {_samples(record)}:
             found.append(f"{key}: hits hold another number of samples than the protocol's")
-        if metric.per_identity and identities and len(metric.per_identity) != identities:
-            found.append(
-                f"{key}: {len(metric.per_identity)} values per identity, the protocol attacks "
-                f"{identities}"
-            )
     return found
+
+
+def _sizes(record: Record) -> Iterator[str]:
+    """Numbers of identities that are not the protocol's, or, where it states none, absurd."""
+    identities = _identities(record)
+    for where, metrics in (("", record.metrics), *record.references.items()):
+        for key, metric in metrics.items():
+            for count in {len(each) for each in (metric.per_identity, metric.hits) if each}:
+                if count > _MOST_IDENTITIES or (identities and count != identities):
+                    yield (
+                        f"{where}: {key}".removeprefix(": ")
+                        + f": {count} values per identity, the protocol attacks "
+                        + str(identities or f"at most {_MOST_IDENTITIES}")
+                    )
+
+
+def _artifacts(record: Record) -> Iterator[str]:
+    """What a record names by checksum: known names, and checksums."""
+    for name, value in record.artifacts.items():
+        if name not in _ARTIFACTS and not _ASSET.fullmatch(name):
+            yield f"artifacts: {name[:60]!r} is none of a record's"
+        elif not _SHA256.fullmatch(value):
+            yield f"artifacts: {name!r} is {value[:70]!r}, which is no SHA-256"
+
+
+def _incomplete(record: Record) -> Iterator[str]:
+    """What a record of today's schema has and this one lacks; earlier ones may lack some."""
+    from mibench.metrics import METRICS  # brings in torch
+
+    if record.schema_version < 2 or record.status != "complete":
+        return
+    groups = {"": record.metrics, **{name: record.references.get(name) for name in REFERENCES}}
+    for where, metrics in groups.items():
+        if metrics is None:
+            yield f"the reference {where!r} is missing"
+        elif lacking := [key for key in METRICS if key not in metrics]:
+            yield f"{where}: {', '.join(lacking)} missing".removeprefix(": ")
+    if lacking := [name for name in _REQUIRED if name not in record.artifacts]:
+        yield f"artifacts: {', '.join(lacking)} missing"
 
 
 def foreign(record: Record) -> list[str]:
@@ -64,7 +108,7 @@ def foreign(record: Record) -> list[str]:
     from mibench.protocols import PROTOCOLS  # brings in torch
 
     # Names first: nothing else is done with what may be a path.
-    if wrong := [*name_faults(record), *architectures(record)]:
+    if wrong := [*name_faults(record), *architectures(record), *_protocol(record)]:
         return wrong
     name = record.protocol.name
     card = PROTOCOLS.get(name)
@@ -86,7 +130,7 @@ def foreign(record: Record) -> list[str]:
             "made from a data set that lacks pictures: prepare it without --incomplete (what can "
             "be had of FaceScrub differs from person to person: such records do not compare)"
         ]
-    return other_settings(record) or list(_no_shares(record))
+    return other_settings(record) or [*_no_shares(record), *_incomplete(record)]
 
 
 def warnings(record: Record) -> list[str]:
@@ -195,7 +239,7 @@ def _no_shares(record: Record) -> Iterator[str]:
             yield f"validation_images is {images}, the protocol has {n}"
         n = int(images)
     if chance is not None:
-        classes = round(1 / chance) if isinstance(chance, float) and 0 < chance <= 1 else 0
+        classes = round(1 / chance) if isinstance(chance, float) and 1e-6 < chance <= 1 else 0
         if classes < 2 or chance != 1 / classes or classes != (identities or classes):
             yield f"chance_accuracy {chance!r} is not that of {identities or 'a number of'} classes"
     if n and validated is not None and not _is_count(validated, n, 6):  # it is rounded
@@ -239,7 +283,9 @@ def _references(record: Record) -> Iterator[str]:
         yield from (f"{name}: {reason}" for reason in _metrics(metrics, record.rules, whole))
 
 
-def _metrics(metrics: Mapping[str, MetricValue], rules: int, complete: bool = True) -> list[str]:
+def _metrics(
+    metrics: Mapping[str, MetricValue], rules: int, complete: bool = True, numbers: bool = True
+) -> list[str]:
     from mibench.metrics import METRICS  # brings in torch
 
     if unknown := [key for key in metrics if key not in METRICS]:
@@ -249,6 +295,8 @@ def _metrics(metrics: Mapping[str, MetricValue], rules: int, complete: bool = Tr
         found.append(f"{HEADLINE} has no number, and the cell is complete")
     for key, metric in metrics.items():
         found += [f"{key}: {reason}" for reason in _metric(key, metric, rules)]
+        if metric.value is not None and not numbers:
+            found.append(f"the cell diverged, but {key} has a number")
     return found + list(_together(metrics))
 
 
@@ -270,6 +318,14 @@ def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
     if value is None:
         if metric.per_identity or metric.hits or metric.interval or metric.n is not None:
             yield "it has values per identity, an interval or an n, and no number"
+        return
+    if metric.reason is not None:
+        yield "it has a number, and a reason why it has none"
+    if key in _SETS and (metric.per_identity is not None or metric.hits is not None):
+        yield "a set metric has no values per identity"
+        return
+    if key not in _HITS and metric.hits is not None:
+        yield "it counts no hits"
         return
     if value < 0 or (key in _FRACTIONS and value > 1):
         yield f"{value} is not in {'[0, 1]' if key in _FRACTIONS else '[0, ∞)'}"
@@ -316,6 +372,8 @@ def _interval(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
     if interval is None:
         if len(values) > 1:
             yield "its interval is missing"
+        if metric.interval_over is not None:
+            yield f"there is no interval over {metric.interval_over!r}"
         return
     low, high = interval
     shown = f"its interval [{low:.6g}, {high:.6g}]"

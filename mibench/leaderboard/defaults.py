@@ -26,7 +26,8 @@ def other_settings(record: Record) -> list[str]:
 
     The request is the record's protocol, target, methods and passed settings. Every field that the
     record states is compared; one that it lacks is of a later version. Of a method that is not
-    registered here only what does not depend on it is. No file is imported, no network is built.
+    registered here only what does not depend on it is. A record of today's schema states every
+    field. No file is imported, no network is built.
     """
     try:
         cell, known, found = _cell(record)
@@ -47,6 +48,8 @@ def other_settings(record: Record) -> list[str]:
     }
     for key in known:
         theirs, ours = dict(flat(getattr(record, key).resolved)), dict(flat(here[key]))
+        if record.schema_version > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
+            found.append(f"{key}.{lacking[0]} is not stated")
         for field, value in theirs.items():
             path = f"{key}.{field}"
             if field not in ours:

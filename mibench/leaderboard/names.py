@@ -52,6 +52,8 @@ def name_faults(record: Record) -> Iterator[str]:
         wrong += [path for path in paths if path.partition(".")[0] != key]
         if wrong:
             yield f"{key}.passed: {wrong[0][:_LONGEST]!r} is no path of a setting of it"
+        if key != "protocol" and part.version is not None:
+            yield f"{key}.version: only a protocol has one"
         if key in ("protocol", "target") and part.source is not None:
             yield f"{key}.source: only a method has one"
     if len(name := cell_name(record)) > _LONGEST_CELL:
@@ -60,10 +62,13 @@ def name_faults(record: Record) -> Iterator[str]:
 
 def architectures(record: Record) -> Iterator[str]:
     """Why the networks that a record's settings name are none of timm's."""
-    students = record.attack.passed.get("attack.students.architectures", [])
-    for name in students if isinstance(students, list) else [students]:
-        if not isinstance(name, str) or not _ARCHITECTURE.fullmatch(name):
-            yield f"attack.students.architectures: {str(name)[:_LONGEST]!r} is no architecture"
+    tables = [record.attack.resolved.get("students"), record.attack.passed.get("attack.students")]
+    named = [table.get("architectures") for table in tables if isinstance(table, dict)]
+    named.append(record.attack.passed.get("attack.students.architectures"))
+    for each in named:
+        for name in each if isinstance(each, list | tuple) else [each]:
+            if name is not None and not (isinstance(name, str) and _ARCHITECTURE.fullmatch(name)):
+                yield f"attack.students.architectures: {str(name)[:_LONGEST]!r} is no architecture"
 
 
 def method_label(part: Part) -> str:

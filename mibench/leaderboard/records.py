@@ -153,13 +153,22 @@ def _read(folder: Path, relative: str) -> tuple[Filed | None, list[str]]:
             return None, reasons
     except MibenchError as error:
         return None, [str(error)]
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # The checks read what anyone may have put in the place of a number or a table.
-        return None, [f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"]
+    except HOSTILE as error:
+        return None, [_uncheckable(error)]
     own = f"{record.protocol.name}/{cell_name(record)}.json"
     if own != relative:
         return None, [f"its cell belongs into the file {own}"]
     return Filed(relative, record, noted(folder, relative, hashlib.sha256(data).hexdigest())), []
+
+
+# The checks read what anyone may have put in the place of a number or a table.
+HOSTILE = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+
+
+def _uncheckable(error: Exception) -> str:
+    return f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"
 
 
 def filed_with(record: Record, folder: Path) -> list[Filed]:
@@ -199,6 +208,8 @@ def add(
             outcomes.append(filing.file(path))
         except MibenchError as error:
             outcomes.append(Outcome(str(path), "refused", None, (str(error),)))
+        except HOSTILE as error:
+            outcomes.append(Outcome(str(path), "refused", None, (_uncheckable(error),)))
     return outcomes
 
 
@@ -306,7 +317,8 @@ class _Filing:
 
 
 def _duplicate(place: Path, filed: Record, record: Record) -> str:
-    values = [each.metrics[HEADLINE].value for each in (filed, record)]
+    told = [each.metrics.get(HEADLINE) for each in (filed, record)]
+    values = [metric.value if metric else None for metric in told]
     shown = " and ".join("none" if value is None else f"{value:.4f}" for value in values)
     return (
         f"the cell is already filed with other results ({HEADLINE} {shown}): {place}; remove that "
@@ -354,6 +366,10 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
             found.setdefault(
                 each.path, f"the same reconstructions as {first.path}: one run counts once"
             )
+    # Whatever the file or the cell is called: no two runs agree in every distance.
+    for first, *twins in _grouped(filed, _distances):
+        for each in twins:
+            found.setdefault(each.path, f"the same distances as {first.path}: one run counts once")
     for target in _grouped(
         filed, lambda each: (_machine(each), each.record.artifacts.get("target", each.path))
     ):
@@ -394,6 +410,11 @@ def _machine(filed: Filed) -> tuple[Any, ...]:
     """What equal inputs give equal numbers on."""
     place = filed.record.environment
     return place.device, place.torch, place.timm, place.threads
+
+
+def _distances(filed: Filed) -> tuple[Any, ...]:
+    metric = filed.record.metrics.get("knn_distance")
+    return (metric.per_identity if metric and metric.per_identity else None) or (filed.path,)
 
 
 def _top1_hits(metrics: Mapping[str, MetricValue]) -> tuple[str, ...]:

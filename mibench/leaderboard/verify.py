@@ -27,7 +27,7 @@ from mibench.leaderboard.names import (
     cell_name,
     overrides,
 )
-from mibench.leaderboard.records import IMAGES, Filed, filed_with, survey
+from mibench.leaderboard.records import HOSTILE, IMAGES, Filed, filed_with, survey
 from mibench.leaderboard.verifications import note
 from mibench.progress import SILENT, Progress
 from mibench.registry import Registry
@@ -350,18 +350,21 @@ def _problem(name: str, claimed: MetricValue, found: MetricValue, flips: int) ->
     slack = _EXACT + (flips / n if counted else 0)
     if abs(theirs - value) > relative * abs(value) + slack:
         return "the value"
+    if bool(claimed.interval) != bool(found.interval):
+        return "the interval is missing, or there is one"
     if claimed.interval and found.interval:
         width = found.interval[1] - found.interval[0]
         ends = zip(claimed.interval, found.interval, strict=True)
         if any(abs(a - b) > relative * (abs(value) + width) + slack for a, b in ends):
             return "the interval"
-    if found.per_identity is not None and not (flips and counted):
+    if found.per_identity is not None:
         values = claimed.per_identity or ()
         if len(values) != len(found.per_identity):
             return "values per identity are missing"
         allowed = relative * max(map(abs, found.per_identity)) + _EXACT
         pairs = zip(values, found.per_identity, strict=True)
-        if any(abs(a - b) > allowed for a, b in pairs):
+        # A sample that is judged otherwise changes the value of its own identity only.
+        if sum(abs(a - b) > allowed for a, b in pairs) > (flips if counted else 0):
             return "values per identity"
     return ""
 
@@ -497,19 +500,19 @@ def _verdict(
 ) -> tuple[str, list[str]]:
     """The state of a filed record, or that it is none; with the reasons."""
     record = each.record
-    if reasons := foreign(record):
-        return "does not hold", reasons
-    if record.status != "complete":
-        return each.state, []
     try:
+        if reasons := foreign(record):
+            return "does not hold", reasons
+        if record.status != "complete":
+            return each.state, []
         images = read_images(record, folder / RECORDS / each.path, store)
         if images is None:
             return each.state, []
         found = recompute(record, images, store=store, data=data, device=device, progress=progress)
     except RequestError as error:
         return "cannot be checked here", [str(error)]
-    except MibenchError as error:
-        return "does not hold", [str(error)]
+    except (MibenchError, *HOSTILE) as error:
+        return "does not hold", [str(error) or type(error).__name__]
     for verdict, said in (("differs", "does not hold"), (_UNCHECKED, _UNCHECKED)):
         if wrong := [c for c in found if c.verdict == verdict]:
             return said, [f"{c.name}: {c.note or 'the value'}" for c in wrong[:5]]
