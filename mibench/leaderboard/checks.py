@@ -108,7 +108,7 @@ def foreign(record: Record) -> list[str]:
     from mibench.protocols import PROTOCOLS  # brings in torch
 
     # Names first: nothing else is done with what may be a path.
-    if wrong := [*name_faults(record), *architectures(record), *_protocol(record)]:
+    if wrong := [*name_faults(record), *architectures(record)]:
         return wrong
     name = record.protocol.name
     card = PROTOCOLS.get(name)
@@ -119,6 +119,8 @@ def foreign(record: Record) -> list[str]:
             f"made with {record.protocol.passed['budget']} of the protocol's budget, which is "
             "for trying out: run it without --budget"
         ]
+    if wrong := list(_protocol(record)):
+        return wrong
     if record.protocol.resolved.get("digest") != card.digest:
         return [
             f"made under another version of {name}, or with its settings changed: the protocol's "
