@@ -21,8 +21,8 @@ from mibench.data.splits import FolderOptions
 from mibench.errors import MibenchError
 from mibench.leaderboard import verify
 from mibench.leaderboard.build import build
-from mibench.leaderboard.galleries import IMAGES, MOST_BYTES, fault, make_gallery
-from mibench.leaderboard.records import add
+from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery
+from mibench.leaderboard.records import IMAGES, add
 from tests.board_records import BOARDS, IDENTITIES, SAMPLES, file_all, make, record_data
 from tests.conftest import TINY
 

@@ -19,9 +19,10 @@ from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, V
 from mibench.leaderboard.build import boards, build, stale
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.fit import unfit
-from mibench.leaderboard.folder import BUILT, printable, refuse_link
+from mibench.leaderboard.folder import BUILT, refuse_link
 from mibench.leaderboard.formats import csv_text, html_fragment, latex, markdown
 from mibench.leaderboard.settings import read_settings
+from mibench.text import printable
 from mibench.types import FLOOR_PRIOR, Part, Record, digest, protocol_digest
 from tests import browser
 from tests.board_records import BOARDS, bido, diverged, file_all, make

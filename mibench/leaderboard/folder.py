@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mibench.errors import RequestError
 from mibench.files import read_plain, write_atomic
+from mibench.text import printable
 
 BUILT = "built.json"
 
@@ -24,11 +25,6 @@ BUILT = "built.json"
 _REMOVABLE = re.compile(
     r"tables/[\w+-][\w+.-]*/[\w-]+\.(csv|tex)|privacy-utility-[\w+.-]+\.svg", re.ASCII
 )
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: what is not printed there, or is no text at all, as an escape."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def plain_files(folder: Path, part: str, suffix: str) -> tuple[list[str], list[str]]:

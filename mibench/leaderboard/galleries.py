@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 60_000
 MOST_PIXELS = 4_000_000
-IMAGES = "reconstructions.safetensors"
 
 _IDENTITIES, _COLUMNS = 8, 2
 _SAMPLES = 6  # reconstructions of an identity at most

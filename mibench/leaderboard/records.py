@@ -19,7 +19,7 @@ from mibench.files import read_plain, write_atomic
 from mibench.leaderboard.checks import HEADLINE, faults, foreign, warnings
 from mibench.leaderboard.defaults import flat
 from mibench.leaderboard.fit import unfit
-from mibench.leaderboard.folder import plain_files, printable, refuse_link
+from mibench.leaderboard.folder import plain_files, refuse_link
 from mibench.leaderboard.galleries import has_gallery, make_gallery
 from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name
 from mibench.leaderboard.parsing import MOST_BYTES, parse, read_record
@@ -32,6 +32,7 @@ from mibench.leaderboard.verifications import (
     noted,
 )
 from mibench.progress import SILENT, Progress
+from mibench.text import printable
 from mibench.types import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record, canonical_json
 
 if TYPE_CHECKING:
