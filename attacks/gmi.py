@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.methods import Attack, AttackConfig, Problem, register_attack
+from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
 from mibench.types import BUDGETED, AttackCard
 
 

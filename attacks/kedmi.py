@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.gan_training import MovingAverage, real_batch, shuffled_batches
-from mibench.methods import Attack, AttackConfig, PriorJob, Problem, register_attack
+from mibench.inversion.attack import Attack, AttackConfig, PriorJob, Problem, register_attack
 from mibench.models.classifiers import Classifier
-from mibench.models.gan import Critic, Generator, Prior
+from mibench.priors._networks import Critic, Generator, Prior
+from mibench.priors.gan import MovingAverage, real_batch, shuffled_batches
 from mibench.types import BUDGETED, AttackCard, Frozen
 
 PUBLISHED_BATCH = 60  # identities that the released code attacks at once, and averages over

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mibench.methods import Attack, AttackConfig, Problem, register_attack
-from mibench.models.flow import Flow
+from mibench.attacks._glow import Flow
+from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
 from mibench.streams import RowStreams, stream
 from mibench.types import BUDGETED, AttackCard
 

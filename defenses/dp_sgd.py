@@ -13,11 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.accounting import Accountant, Mechanism
-from mibench.errors import RequestError
-from mibench.methods import Defense, DefenseConfig, register_defense
-from mibench.models.classifiers import Classifier
-from mibench.models.private import (
+from mibench.defenses._accounting import Accountant, Mechanism
+from mibench.defenses._per_image_gradients import (
     GradientFunction,
     check_no_batch_statistics,
     check_vectorises,
@@ -26,7 +23,10 @@ from mibench.models.private import (
     trainable,
     vectorised_gradients,
 )
-from mibench.training import TrainingConfig, TrainState
+from mibench.errors import RequestError
+from mibench.models.classifiers import Classifier
+from mibench.training.defense import Defense, DefenseConfig, register_defense
+from mibench.training.loop import TrainingConfig, TrainState
 from mibench.types import DefenseCard
 
 DEFAULT_EPSILON = 8.0

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.methods import Defense, DefenseConfig, register_defense
 from mibench.models.classifiers import Classifier
 from mibench.streams import noise_like
-from mibench.training import TrainState
+from mibench.training.defense import Defense, DefenseConfig, register_defense
+from mibench.training.loop import TrainState
 from mibench.types import DefenseCard
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mibench.methods import Defense, register_defense
+from mibench.training.defense import Defense, register_defense
 from mibench.types import DefenseCard
 
 

@@ -9,7 +9,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "attacks").is_dir():
     __path__.append(str(_CHECKOUT))
 
-from mibench.run import run  # noqa: E402  (after the shim)
+from mibench.cell.run import run  # noqa: E402  (after the shim)
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "run"]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from mibench.errors import RequestError
+from mibench.errors import MibenchError, RequestError
 from mibench.files import read_file, user_path
-from mibench.request import shown
+from mibench.settings import shown
 from mibench.types import digest
 
 T = TypeVar("T")
@@ -291,3 +293,31 @@ def _summary(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it ends the program (sys.exit){place}"
     return f"{type(error).__name__}: {error}{place}"
+
+
+@contextlib.contextmanager
+def contained(*methods: type) -> Iterator[None]:
+    """A method that ends the program (``sys.exit()``) fails, instead of ending mibench unheard.
+
+    Ctrl-C and ordinary exceptions pass.
+
+    Args:
+        methods: whose hooks run inside the block.
+
+    Raises:
+        MibenchError: anything else was raised; it names the method and the hook.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        files = {inspect.getfile(cls): cls.__name__ for cls in methods}
+        hook = next((each for each in frames if each.filename in files), frames[-1])
+        where = f"{files.get(hook.filename, hook.filename)}: {hook.name}()"
+        raise MibenchError(
+            f"{where} raised {type(error).__name__} ({frames[-1].filename}, line "
+            f"{frames[-1].lineno}), which would have ended mibench without a word: raise an "
+            "Exception that says what is wrong"
+        ) from error

@@ -10,11 +10,11 @@ import torch
 
 from mibench import protocols
 from mibench.data.rendered import SynthFacesData
-from mibench.gan_training import GanConfig
-from mibench.methods import StudentsConfig
-from mibench.models.evaluators import JudgeConfig
-from mibench.training import TrainingConfig
-from tests import problems
+from mibench.judges.evaluators import JudgeConfig
+from mibench.priors.gan import GanConfig
+from mibench.training.loop import TrainingConfig
+from mibench.training.students import StudentsConfig
+from tests.kit import problems
 
 torch.set_num_threads(1)
 

@@ -11,13 +11,14 @@ import torch
 from pydantic import BaseModel
 
 from mibench.data.images import ImageSet
-from mibench.methods import ATTACKS, DEFENSES, Attack, Defense
+from mibench.inversion.attack import ATTACKS, Attack
 from mibench.models.classifiers import Classifier, predict
 from mibench.progress import SILENT
 from mibench.streams import RowStreams, noise_from, stream
-from mibench.training import TrainingConfig, train_classifier
+from mibench.training.defense import DEFENSES, Defense
+from mibench.training.loop import TrainingConfig, train_classifier
 from mibench.types import AttackCard, DefenseCard
-from tests.problems import CLASSES, tiny_problem
+from tests.kit.problems import CLASSES, tiny_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFENSE_NAMES = DEFENSES.names()

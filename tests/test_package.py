@@ -60,7 +60,8 @@ def test_the_wheel_holds_the_core_and_its_assets(wheel: zipfile.ZipFile) -> None
 def test_methods_run_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     code = (
-        "import mibench, pathlib; from mibench.methods import ATTACKS, DEFENSES;"
+        "import mibench, pathlib; from mibench.inversion.attack import ATTACKS;"
+        "from mibench.training.defense import DEFENSES;"
         "print(pathlib.Path(mibench.__file__).parent.parent);"
         "print(*[ATTACKS.get(n).__name__ for n in ATTACKS.names()]);"
         "print(*[DEFENSES.get(n).__name__ for n in DEFENSES.names()])"

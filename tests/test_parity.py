@@ -22,12 +22,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from mibench.methods import ATTACKS, DEFENSES
-from mibench.models.gan import Critic, Generator
+from mibench.cell.request import Request
+from mibench.cell.resolve import Cell, attack_names, resolve
+from mibench.inversion.attack import ATTACKS
+from mibench.priors._networks import Critic, Generator
 from mibench.protocols import PROTOCOLS
-from mibench.resolve import Cell, attack_names, resolve
-from mibench.types import RunSpec
-from tests.problems import PAPERS
+from mibench.training.defense import DEFENSES
+from tests.kit.problems import PAPERS
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE.parent / "docs" / "parity.md"
@@ -63,7 +64,7 @@ def cell(of: str) -> Cell:
     kinds = {"protocol": PROTOCOLS, "attack": attack_names(), "defense": DEFENSES.names()}
     (kind,) = [kind for kind, names in kinds.items() if name in names]
     scratch = {"protocol.initialisation": {}}
-    return resolve(RunSpec(**{**request, kind: name}, overrides=scratch))
+    return resolve(Request(**{**request, kind: name}, overrides=scratch))
 
 
 def value(of: str, path: str) -> Any:

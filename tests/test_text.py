@@ -8,7 +8,7 @@ import pytest
 
 from mibench.errors import RequestError
 from mibench.text import printable
-from tests.command_line import invoke
+from tests.kit.command_line import invoke
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_errors_steer_no_terminal_and_are_no_markup(monkeypatch: pytest.MonkeyPa
     def fail(*_: Any, **__: Any) -> None:
         raise RequestError("the folder [red]x[/] \x1b[31m is empty\nand so is \udcff")
 
-    monkeypatch.setattr("mibench.resolve.resolve", fail)
+    monkeypatch.setattr("mibench.cell.resolve.resolve", fail)
     result = invoke("run")
     assert result.exit_code == 2
     expected = "error: the folder [red]x[/] \\x1b[31m is empty\nand so is \\udcff\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mibench import results
+from mibench.cell import results
 from mibench.leaderboard.records import check, parse
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from mibench.data.images import ImageSet
 from mibench.data.rendered import public_attributes, render_dataset, render_public
-from mibench.gan_training import GanConfig, train_general_gan
-from mibench.models.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
-from mibench.models.gan import Prior
+from mibench.judges.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
+from mibench.priors._networks import Prior
+from mibench.priors.gan import GanConfig, train_general_gan
 from mibench.progress import Progress
 from mibench.protocols.synthfaces import (
     ATTRIBUTE_JUDGE,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from mibench.cli_leaderboard import leaderboard_commands
+from mibench.cli.leaderboard import leaderboard_commands
 from mibench.files import write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent

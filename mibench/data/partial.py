@@ -20,8 +20,6 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from mibench import provenance
-from mibench.artifacts import FileEntry, save_json, sync
 from mibench.data.pixels import Chunk, originals, row_digests
 from mibench.data.prepared import IMAGES, INDEX, LABELS, ROW_PARTS, SOURCES, Index, Originals
 from mibench.data.source import Listing, Reader
@@ -29,7 +27,9 @@ from mibench.data.workers import fill_all
 from mibench.errors import MibenchError, RequestError
 from mibench.files import UnusableFile, read_regular, sha256, write_atomic
 from mibench.progress import Progress
-from mibench.source import code_digest
+from mibench.store import environment as provenance
+from mibench.store.artifact import FileEntry, save_json, sync
+from mibench.store.source import code_digest
 from mibench.types import digest
 
 CHUNK_BYTES = 4 * 2**20  # of pixels: what a worker holds, and what a killed run loses

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import filelock
 
-from mibench.artifacts import sync
 from mibench.data import prepared
 from mibench.data.catalog import reader
 from mibench.data.decode import cores
@@ -25,6 +24,7 @@ from mibench.data.source import Listing, Reader
 from mibench.errors import MibenchError, RequestError
 from mibench.files import user_path, write_atomic
 from mibench.progress import SILENT, Progress
+from mibench.store.artifact import sync
 
 _log = logging.getLogger("mibench.data")
 

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from mibench.artifacts import FileEntry
 from mibench.data.catalog import NAMES, reader
 from mibench.errors import MibenchError, RequestError
 from mibench.files import UnusableFile, read_regular, sha256, user_path
-from mibench.store import cache_folder
+from mibench.store.artifact import FileEntry
+from mibench.store.store import cache_folder
 from mibench.types import Frozen, digest
 
 INDEX = "index.json"

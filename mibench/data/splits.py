@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from pydantic import Field, ValidationError, model_validator
 
-from mibench.artifacts import save_json
 from mibench.data.decode import (
     Progress,
     UnusableImage,
@@ -30,6 +29,7 @@ from mibench.data.decode import (
 from mibench.data.scan import scan
 from mibench.errors import RequestError
 from mibench.files import read_file, user_path
+from mibench.store.artifact import save_json
 from mibench.streams import stream
 from mibench.types import Frozen, digest
 

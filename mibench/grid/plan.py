@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mibench.cell.enough import require_enough
+from mibench.cell.keys import Keys, Task, needed
+from mibench.cell.pipeline import run_folder, split_of
+from mibench.cell.request import Request
+from mibench.cell.resolve import resolve
 from mibench.data.division import Division
-from mibench.enough import require_enough
 from mibench.errors import RequestError
-from mibench.keys import Keys, Task, needed
-from mibench.pipeline import run_folder, split_of
 from mibench.progress import SILENT
-from mibench.resolve import resolve
-from mibench.store import Store
-from mibench.types import RunSpec, digest
+from mibench.store.store import Store
+from mibench.types import digest
 
 
 @dataclass(frozen=True)
 class GridCell:
     """A cell of a grid: its request, its run folder and its stages by name."""
 
-    spec: RunSpec
+    spec: Request
     folder: Path
     stages: dict[str, Task]
     split: Division | None
@@ -85,7 +86,7 @@ class Plan:
         return sum(each for each in known if each is not None), known.count(None)
 
 
-def make_plan(specs: Iterable[RunSpec], store: Store | Path, out: Path | None = None) -> Plan:
+def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = None) -> Plan:
     """Resolve all cells and merge their stages; nothing is computed.
 
     Args:
@@ -136,7 +137,7 @@ def make_plan(specs: Iterable[RunSpec], store: Store | Path, out: Path | None = 
     return plan
 
 
-def _cell(spec: RunSpec, splits: dict[str, Division | None], out: Path | None) -> GridCell:
+def _cell(spec: Request, splits: dict[str, Division | None], out: Path | None) -> GridCell:
     try:
         cell = resolve(spec)
         card = cell.protocol

@@ -8,7 +8,7 @@ from pathlib import Path
 from mibench.grid.plan import GridCell, Node, Plan
 from mibench.grid.schedule import Executor, Listener, Result, run_plan
 from mibench.grid.work import Job, job_of
-from mibench.types import Record
+from mibench.record import Record
 
 
 def run_grid(

@@ -32,11 +32,12 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from mibench.cell.request import Request, make_request
 from mibench.errors import RequestError
 from mibench.files import read_file
 from mibench.registry import closest
-from mibench.request import check_value, explain, make_request, plain, shown
-from mibench.types import Frozen, Name, Preset, RunSpec, Seed, Share
+from mibench.settings import check_value, explain, plain, shown
+from mibench.types import Frozen, Name, Preset, Seed, Share
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,7 +63,7 @@ class Override(Frozen):
         """What a cell's fields must be."""
         return self.model_dump(exclude={"set"}, exclude_none=True)
 
-    def matches(self, spec: RunSpec) -> bool:
+    def matches(self, spec: Request) -> bool:
         """Whether ``spec`` is one of the cells meant."""
         return all(getattr(spec, field) == value for field, value in self.wanted.items())
 
@@ -96,7 +97,7 @@ class GridSpec(Frozen):
     def _read_seeds(cls, value: Any) -> Any:
         return parse_seeds(value) if isinstance(value, str) else value
 
-    def cells(self) -> Iterator[RunSpec]:
+    def cells(self) -> Iterator[Request]:
         """The cells, target by target, so that those that share stages come together.
 
         Raises:
@@ -127,7 +128,7 @@ class GridSpec(Frozen):
 
     def _cell(
         self, target: str | None, seed: int, defense: str, settings: dict[str, Any], attack: str
-    ) -> RunSpec:
+    ) -> Request:
         spec = make_request(
             protocol=self.protocol,
             target=target,
@@ -158,7 +159,7 @@ class GridSpec(Frozen):
 
     def _points(self, defense: str) -> list[dict[str, Any]]:
         """Settings of a defense's points: its default, its control, its sweep."""
-        from mibench.methods import DEFENSES  # imports torch
+        from mibench.training.defense import DEFENSES  # imports torch
 
         method = DEFENSES.get(defense)
         knob = f"defense.{method.strength}" if method.strength else None
@@ -271,9 +272,9 @@ def make_grid(fields: Mapping[str, Any], where: str) -> GridSpec:
     return grid
 
 
-def expand(grids: list[GridSpec]) -> list[RunSpec]:
+def expand(grids: list[GridSpec]) -> list[Request]:
     """The cells of several grids, each once, in order."""
-    cells: dict[str, RunSpec] = {}
+    cells: dict[str, Request] = {}
     for grid in grids:
         for spec in grid.cells():
             cells.setdefault(spec.model_dump_json(), spec)

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mibench.commands import command_of
+from mibench.cell.keys import Task
+from mibench.cell.pipeline import compute, finish, select_device
+from mibench.cell.request import Request, command_of
+from mibench.cell.resolve import resolve
+from mibench.cell.stages import Stages
 from mibench.data.division import Division
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
-from mibench.keys import Task
-from mibench.pipeline import compute, finish, select_device
 from mibench.progress import SILENT, Progress
-from mibench.resolve import resolve
-from mibench.stages import Stages
-from mibench.store import Store
-from mibench.types import RunSpec, digest
+from mibench.store.store import Store
+from mibench.types import digest
 
 Status = Literal["done", "cached", "failed"]
 
@@ -39,7 +39,7 @@ class Job:
         cwd: folder that relative paths start from.
     """
 
-    spec: RunSpec
+    spec: Request
     split: Division | None
     folder: Path
     task: Task

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mibench.commands import command_of_record
 from mibench.leaderboard.board import Column, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.groups import DASH, Group, seeds_text, settings_of
+from mibench.leaderboard.names import command_of_record
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.verifications import SELF_REPORTED, State
 

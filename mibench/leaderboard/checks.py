@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from mibench.leaderboard.names import architectures, name_faults, overrides
-from mibench.types import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest
+from mibench.record import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest
 
 LEAST_EVALUATOR_ACCURACY = 0.9
 HEADLINE = "attack_accuracy_top1"

@@ -12,7 +12,7 @@ from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
 from mibench.leaderboard.groups import Group, strength_of
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.settings import FILE, Settings
-from mibench.types import Record
+from mibench.record import Record
 
 
 def curves(groups: Iterable[Group], attack: str) -> tuple[Curve, ...]:

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from mibench.errors import RequestError
 from mibench.leaderboard.names import base_attack, overrides
-from mibench.types import Part, Record, RunSpec, canonical_json
+from mibench.record import Part, Record
+from mibench.types import canonical_json
 
 if TYPE_CHECKING:
-    from mibench.resolve import Cell
+    from mibench.cell.resolve import Cell
 
 # Stand in for methods that are not registered here, whose own settings nothing here knows.
 _SOME_DEFENSE, _SOME_ATTACK = "none", "gmi"
@@ -70,8 +71,10 @@ def other_settings(record: Record) -> list[str]:
 
 def _cell(record: Record) -> tuple[Cell, list[str], list[str]]:
     """A record's request, resolved; the parts that nothing unknown has a say in; what is wrong."""
-    from mibench.methods import ATTACKS, DEFENSES
-    from mibench.resolve import resolve
+    from mibench.cell.request import Request
+    from mibench.cell.resolve import resolve
+    from mibench.inversion.attack import ATTACKS
+    from mibench.training.defense import DEFENSES
 
     known = ["target", "defense", "attack"]
     defense, attack, base = record.defense.name, record.attack.name, base_attack(record.attack.name)
@@ -93,7 +96,7 @@ def _cell(record: Record) -> tuple[Cell, list[str], list[str]]:
         for path, value in overrides(record).items()
         if path.partition(".")[0] in ("protocol", *known)
     }
-    request = RunSpec(
+    request = Request(
         protocol=record.protocol.name,
         target=record.target.name,
         defense=defense,

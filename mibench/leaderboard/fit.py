@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from mibench.types import Record
+from mibench.record import Record
 
 _DEEPEST = 20  # levels of tables within tables
 _LONGEST = 2_000  # characters of a text: names, settings, reasons

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mibench.errors import MibenchError
 from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE
-from mibench.types import Record
+from mibench.record import Record
 
 if TYPE_CHECKING:
     from PIL.Image import Image

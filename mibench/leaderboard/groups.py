@@ -14,7 +14,8 @@ from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import method_label, overrides
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.settings import Settings
-from mibench.types import Record, canonical_json
+from mibench.record import Record
+from mibench.types import canonical_json
 
 UNDEFENDED = "none"
 DASH = Value(text="—")

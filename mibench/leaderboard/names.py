@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mibench.naming import setting_token
-from mibench.types import Part, Record
+from mibench.record import Part, Record
+from mibench.settings import command_line, setting_token
 
 RECORDS, GALLERIES = "records", "galleries"
 
@@ -85,3 +85,31 @@ def cell_name(record: Record) -> str:
     token = f"-{setting_token(passed)}" if passed else ""
     attack, defense = method_label(record.attack), method_label(record.defense)
     return f"{attack}_{defense}{token}_{record.target.name}_seed{record.seed}"
+
+
+def command_of_record(record: Record) -> str:
+    """The command line that makes a record again, from its parts; its own word is not taken.
+
+    A method of somebody's file stands as ``FILE.py:NAME``: where that file is, a record can't know.
+    """
+    cell = (record.protocol, record.target, record.defense, record.attack)
+    overrides = {path: value for part in cell for path, value in part.passed.items()}
+    usual = record.protocol.resolved.get("target")
+    return command_line(
+        protocol=record.protocol.name,
+        target=None if record.target.name == usual else record.target.name,
+        defense=_method(record.defense),
+        attack=_method(record.attack),
+        seed=record.seed,
+        preset=overrides.pop("preset", None),
+        budget=overrides.pop("budget", 1),
+        overrides=overrides,
+    )
+
+
+def _method(part: Part) -> str:
+    """A method as ``--attack`` and ``--defense`` take it, without a path that a record names."""
+    if part.source is None and ":" not in part.name:
+        return part.name
+    prefix = "improved-" if part.name.startswith("improved-") else ""
+    return f"{prefix}FILE.py:{part.name.removeprefix(prefix).rpartition(':')[2]}"

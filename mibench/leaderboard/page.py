@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from mibench.commands import command_of_record
 from mibench.errors import MibenchError
 from mibench.leaderboard.board import Board, Column, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.groups import settings_of
-from mibench.leaderboard.names import method_label
+from mibench.leaderboard.names import command_of_record, method_label
 from mibench.leaderboard.page_plots import curve_numbers, plots
 from mibench.leaderboard.records import GALLERIES, RECORDS, Filed
 

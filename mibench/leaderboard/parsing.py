@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mibench.errors import MibenchError
 from mibench.files import read_plain
-from mibench.types import RULES_VERSION, Record
+from mibench.record import RULES_VERSION, Record
 
 MOST_BYTES = 8 * 2**20  # the largest filed record has 65 kB
 _MOST_DEPTH = 32

@@ -32,8 +32,9 @@ from mibench.leaderboard.verifications import (
     noted,
 )
 from mibench.progress import SILENT, Progress
+from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record
 from mibench.text import printable
-from mibench.types import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record, canonical_json
+from mibench.types import canonical_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -199,7 +200,7 @@ def add(
         device: where to compute.
         progress: told of stages.
     """
-    from mibench.store import default_root
+    from mibench.store.store import default_root
 
     known: dict[str, list[Filed]] = {}
     outcomes = []
@@ -256,7 +257,7 @@ class _Filing:
         if there is not None and (images is None or there.state != SELF_REPORTED):
             return Outcome(source, "already there", place, (), tuple(notes), there.state)
         if images is not None and has_gallery(record):
-            from mibench.leaderboard import verify
+            from mibench import verify
 
             private, names = verify.private_images(
                 record, store=self.store, data=self.data, device=self.device
@@ -288,7 +289,7 @@ class _Filing:
         """
         if record.status != "complete" or not os.path.lexists(path.parent / IMAGES):
             return None, []
-        from mibench.leaderboard import verify
+        from mibench import verify
 
         images = verify.read_images(record, path, self.store)
         assert images is not None

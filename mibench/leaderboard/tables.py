@@ -32,7 +32,7 @@ from mibench.leaderboard.settings import BoardSettings, Settings
 from mibench.leaderboard.worst import worst_case
 
 if TYPE_CHECKING:
-    from mibench.types import MetricValue
+    from mibench.record import MetricValue
 
 _PLUS = ("", "+lom", "+ma")
 _INTERVALS = {

@@ -93,7 +93,7 @@ def note(folder: Path, name: str, found: Found, by: str | None = None) -> Verifi
     Raises:
         MibenchError: the record is not there, or the note cannot be written.
     """
-    from mibench import provenance  # brings in torch
+    from mibench.store import environment as provenance  # brings in torch
 
     for part in (RECORDS, VERIFICATIONS):
         refuse_link(folder, f"{part}/{name}")

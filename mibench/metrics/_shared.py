@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mibench.metrics.intervals import bootstrap_interval
-from mibench.types import RULES_VERSION, MetricValue, missing
+from mibench.record import RULES_VERSION, MetricValue, missing
 
 
 def double(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from mibench.metrics._shared import check_reconstructions, not_finite, per_identity_metric
-from mibench.types import RULES_VERSION, MetricValue, missing
+from mibench.record import RULES_VERSION, MetricValue, missing
 
 _LEAST_KAPPA = 0.1
 

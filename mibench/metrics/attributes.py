@@ -10,7 +10,7 @@ from mibench.metrics._shared import (
     not_finite,
     per_identity_metric,
 )
-from mibench.types import RULES_VERSION, MetricValue, missing
+from mibench.record import RULES_VERSION, MetricValue, missing
 
 
 def attribute_error(

@@ -19,7 +19,7 @@ from torch import Tensor
 from mibench.errors import MibenchError
 from mibench.metrics._shared import check_reconstructions, check_reference, double, not_finite
 from mibench.metrics.intervals import subsample_interval
-from mibench.types import RULES_VERSION, Interval, MetricValue, missing
+from mibench.record import RULES_VERSION, Interval, MetricValue, missing
 
 MINIMUM_SUCCESSFUL = 10
 """Fewest successful reconstructions for a distance: below, a covariance is mostly noise."""

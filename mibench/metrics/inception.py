@@ -26,7 +26,7 @@ from mibench.errors import ArtifactError, MibenchError, RequestError
 from mibench.files import sha256, user_path, write_atomic
 from mibench.metrics.frechet import MINIMUM_SUCCESSFUL, frechet_metric
 from mibench.progress import SILENT, Progress
-from mibench.types import RULES_VERSION, MetricValue, missing
+from mibench.record import RULES_VERSION, MetricValue, missing
 
 FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

@@ -21,8 +21,8 @@ import torch
 from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
+from mibench.record import RULES_VERSION, Interval
 from mibench.streams import stream
-from mibench.types import RULES_VERSION, Interval
 
 _TAILS = (0.025, 0.975)
 _NORMAL_QUANTILE = 1.959963984540054

@@ -12,7 +12,7 @@ from mibench.metrics._shared import (
     per_identity_metric,
 )
 from mibench.metrics.knn import squared_distances
-from mibench.types import RULES_VERSION, MetricValue, missing
+from mibench.record import RULES_VERSION, MetricValue, missing
 
 PRDC_KEYS = ("precision", "recall", "density", "coverage")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mibench.errors import RequestError
 from mibench.progress import SILENT, Progress
 from mibench.registry import closest
-from mibench.request import shown
+from mibench.settings import shown
 
 
 @dataclass(frozen=True)

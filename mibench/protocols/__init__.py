@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mibench.errors import RequestError
 from mibench.protocols import high_resolution, papers, small, synthfaces
-from mibench.protocols.card import Protocol
+from mibench.protocols._card import Protocol
 from mibench.protocols.folder import folder_protocol
 from mibench.registry import no_such
 

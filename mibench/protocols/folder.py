@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mibench.data.splits import FolderOptions
-from mibench.gan_training import GanConfig
-from mibench.methods import StudentsConfig
-from mibench.models.evaluators import JudgeConfig
-from mibench.protocols.card import Protocol
-from mibench.training import TrainingConfig
+from mibench.judges.evaluators import JudgeConfig
+from mibench.priors.gan import GanConfig
+from mibench.protocols._card import Protocol
+from mibench.training.loop import TrainingConfig
+from mibench.training.students import StudentsConfig
 from mibench.types import Preset
 
 _IMAGES = 840  # training images that the epochs of `small` are meant for

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.gan_training import GanConfig
-from mibench.methods import StudentsConfig
-from mibench.models.evaluators import JudgeConfig
+from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
-from mibench.protocols.card import Protocol
-from mibench.training import TrainingConfig
+from mibench.priors.gan import GanConfig
+from mibench.protocols._card import Protocol
+from mibench.training.loop import TrainingConfig
+from mibench.training.students import StudentsConfig
 
 # Targets and evaluator alike: Adam, step 0.001, batches of 128, 100 epochs, from ImageNet weights.
 _TRAINING = TrainingConfig(

@@ -12,12 +12,12 @@ import math
 from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.gan_training import GanConfig
-from mibench.methods import StudentsConfig
-from mibench.models.evaluators import JudgeConfig
+from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
-from mibench.protocols.card import Protocol
-from mibench.training import TrainingConfig
+from mibench.priors.gan import GanConfig
+from mibench.protocols._card import Protocol
+from mibench.training.loop import TrainingConfig
+from mibench.training.students import StudentsConfig
 
 _IMAGENET = Initialisation(source="imagenet")
 # The released code hands images in [0, 1] to its ImageNet VGG16 and EfficientNets as they are.

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.gan_training import GanConfig
-from mibench.methods import StudentsConfig
-from mibench.models.evaluators import JudgeConfig
-from mibench.protocols.card import Protocol
-from mibench.training import TrainingConfig
+from mibench.judges.evaluators import JudgeConfig
+from mibench.priors.gan import GanConfig
+from mibench.protocols._card import Protocol
+from mibench.training.loop import TrainingConfig
+from mibench.training.students import StudentsConfig
 
 _STUDENTS = ("test_efficientnet", "test_byobnet", "test_convnext")
 _QUICK = TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)

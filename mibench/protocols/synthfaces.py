@@ -6,11 +6,11 @@ from typing import Any
 
 from mibench.assets import Asset
 from mibench.data.rendered import SynthFacesData
-from mibench.gan_training import GanConfig
-from mibench.methods import StudentsConfig
-from mibench.models.evaluators import JudgeConfig
-from mibench.protocols.card import Protocol
-from mibench.training import TrainingConfig
+from mibench.judges.evaluators import JudgeConfig
+from mibench.priors.gan import GanConfig
+from mibench.protocols._card import Protocol
+from mibench.training.loop import TrainingConfig
+from mibench.training.students import StudentsConfig
 
 SYNTHFACES_DATA = SynthFacesData(private_name="synthfaces-32", public_name="synthfaces-32")
 DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev"})

@@ -21,14 +21,16 @@ from PIL import Image
 from torch import Tensor
 
 from mibench.data.images import ImageSet
-from mibench.identity import IdentityLoss
-from mibench.methods import ATTACKS, Attack, Problem, StudentsConfig, WhiteBoxTarget
+from mibench.inversion.access import WhiteBoxTarget
+from mibench.inversion.attack import ATTACKS, Attack, Problem
+from mibench.inversion.identity import IdentityLoss
+from mibench.judges.evaluators import JUDGED_AT_ONCE
 from mibench.metrics import resize
 from mibench.models.classifiers import Classifier
-from mibench.models.evaluators import JUDGED_AT_ONCE
 from mibench.models.freeze import freeze
-from mibench.models.gan import Critic, Generator, Prior
+from mibench.priors._networks import Critic, Generator, Prior
 from mibench.progress import SILENT
+from mibench.training.students import StudentsConfig
 from tests.benchmarks import plain
 
 RESTARTS = 5

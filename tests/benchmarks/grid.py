@@ -19,7 +19,7 @@ from mibench.grid.plan import make_plan
 from mibench.grid.run import run_grid
 from mibench.grid.schedule import Listener
 from mibench.grid.spec import expand, make_grid, read_grids
-from mibench.store import Store
+from mibench.store.store import Store
 
 GOAL = 0.02
 SMALL = {"attacks": ["gmi", "gmi+ma", "improved-gmi"], "defenses": ["none"]}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.models.classifiers import Classifier
-from mibench.models.gan import Critic, Generator
+from mibench.priors._networks import Critic, Generator
 
 
 def identity_loss(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.models.classifiers import Classifier
 from mibench.progress import SILENT
-from mibench.training import TrainingConfig, make_optimizer, train_classifier
+from mibench.training.loop import TrainingConfig, make_optimizer, train_classifier
 
 GOAL = 0.9
 

@@ -11,7 +11,7 @@ import mibench
 from mibench.attacks.kedmi import Kedmi
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
-from mibench.models.gan import Critic, Generator
+from mibench.priors._networks import Critic, Generator
 from mibench.protocols import Protocol
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -50,9 +50,9 @@ def test_attacks_agree() -> None:
     """A few steps of an attack on both devices, from the same streams."""
     from dataclasses import replace
 
-    from mibench.identity import IdentityLoss
-    from mibench.methods import WhiteBoxTarget
-    from tests.problems import tiny_problem
+    from mibench.inversion.access import WhiteBoxTarget
+    from mibench.inversion.identity import IdentityLoss
+    from tests.kit.problems import tiny_problem
 
     attack = Kedmi(Kedmi.Config(iterations=3))
     problem = tiny_problem(Kedmi, critic_classes=5)

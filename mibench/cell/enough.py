@@ -1,0 +1,46 @@
+"""Whether there is enough of everything that a cell needs, before anything is trained.
+
+What a data set must have to be divided at all is refused where it is divided; what a defense or an
+attack needs beyond this, by its own code.
+"""
+
+from __future__ import annotations
+
+from mibench.cell.resolve import Cell
+from mibench.data.division import Division, counts_of
+from mibench.errors import RequestError
+
+# Statistics of features (LOM) have a spread, and batch normalisation a variance, over two or more.
+_LEAST = 2
+
+
+def require_enough(cell: Cell, split: Division | None) -> None:
+    """Refuse a cell that lacks images or identities for what it asks for.
+
+    Args:
+        split: how the images are divided; None where they are rendered.
+
+    Raises:
+        RequestError: names all that is too little, and the settings that would do.
+    """
+    counts = counts_of(cell.protocol.data, split)
+    problems = []
+    if (attacked := cell.protocol.attacked or 0) > counts.identities:
+        problems.append(
+            f"{attacked} identities are to be attacked, but {counts.identities} are private: lower "
+            "--set protocol.attacked"
+        )
+    if counts.public < _LEAST:
+        problems.append(
+            f"there is {counts.public} public image, but priors, students and statistics of "
+            f"features need {_LEAST} or more: make fewer identities private, or add public ones"
+        )
+    batch = cell.attack_config.prior.gan.batch_size
+    trained = cell.attack_config.prior.source == "scratch" or "prior" not in cell.protocol.assets
+    if trained and _LEAST <= counts.public < batch:
+        problems.append(
+            f"the general prior is trained on batches of {batch}, but there are {counts.public} "
+            f"public images: add some, or --set attack.prior.gan.batch_size={counts.public}"
+        )
+    if problems:
+        raise RequestError(f"{cell.protocol.name}: " + "; ".join(problems))

@@ -1,0 +1,82 @@
+"""Requests: what a user, a script or a grid file asks for becomes a Request, or is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from mibench.errors import RequestError
+from mibench.settings import check_value, command_line, explain, plain, shown
+from mibench.types import Frozen, Name, Preset, Seed, Share
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
+
+
+class Request(Frozen):
+    """One cell as it was asked for; ``overrides`` maps ``--set`` paths to values.
+
+    :func:`make_request` makes one of what users say.
+    """
+
+    protocol: Name = "synthfaces-32"
+    target: Name | None = Field(None, description="timm architecture; None: the protocol's own")
+    defense: Name = "none"
+    attack: Name = "improved-kedmi"
+    seed: Seed = 0
+    root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    preset: Preset | None = Field(
+        None,
+        description="size of networks and budgets, for the protocol `folder`; None: `paper` where "
+        "there is a GPU, else `small`",
+    )
+    data: Name | None = Field(
+        None, description="folder of prepared data sets; None: MIBENCH_DATA or the user's cache"
+    )
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    budget: Share = Field(
+        1.0,
+        description="share of all epochs and steps, and of what is judged, for trying out; boards "
+        "want 1",
+    )
+
+
+def make_request(**fields: Any) -> Request:
+    """The request with these fields of :class:`Request`.
+
+    Raises:
+        RequestError: a field is unknown, of a wrong type or out of its range, or an override is no
+            JSON value; the message names it.
+    """
+    try:
+        request = Request(**fields)
+    except ValidationError as error:
+        raise RequestError(explain(error)) from error
+    for path, value in request.overrides.items():
+        check_value(value, f"--set {plain(path)}")
+    return request
+
+
+def check_device(name: str) -> str:
+    """Refuse a device's name that stands for none that mibench computes on.
+
+    Whether this machine has it is another question (:func:`mibench.cell.pipeline.select_device`).
+
+    Returns:
+        ``name``.
+
+    Raises:
+        RequestError: it is not ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """
+    if not isinstance(name, str) or not _DEVICE.fullmatch(name):
+        raise RequestError(
+            f"--device {shown(name)}: mibench computes on auto, cpu, cuda, cuda:N (a GPU by its "
+            "number, as cuda:0) or mps"
+        )
+    return name
+
+
+def command_of(request: Request) -> str:
+    """The command line that asks for a cell."""
+    return command_line(**dict(request))

@@ -1,0 +1,249 @@
+"""``mibench grid``: many cells at once."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mibench.cli.options import budget_option, data_option, preset_option, store_option
+from mibench.errors import RequestError
+
+if TYPE_CHECKING:
+    from mibench.grid.schedule import Executor
+    from mibench.grid.spec import GridSpec
+    from mibench.progress import Progress
+
+
+@click.command(short_help="Run many cells; what they share is computed once.")
+@click.argument("file", required=False, metavar="[FILE.toml]")
+@click.option("--protocol", help="Evaluation setting of all cells.  [default: synthfaces-32]")
+@click.option("--targets", metavar="A,B", help="Architectures. Without it, the protocol's own.")
+@click.option("--defenses", metavar="A,B", help="Defenses.  [default: none]")
+@click.option("--attacks", metavar="A,B", help="Attacks.  [default: improved-kedmi]")
+@click.option("--seeds", metavar="SEEDS", help="Seeds, as 0-2 or 0,3.  [default: 0]")
+@click.option("--controls", is_flag=True, help="Also run each defense at strength 0.")
+@click.option(
+    "--sweep",
+    "sweeps",
+    metavar="DEFENSE:FIELD=V,W",
+    multiple=True,
+    help="More points of a defense, as bido:defense.scale=1,5, or bido:defense.scale=all for the "
+    "defense's own strengths; can be given several times.",
+)
+@click.option("--root", metavar="DIR", help="Image folder, for the protocol `folder`.")
+@preset_option
+@click.option(
+    "--set",
+    "settings",
+    metavar="PATH=VALUE",
+    multiple=True,
+    help="Override one field in all cells, as attack.iterations=600.",
+)
+@data_option
+@budget_option
+@store_option
+@click.option("--out", metavar="DIR", help="Folder of the run folders.  [default: mibench-runs]")
+@click.option("--dry-run", is_flag=True, help="Only show what is cached and what would be done.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="local: this machine. ray: the Ray cluster at --address.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="local: worker processes. Without it, one a GPU; on a CPU this process does all.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="local: torch threads of a worker. Without it, the cores are shared out.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--address", help="ray: address of the cluster, as auto or 10.0.0.1:6379.")
+@click.option(
+    "--num-cpus",
+    metavar="[STAGE=]N",
+    multiple=True,
+    help="ray: CPU cores of a stage, which are its threads.  [default: 1]",
+)
+@click.option(
+    "--num-gpus",
+    metavar="[STAGE=]N",
+    multiple=True,
+    help="ray: GPUs of a stage; fractions share one.  [default: 0]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the records as JSON lines.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.pass_context
+def grid(ctx: click.Context, /, **options: Any) -> None:
+    """Run all cells of a grid, from options or from FILE.toml (options win).
+
+    Stages that cells share are computed once: a target is trained once however many attacks use
+    it. A cell that fails does so alone. The same command again continues where the last one
+    stopped.
+    """
+    from mibench.cell.request import check_device
+    from mibench.cli.listing import check_method, check_protocol
+    from mibench.files import output_folder
+    from mibench.store.store import NEEDED_BYTES
+
+    check_device(options["device"])
+    _check_executor(options)
+    grids = _grids(options)
+    for each in grids:
+        check_protocol(each.protocol)
+        for kind, names in (("defense", each.defenses), ("attack", each.attacks)):
+            for name in names:
+                check_method(kind, name)
+    kept = None if options["store"] is None else output_folder(options["store"], "--store")
+    out = None if options["out"] is None else output_folder(options["out"], "--out")
+
+    from mibench.cli.show.grid import GridDisplay, show_plan, show_result
+    from mibench.cli.show.tables import console
+    from mibench.grid.plan import make_plan
+    from mibench.grid.run import records, run_grid
+    from mibench.grid.schedule import Listener
+    from mibench.grid.spec import expand
+    from mibench.progress import SILENT
+    from mibench.store.store import Store, default_root
+
+    workers = _workers(options)
+    specs = expand(grids)
+    root = kept or default_root()
+    with contextlib.redirect_stdout(sys.stderr):
+        plan = make_plan(specs, root, out)
+    if options["executor"] == "ray":
+        _check_stages(options, {t.stage for cell in plan.cells for t in cell.stages.values()})
+    shown = console(sys.stderr if options["as_json"] else sys.stdout)
+    show_plan(plan, workers, shown)
+    if options["dry_run"]:
+        return
+    Store(root).require_space(NEEDED_BYTES)
+    with contextlib.ExitStack() as stack:
+        display = None
+        if not options["quiet"]:
+            display = stack.enter_context(GridDisplay(plan, workers))
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        executor = _executor(options, display or SILENT)
+        listener = display or Listener()
+        result = run_grid(plan, root, executor, listener, device=options["device"])
+    done = records(plan.cells, result)
+    show_result(plan, result, done, shown)
+    if options["as_json"]:
+        for record in done.values():
+            click.echo(record.model_dump_json())
+    ctx.exit(1 if result.failed else 0)
+
+
+def _grids(options: dict[str, Any]) -> list[GridSpec]:
+    """Grids of the file, with the options' fields in the place of the file's."""
+    from mibench.files import user_path
+    from mibench.grid.spec import make_grid, read_grids
+    from mibench.settings import parse_setting
+
+    fields: dict[str, Any] = {}
+    for name in ("protocol", "root", "preset", "data", "budget", "seeds"):
+        if options[name] is not None:
+            fields[name] = options[name]
+    for name in ("targets", "defenses", "attacks"):
+        if options[name] is not None:
+            fields[name] = [each.strip() for each in options[name].split(",") if each.strip()]
+    if options["controls"]:
+        fields["controls"] = True
+    if options["settings"]:
+        fields["set"] = dict(map(parse_setting, options["settings"]))
+    for text in options["sweeps"]:
+        defense, field, values = _sweep(text)
+        fields.setdefault("sweeps", {}).setdefault(defense, {})[field] = values
+    if options["file"] is None:
+        return [make_grid(fields, "grid")]
+    return [
+        make_grid({**grid.model_dump(exclude_unset=True), **fields}, options["file"])
+        for grid in read_grids(user_path(options["file"], "the grid file"))
+    ]
+
+
+def _sweep(text: str) -> tuple[str, str, Any]:
+    from mibench.settings import parse_setting, shown
+
+    # A defense may be a file, path/to/mine.py:Mine, so the last colon is the one.
+    defense, colon, setting = text.rpartition(":")
+    if not colon or "=" not in setting:
+        raise RequestError(
+            f"--sweep {shown(text)}: write DEFENSE:FIELD=VALUES, as bido:defense.scale=1,5"
+        )
+    field, _, values = setting.partition("=")
+    if values == "all":
+        return defense, field, values
+    return defense, field, [parse_setting(f"{field}={each}")[1] for each in values.split(",")]
+
+
+def _workers(options: dict[str, Any]) -> int:
+    """How many stages run at once, for estimates.
+
+    Raises:
+        RequestError: a device is not on this machine.
+    """
+    from mibench.cell.pipeline import select_device
+    from mibench.grid.local import local_devices
+
+    if options["executor"] == "ray":  # whose nodes have devices of their own
+        return options["workers"] or 1
+    devices = local_devices(options["device"], options["workers"])
+    for device in set(devices):
+        select_device(device)
+    return len(devices)
+
+
+def _check_executor(options: dict[str, Any]) -> None:
+    """Refuse an executor's options that are wrong, or the other one's, before anything is read."""
+    if options["executor"] == "ray":
+        from mibench.grid.ray_cluster import parse_resources, require_address
+
+        for name in ("workers", "threads"):
+            if options[name] is not None:
+                raise RequestError(f"--{name} is for --executor local; see --num-cpus")
+        parse_resources(options["num_cpus"], options["num_gpus"], 0)
+        require_address(options["address"])
+        return
+    for name in ("address", "num_cpus", "num_gpus"):
+        if options[name]:
+            raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
+
+
+def _check_stages(options: dict[str, Any], stages: set[str]) -> None:
+    """Refuse resources of a stage that no cell has."""
+    for name in ("num_cpus", "num_gpus"):
+        for text in options[name]:
+            stage, equals, _ = text.rpartition("=")
+            if equals and stage not in stages:
+                raise RequestError(
+                    f"--{name.replace('_', '-')} {text}: the grid has no stage {stage!r}; it has "
+                    f"{', '.join(sorted(stages))}"
+                )
+
+
+def _executor(options: dict[str, Any], progress: Progress) -> Executor:
+    """The executor that was asked for, by options that :func:`_check_executor` found right."""
+    import torch
+
+    from mibench.grid.local import InProcess, Workers, local_devices, threads_each
+
+    if options["executor"] == "ray":
+        from mibench.grid.ray_cluster import RayCluster, parse_resources
+
+        resources = parse_resources(options["num_cpus"], options["num_gpus"], 0)
+        return RayCluster(options["address"], resources)
+    devices = local_devices(options["device"], options["workers"])
+    threads = options["threads"]
+    if len(devices) > 1:
+        return Workers(devices, threads or threads_each(len(devices)))
+    if threads:
+        torch.set_num_threads(threads)
+    return InProcess(progress)

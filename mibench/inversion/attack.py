@@ -1,0 +1,220 @@
+"""What the author of an attack implements, and what an attack is given."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mibench.data.images import ImageSet
+from mibench.errors import DivergedError, MibenchError, RequestError
+from mibench.inversion.access import TargetAccess, WhiteBoxTarget
+from mibench.inversion.identity import IdentityConfig, IdentityLoss
+from mibench.priors._networks import Prior
+from mibench.priors.gan import GanConfig
+from mibench.progress import Progress
+from mibench.registry import Registry
+from mibench.streams import RowStreams, stream
+from mibench.training.students import StudentsConfig
+from mibench.types import Access, AttackCard, Frozen
+
+
+class PriorConfig(Frozen):
+    """The general image prior."""
+
+    source: Literal["protocol", "scratch"] = Field(
+        "protocol",
+        description="`protocol`: the pinned prior where the protocol has one; `scratch`: train it",
+    )
+    gan: GanConfig = Field(GanConfig(), description="how it is trained when it is trained")
+
+
+class AttackConfig(Frozen):
+    """Fields that every attack has; an attack's own ``Config`` adds its own."""
+
+    identity: IdentityConfig = Field(IdentityConfig(), description="the identity loss")
+    augment: bool = Field(False, description="attack students together with the target (MA)")
+    students: StudentsConfig = Field(StudentsConfig(), description="the students of MA")
+    prior: PriorConfig = Field(PriorConfig(), description="the general image prior")
+    max_rows: int = Field(
+        512,
+        ge=1,
+        le=1_000_000,
+        description="latents optimised at once; bounds memory, not results",
+    )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that an attack is given. It holds no private image and no evaluator.
+
+    Attributes:
+        target: the target, restricted to the attack's access.
+        prior: the attacker's image prior, frozen.
+        identity_loss: the identity loss object (None for attacks without white-box access).
+        labels: the attacked identities ``(k,)``.
+        samples: reconstructions wanted per identity.
+        public: public images; their labels are public identities.
+        seed: seed of the attack's streams.
+    """
+
+    target: TargetAccess
+    prior: Prior
+    identity_loss: IdentityLoss | None
+    labels: Tensor
+    samples: int
+    public: ImageSet
+    seed: int
+    device: torch.device
+    progress: Progress
+
+    def stream(self, label: int, purpose: object) -> torch.Generator:
+        """A random generator of its own for one identity and purpose."""
+        return stream(self.seed, "identity", label, purpose)
+
+    def streams(self, labels: Tensor, purpose: object, copies: int = 1) -> RowStreams:
+        """One stream for each of ``copies`` rows of each label, identity by identity."""
+        generators = [
+            self.stream(label, f"{purpose}/{copy}")
+            for label in labels.tolist()
+            for copy in range(copies)
+        ]
+        return RowStreams(generators, self.device)
+
+    def chunks(self, rows_per_identity: int, max_rows: int) -> Iterator[Tensor]:
+        """The labels in chunks of at most ``max_rows`` rows, at least one identity each."""
+        yield from self.labels.split(max(1, max_rows // rows_per_identity))
+
+    def white_box(self) -> tuple[WhiteBoxTarget, IdentityLoss]:
+        """The target and the identity loss of a white-box attack."""
+        if not isinstance(self.target, WhiteBoxTarget) or self.identity_loss is None:
+            raise TypeError("this problem gives no white-box access")
+        return self.target, self.identity_loss
+
+
+@dataclass(frozen=True)
+class PriorJob:
+    """What an attack is given to train a prior of its own kind.
+
+    Attributes:
+        public: public images on the device.
+        general: builds or loads the protocol's general prior, to start from.
+        generator: CPU generator of everything random in the training.
+    """
+
+    public: ImageSet
+    general: Callable[[], Prior]
+    generator: torch.Generator
+    progress: Progress
+
+
+class Attack(ABC):
+    """Base class of attacks; register with :func:`register_attack`.
+
+    Class attributes:
+        card: provenance; access: what it may see of the target; Config: its options.
+        optimises_identity: whether it minimises the identity loss, and so has the variants
+            ``+lom``, ``+ma`` and ``improved-``.
+        prior_fields: the fields of ``Config`` that :meth:`train_prior` may read, and that its
+            prior's key holds; None: all that the attack's own ``Config`` adds.
+    """
+
+    card: ClassVar[AttackCard]
+    access: ClassVar[Access] = "white-box"
+    optimises_identity: ClassVar[bool] = True
+    prior_fields: ClassVar[tuple[str, ...] | None] = None
+    Config: ClassVar[type[AttackConfig]] = AttackConfig
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def train_prior(self, job: PriorJob) -> Prior:
+        """The image prior of the attack; here the protocol's general prior.
+
+        An attack that overrides this with a second argument ``target`` gets the frozen target,
+        and its prior's key then depends on the target. ``self.config`` holds the fields of
+        :attr:`prior_fields` alone; reading another one is an error.
+        """
+        return job.general()
+
+    def prior_recipe(self) -> str:
+        """The generative model that this configuration uses, as records name it."""
+        return self.card.prior_recipe
+
+    @abstractmethod
+    def invert(self, problem: Problem) -> Tensor:
+        """Reconstruct: ``(labels, samples, 3, h, w)`` in [0, 1]."""
+
+    @classmethod
+    def own_prior(cls) -> bool:
+        """Whether the attack trains a prior of its own kind."""
+        return cls.train_prior is not Attack.train_prior
+
+    @classmethod
+    def prior_config(cls, config: AttackConfig) -> AttackConfig:
+        """What :meth:`train_prior` sees of a config: what its prior's key holds.
+
+        Attacks and variants that differ in other fields share a prior, so those are not there to
+        be read.
+
+        Raises:
+            RequestError: ``prior_fields`` names a field that the config has not.
+        """
+        kind = type(config)
+        names = cls.prior_fields
+        if names is None:
+            names = tuple(
+                name for name in kind.model_fields if name not in AttackConfig.model_fields
+            )
+        for name in names:
+            if name not in kind.model_fields:
+                raise RequestError(f"{cls.__name__}.prior_fields: the config has no field {name!r}")
+
+        class Seen(kind):  # type: ignore[valid-type, misc]
+            def __getattr__(self, name: str) -> Any:
+                if name in kind.model_fields:
+                    raise MibenchError(
+                        f"{cls.__name__}.train_prior() reads config.{name}, which the key of its "
+                        f"prior does not hold: add {name!r} to {cls.__name__}.prior_fields"
+                    )
+                return super().__getattr__(name)
+
+        seen: AttackConfig = Seen.model_construct(**{name: getattr(config, name) for name in names})
+        for name in set(kind.model_fields) - set(names):  # defaults that were filled in
+            del seen.__dict__[name]
+        return seen
+
+    @classmethod
+    def target_specific_prior(cls) -> bool:
+        """Whether the prior depends on the target (see :meth:`train_prior`)."""
+        return "target" in inspect.signature(cls.train_prior).parameters
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """Run :meth:`invert` and check what it returns.
+
+        Raises:
+            ValueError: the shape is wrong, or a value is outside [0, 1].
+            DivergedError: a value is not finite.
+        """
+        images = self.invert(problem)
+        expected = (len(problem.labels), problem.samples, *problem.public.images.shape[1:])
+        if tuple(images.shape) != expected:
+            raise ValueError(f"invert() returned shape {tuple(images.shape)}, wanted {expected}")
+        if not torch.isfinite(images).all():
+            lost = (~torch.isfinite(images)).flatten(1).any(1).sum()
+            raise DivergedError(
+                f"reconstructions of {lost} of {len(images)} identities are not finite"
+            )
+        if images.min() < 0 or images.max() > 1:
+            raise ValueError("invert() returned values outside [0, 1]")
+        return images
+
+
+ATTACKS: Registry[Attack] = Registry("attack", Attack, "mibench.attacks", "mibench.attacks")
+register_attack = ATTACKS.register

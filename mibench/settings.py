@@ -1,0 +1,227 @@
+"""Settings: dotted paths and their values as they are written, shares of a budget, and messages.
+
+Nothing here looks at a method or a protocol, and nothing slow is imported: what is wrong whatever
+the method is found before any of them is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from mibench.errors import RequestError
+from mibench.types import Frozen, digest
+
+# A setting that is larger than this is a slip of the pen, and would take long to refuse elsewhere.
+_DEEPEST, _LONGEST, _MOST_CHARACTERS = 16, 10_000, 10_000
+Model = TypeVar("Model", bound=Frozen)
+
+LEAST_IDENTITIES = 8  # attacked by the smallest share: intervals over identities need a few
+_READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
+_LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """What pydantic found wrong, with the path and the value of each problem.
+
+    Args:
+        where: what the paths start with: ``"attack"``.
+    """
+    return "; ".join(
+        f"{'.'.join(filter(None, [where, *map(str, each['loc'])]))}: {each['msg']} "
+        f"(got {shown(each['input'])})"
+        + (", which is written as JSON: '[1, 2]'" if each["type"] in _LISTS else "")
+        for each in error.errors()
+    )
+
+
+def shown(value: object) -> str:
+    """A value as messages quote it: its ``repr``, shortened where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints no integer of more than 4,300 digits
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-1]} ({len(text):,} characters)"
+
+
+def plain(path: str) -> str:
+    """A field's path as messages name it: as it is, unless it is long or holds odd characters."""
+    return path if len(path) <= 200 and path.isprintable() else shown(path)
+
+
+def check_value(value: object, where: str, depth: int = 0) -> None:
+    """Refuse what cannot be the value of a setting: it is to be JSON, of a size that is meant.
+
+    Args:
+        where: what the message calls it: ``"--set attack.iterations"``.
+
+    Raises:
+        RequestError: a type that JSON lacks, NaN, an infinity, an integer of more than 63 bits, or
+            a text, list or nesting that is too long.
+    """
+    problem = None
+    if isinstance(value, Mapping | list | tuple):
+        if depth == _DEEPEST:
+            problem = f"nested more than {_DEEPEST} deep"
+        elif len(value) > _LONGEST:
+            problem = f"{len(value):,} entries, more than {_LONGEST:,}"
+        elif isinstance(value, Mapping):
+            for key, each in value.items():
+                if not isinstance(key, str):
+                    raise RequestError(f"{where}: the key {shown(key)} is no text")
+                check_value(key, where)
+                check_value(each, f"{where}.{plain(key)}", depth + 1)
+        else:
+            for index, each in enumerate(value):
+                check_value(each, f"{where}.{index}", depth + 1)
+    elif isinstance(value, str):
+        if len(value) > _MOST_CHARACTERS:
+            problem = f"a text of {len(value):,} characters, more than {_MOST_CHARACTERS:,}"
+        elif not _is_unicode(value):
+            problem = f"{shown(value)} is no valid Unicode"
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            problem = f"an integer of {value.bit_length():,} bits, more than 63"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            problem = f"{value} is no finite number"
+    elif value is not None:
+        problem = (
+            f"{shown(value)}, a {type(value).__name__}, is no value of a setting: these are "
+            "numbers, text, true, false, null, lists and tables"
+        )
+    if problem:
+        raise RequestError(f"{where}: {problem}")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no halves of surrogate pairs, which no file and no JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split ``path=value``; the value is JSON where it parses as JSON, else text.
+
+    Raises:
+        RequestError: there is no ``=`` or no path before it, or the value is none of a setting.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path:
+        raise RequestError(
+            f"--set {shown(text)}: write a path and a value, as attack.iterations=600"
+        )
+    where = f"--set {plain(path)}"
+    found: Any = value
+    try:  # Infinity and NaN are no JSON, and no setting
+        found = json.loads(value, parse_constant=str)
+    except json.JSONDecodeError:
+        pass  # it is text
+    except RecursionError as error:
+        raise RequestError(f"{where}: nested more than {_DEEPEST} deep") from error
+    except ValueError as error:
+        raise RequestError(f"{where}: a number of {len(value):,} digits is too long") from error
+    check_value(found, where)
+    return path, found
+
+
+def write_setting(path: str, value: Any) -> str:
+    """The text ``path=value`` that :func:`parse_setting` reads as these two."""
+    if isinstance(value, str):
+        try:
+            json.loads(value, parse_constant=str)
+        except json.JSONDecodeError:
+            return f"{path}={value}"
+        except (ValueError, RecursionError):
+            pass
+    return f"{path}={json.dumps(value)}"  # also of text that reads like a number or a list
+
+
+def share_of(count: int, share: float, least: int = 1) -> int:
+    """How many of ``count`` things a share of them is: ``least`` at least, or all there are."""
+    return count if share == 1 else min(count, max(least, round(count * share)))
+
+
+def scaled(config: Model, share: float) -> Model:
+    """A copy whose budgeted fields, nested ones too, are ``share`` of what they were.
+
+    A field is budgeted when it was declared with ``json_schema_extra=BUDGETED``, to which
+    ``"least"`` may be added. Whole numbers stay whole and at least that, or 1, unless the field
+    also takes fractions, as epochs do; None stays None.
+
+    Args:
+        config: any of the frozen models.
+        share: over 0; 1 changes nothing.
+    """
+    if share == 1:
+        return config
+    changed: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value, extra = getattr(config, name), field.json_schema_extra
+        if isinstance(value, Frozen):
+            changed[name] = scaled(value, share)
+        elif isinstance(extra, dict) and extra.get("budgeted") and value is not None:
+            if field.annotation is float or float in get_args(field.annotation):
+                # Above 0, as a field of epochs is: one step is taken.
+                changed[name] = max(value * share, sys.float_info.min)
+            else:
+                changed[name] = share_of(value, share, int(str(extra.get("least", 1))))
+    return config.model_copy(update=changed)
+
+
+def setting_token(passed: dict[str, Any]) -> str:
+    """A short text for what was passed through ``--set``: ``scale=0``, else a digest."""
+    plain = plain_settings(passed)
+    if len(plain) == 1:
+        path, value = next(iter(plain.items()))
+        text = json.dumps(value) if not isinstance(value, str) else value
+        if path.startswith(("defense.", "target.")) and _READABLE.fullmatch(text):
+            return f"{path.removeprefix('defense.')}={text}"
+    return digest(plain)[:8]
+
+
+def plain_settings(value: Any) -> Any:
+    """Settings as they count: 0 and 0.0 are one, in tables and lists too."""
+    if isinstance(value, dict):
+        return {key: plain_settings(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_settings(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def command_line(
+    *,
+    protocol: str,
+    attack: str,
+    defense: str,
+    seed: int,
+    target: str | None = None,
+    root: str | None = None,
+    preset: str | None = None,
+    data: str | None = None,
+    budget: float = 1,
+    overrides: Mapping[str, Any],
+) -> str:
+    """The command line that asks for a cell; what is None or the whole budget goes unsaid."""
+    parts = ["mibench", "run", "--protocol", protocol, "--attack", attack]
+    parts += ["--defense", defense, "--seed", str(seed)]
+    said = {"target": target, "root": root, "preset": preset, "data": data}
+    for name, value in said.items():
+        if value:
+            parts += [f"--{name}", value]
+    if budget != 1:
+        parts += ["--budget", repr(budget)]
+    for path, value in overrides.items():
+        parts += ["--set", write_setting(path, value)]
+    return shlex.join(parts)

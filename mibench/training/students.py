@@ -1,0 +1,74 @@
+"""Students of model augmentation: distilled from the target on public images.
+
+Source: Nguyen et al., CVPR 2023, section 3.2: KL(teacher ‖ student) at temperature 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.data.images import ImageSet
+from mibench.models.classifiers import Classifier, predict
+from mibench.progress import Progress
+from mibench.training.loop import (
+    TrainingConfig,
+    TrainingHooks,
+    TrainingResult,
+    TrainState,
+    train_classifier,
+)
+from mibench.types import Frozen
+
+
+class StudentsConfig(Frozen):
+    """Model augmentation: students distilled from the target on public images."""
+
+    architectures: tuple[str, ...] = Field(
+        ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"),
+        min_length=1,
+        max_length=100,
+        description="timm architectures, other than the target's (seed paper: EfficientNets)",
+    )
+    training: TrainingConfig = Field(
+        TrainingConfig(epochs=20, learning_rate=0.02),
+        description="how each student is trained (KL to the target's outputs at temperature 1)",
+    )
+
+
+def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student), the mean over a batch of logits ``(n, k)``."""
+    return F.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
+    )
+
+
+class Distillation(TrainingHooks):
+    """Training against a teacher's outputs; labels are not used."""
+
+    def __init__(self, teacher: Classifier) -> None:
+        self.teacher = teacher
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        with torch.no_grad():
+            teacher = self.teacher(images)
+        return distillation_loss(model(images), teacher)
+
+
+def distill(
+    teacher: Classifier,
+    student: Classifier,
+    public: ImageSet,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    progress: Progress,
+) -> tuple[Classifier, TrainingResult, float]:
+    """Train a student; also returns the share of 2,000 public images on which it agrees."""
+    hooks = Distillation(teacher)
+    label = f"student {student.architecture}"
+    student, result = train_classifier(student, public, config, generator, progress, hooks, label)
+    images = public.images[:2000]
+    same = predict(student, images)[0].argmax(1) == predict(teacher, images)[0].argmax(1)
+    return student, result, round(float(same.float().mean()), 4)

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mibench import protocols
+from mibench.cell.request import Request
+from mibench.cell.resolve import AttackName, Cell, attack_names, resolve
+from mibench.errors import RequestError
+from mibench.inversion.attack import ATTACKS, Attack
+from mibench.protocols import PROTOCOLS, Protocol
+from mibench.settings import parse_setting
+from mibench.types import AttackCard
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+def cell(attack: str = "gmi", **fields: Any) -> Cell:
+    overrides = fields.pop("overrides", {})
+    return resolve(Request(protocol="tiny", attack=attack, overrides=overrides, **fields))
+
+
+def setting(path: str, value: Any, **fields: Any) -> Cell:
+    return cell(overrides={path: value}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "lom", "ma", "full"),
+    [
+        ("gmi", False, False, "gmi"),
+        ("gmi+lom", True, False, "gmi+lom"),
+        ("gmi+ma", False, True, "gmi+ma"),
+        ("gmi+lom+ma", True, True, "improved-gmi"),
+        ("gmi+ma+lom", True, True, "improved-gmi"),
+        ("improved-gmi", True, True, "improved-gmi"),
+        ("my-own+ma", False, True, "my-own+ma"),
+    ],
+)
+def test_attack_names(name: str, lom: bool, ma: bool, full: str) -> None:
+    parsed = AttackName.parse(name)
+    assert (parsed.lom, parsed.ma, parsed.full) == (lom, ma, full)
+    assert parsed.base == ("my-own" if "my-own" in name else "gmi")
+    assert AttackName.parse(parsed.full) == parsed
+
+
+@pytest.mark.parametrize("name", ["gmi+", "gmi+lomm", "gmi+lom+lom", "improved-gmi+lom", "gmi+LOM"])
+def test_malformed_attack_names_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="attack"):
+        cell(name)
+
+
+@pytest.mark.parametrize("name", ["gmi", "gmi+lom", "gmi+ma", "improved-gmi"])
+def test_a_variant_sets_objective_and_students(name: str) -> None:
+    config, parsed = cell(name).attack_config, AttackName.parse(name)
+    assert config.identity.objective == ("logit" if parsed.lom else "cross-entropy")
+    assert config.augment == parsed.ma
+
+
+def test_every_identity_attack_has_its_variants() -> None:
+    names = attack_names()
+    for base in ("gmi", "kedmi", "vmi"):
+        assert {base, f"{base}+lom", f"{base}+ma", f"improved-{base}"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+class Sampler(Attack):
+    """An attack that optimises nothing."""
+
+    card = AttackCard(title="t", authors="a", year=2024, venue="v", url="u", prior_recipe="none")
+    optimises_identity = False
+
+
+def test_variants_of_an_attack_without_an_identity_loss_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ATTACKS, "get", lambda name: Sampler)
+    monkeypatch.setattr(ATTACKS, "names", lambda: ["sampler"])
+    monkeypatch.setattr(ATTACKS, "name_of", lambda cls: "sampler")
+    assert cell("sampler").attack_class is Sampler
+    assert attack_names() == ["sampler"]
+    for name in ("sampler+lom", "sampler+ma", "improved-sampler"):
+        with pytest.raises(RequestError, match="sampler optimises no identity loss"):
+            cell(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("attack.iterations=600", "attack.iterations", 600),
+        (" attack.clip =null", "attack.clip", None),
+        ("defense.measure=coco", "defense.measure", "coco"),
+        ("target.augment=false", "target.augment", False),
+        ("target.learning_rate=1e-2", "target.learning_rate", 0.01),
+        ('attack.students.architectures=["a","b"]', "attack.students.architectures", ["a", "b"]),
+        ("a.b=x=y", "a.b", "x=y"),
+    ],
+)
+def test_settings_are_a_path_and_a_json_value_or_text(text: str, path: str, value: Any) -> None:
+    assert parse_setting(text) == (path, value)
+
+
+@pytest.mark.parametrize("text", ["attack.iterations", "=3", "", "  =3"])
+def test_settings_without_path_or_value_are_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="write a path and a value"):
+        parse_setting(text)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Protocol:
+    card = PROTOCOLS["tiny"].model_copy(update=changes)
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", card)
+    return card
+
+
+def test_target_training_protocol_then_defense_then_card_then_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = use(monkeypatch).training
+    assert cell().training == plain
+    assert (plain.optimizer, plain.learning_rate, plain.batch_size) == ("sgd", 0.02, 16)
+    # BiDO's own training goes over the protocol's, and leaves what it does not name.
+    bido = cell(defense="bido").training
+    assert (bido.optimizer, bido.learning_rate, bido.batch_size) == ("adam", 1e-4, 16)
+    # The protocol's card of the defense goes over the defense's own.
+    use(monkeypatch, defenses={"bido": {"target.learning_rate": 3e-4, "defense.sigma": 2.0}})
+    carded = cell(defense="bido")
+    assert (carded.training.optimizer, carded.training.learning_rate) == ("adam", 3e-4)
+    assert carded.defense_config.model_dump()["sigma"] == 2.0
+    assert cell(defense="none").training == plain
+    # What was passed wins over all of them.
+    asked = {"target.learning_rate": 5e-4, "target.optimizer": "sgd", "defense.sigma": 9.0}
+    last = cell(defense="bido", overrides=asked)
+    assert (last.training.optimizer, last.training.learning_rate) == ("sgd", 5e-4)
+    assert last.defense_config.model_dump()["sigma"] == 9.0
+
+
+def test_attack_options_defaults_then_protocol_then_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    default = ATTACKS.get("gmi").Config().model_dump()
+    found = cell("improved-gmi").attack_config.model_dump()
+    assert found["iterations"] == 3 != default["iterations"]  # the card's, for every variant
+    assert found["learning_rate"] == default["learning_rate"]
+    assert setting("attack.iterations", 7).attack_config.model_dump()["iterations"] == 7
+    card = use(monkeypatch, attacks={})
+    assert cell().attack_config.model_dump()["iterations"] == default["iterations"]
+    assert cell().attack_config.prior.gan == card.gan
+    assert cell().attack_config.students == card.students
+    assert setting("attack.prior.gan.steps", 4).attack_config.prior.gan.steps == 4
+    assert setting("attack.prior.gan.steps", 4).attack_config.prior.gan.latent == card.gan.latent
+
+
+def test_settings_reach_only_their_part() -> None:
+    found = setting("target.epochs", 3)
+    assert found.training.epochs == 3
+    assert found.attack_config.students.training.epochs == 1
+    assert found.passed("target") == {"target.epochs": 3}
+    assert found.passed("attack") == {}
+
+
+def test_the_target_is_the_protocols_unless_one_is_asked_for() -> None:
+    assert cell().architecture == "test_resnet"
+    assert cell(target="test_vit").architecture == "test_vit"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("attack.iteration", 3, "no such field; did you mean 'attack.iterations'"),
+        ("attack.identity.eots", 3, "did you mean 'attack.identity.eot'"),
+        ("target.epoch", 3, "did you mean 'target.epochs'"),
+        ("defense.zzzz", 3, "--set defense.zzzz: there is no such field"),
+        ("protocol.sample", 3, "did you mean 'protocol.samples'"),
+        ("attacks.iterations", 3, "paths start with one of protocol., target., defense., attack."),
+        ("attack", 3, "paths start with one of"),
+        ("iterations", 3, "paths start with one of"),
+    ],
+)
+def test_wrong_paths_are_refused_with_close_names(path: str, value: Any, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        setting(path, value)
+    assert message in str(caught.value)
+    assert f"--set {path}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("attack.iterations", "many"),
+        ("attack.iterations", 0),
+        ("attack.iterations", 2.5),
+        ("target.optimizer", "lion"),
+        ("attack.identity.eot", None),
+        ("protocol.samples", "x"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_with_the_value(path: str, value: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        setting(path, value)
+    assert path in str(caught.value)
+    assert f"got {value!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("data.classes", "1,2", "a valid tuple (got '1,2'), which is written as JSON: '[1, 2]'"),
+        ("data.val_fraction", 0.9, "--set protocol.data.val_fraction: Input should be less"),
+    ],
+)
+def test_wrong_data_is_not_held_against_other_kinds_of_data(
+    path: str, value: Any, reason: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        resolve(Request(protocol="mnist-32", overrides={f"protocol.{path}": value}))
+    assert reason in str(caught.value)
+    assert str(caught.value).count(f"protocol.{path}") == 1
+    assert "min_images" not in str(caught.value)  # a field of image folders
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"attack.augment": True},
+        {"attack.identity.objective": "logit"},
+    ],
+    ids=str,
+)
+def test_the_variant_is_chosen_by_name_only(overrides: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=r"choose it by the attack's name \(gmi, gmi\+lom"):
+        cell(overrides=overrides)
+
+
+def test_a_whole_identity_setting_cannot_swap_the_objective() -> None:
+    """The record says ``gmi``: a nested value must not make it ``gmi+lom`` by the back door."""
+    with pytest.raises(RequestError, match="objective"):
+        setting("attack.identity", {"objective": "logit"})
+
+
+@pytest.mark.parametrize("name", ["synthfaces-32", "synthfaces-32-dev"])
+def test_a_frozen_protocol_cannot_be_changed(name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name} is frozen"):
+        resolve(Request(protocol=name, attack="gmi", overrides={"protocol.samples": 3}))
+
+
+def test_an_unfrozen_protocol_can_be_changed_but_not_its_identity() -> None:
+    assert setting("protocol.samples", 2).protocol.samples == 2
+    for path, value in (("name", "mine"), ("version", 2)):
+        with pytest.raises(RequestError, match="identifies the protocol and is fixed"):
+            setting(f"protocol.{path}", value)
+
+
+def test_unknown_names_are_refused_with_close_ones() -> None:
+    with pytest.raises(RequestError, match="'synthfaces-32'"):
+        resolve(Request(protocol="synthfaces32"))
+    with pytest.raises(RequestError, match="bido"):
+        cell(defense="bidos")
+    with pytest.raises(RequestError, match="kedmi"):
+        cell("kedmy")
+    with pytest.raises(RequestError, match="test_resnet"):
+        cell(target="test_resnett")
+
+
+def test_the_folder_protocol_needs_its_folder_and_only_it() -> None:
+    with pytest.raises(RequestError, match="--root DIR"):
+        resolve(Request(protocol="folder"))
+    with pytest.raises(RequestError, match="--root is for the protocol `folder`, not 'tiny'"):
+        cell(root="somewhere")
+
+
+def test_folder_options_have_short_paths() -> None:
+    overrides = {"protocol.min_images": 4, "protocol.data.split_seed": 9, "protocol.samples": 2}
+    overrides |= {"attack.students.architectures": ["test_resnet"]}
+    spec = Request(
+        protocol="folder", root="x", target="test_resnet", attack="gmi", overrides=overrides
+    )
+    found = resolve(spec).protocol
+    data = found.data.model_dump()
+    assert (data["min_images"], data["split_seed"], found.samples) == (4, 9, 2)
+
+
+def test_architectures_that_cannot_take_the_resolution_are_refused() -> None:
+    with pytest.raises(RequestError, match="32×32"):
+        cell(target="inception_v3")
+    # A student is checked too, but only where students are attacked.
+    students = {"attack.students.architectures": ["inception_v3"]}
+    assert not cell("gmi", overrides=students).attack_config.augment
+    with pytest.raises(RequestError, match="32×32"):
+        cell("gmi+ma", overrides=students)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Request(seed=-1)
+
+
+def test_a_files_method_needs_its_card(tmp_path: Path) -> None:
+    """The record reads it, after everything else was computed."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from mibench.training.defense import Defense\nclass Mine(Defense):\n    pass\n"
+    )
+    with pytest.raises(RequestError, match=r"Mine has no card; write `card = DefenseCard"):
+        cell(defense=f"{file}:Mine")

@@ -1,0 +1,239 @@
+"""The command line: what it prints where, and its exit codes; runs are tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+
+from mibench import __version__
+from mibench.cell.request import Request
+from mibench.cli import cli
+from mibench.errors import ArtifactError, MibenchError
+from mibench.progress import Progress
+from mibench.record import Record
+from tests.kit.command_line import ROOT, invoke, make_record
+
+Runs = list[dict[str, Any]]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
+    """Calls of ``mibench.run``, which reports some progress, prints, and returns a record."""
+    calls: Runs = []
+
+    def run(*, progress: Progress, **request: Any) -> Record:
+        calls.append(request)
+        progress.stage("target", "computing")
+        for _ in progress.steps(3, "training"):
+            progress.report(loss=0.5)
+        progress.stage("target", "done", 1.25)
+        progress.stage("prior", "cached", 60.0)
+        print("printed by a method")
+        logging.getLogger("mibench.store.store").info("waiting for another process")
+        return make_record()
+
+    monkeypatch.setattr(sys.modules["mibench.cell.run"], "run", run)
+    monkeypatch.setenv("MIBENCH_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+# --- run --------------------------------------------------------------------------------------
+
+
+def test_run_passes_the_request_on(runs: Runs, tmp_path: Path) -> None:
+    args = "run --defense bido --attack gmi+lom --seed 7 --set attack.identity.regularizer=0.5"
+    args += " --set target.optimizer=adam --out there --store kept --device cpu"
+    result = invoke(*args.split(), "--set", "target.epochs=2")
+    assert result.exit_code == 0, result.output
+    (request,) = runs
+    assert request.pop("command") == f"mibench {args} --set target.epochs=2"
+    assert request == {
+        "protocol": "synthfaces-32",
+        "target": None,
+        "defense": "bido",
+        "attack": "gmi+lom",
+        "seed": 7,
+        "root": None,
+        "preset": None,
+        "overrides": {
+            "attack.identity.regularizer": 0.5,
+            "target.optimizer": "adam",
+            "target.epochs": 2,
+        },
+        "data": None,
+        "budget": 1,
+        "store": "kept",
+        "out": Path("there"),
+        "device": "cpu",
+    }
+    assert str(tmp_path / "there") in result.stdout
+    assert str(tmp_path / "kept") in result.stdout
+
+
+def test_run_defaults_are_those_of_a_request(runs: Runs) -> None:
+    result = invoke("run")
+    assert result.exit_code == 0
+    passed = {name: runs[0][name] for name in Request.model_fields}
+    assert passed == Request.model_validate({}).model_dump()
+    assert runs[0]["device"] == "auto"
+    assert runs[0]["out"] is None
+    assert str(Path("mibench-runs/synthfaces-32/improved-kedmi_none_")) in result.stdout
+
+
+def test_run_quotes_its_command(runs: Runs) -> None:
+    invoke("run", "--set", "target.optimizer=adam", "--out", "my folder")
+    assert runs[0]["command"] == "mibench run --set target.optimizer=adam --out 'my folder'"
+
+
+def test_run_shows_tables_on_stdout_and_progress_on_stderr(runs: Runs) -> None:
+    result = invoke("run")
+    assert "43.1 % [38.1, 48.2]" in result.stdout
+    assert "target: computing\ntarget: done in 1.2 s\nprior: cached\n" in result.stderr
+    assert "printed by a method" in result.stderr
+    assert "waiting for another process" in result.stderr
+    assert "printed by a method" not in result.stdout
+    assert "43.1 %" not in result.stderr
+
+
+def test_run_json_leaves_only_the_record_on_stdout(runs: Runs) -> None:
+    result = invoke("run", "--json")
+    assert Record.model_validate_json(result.stdout) == make_record()
+    assert "43.1 % [38.1, 48.2]" in result.stderr
+    assert "target: computing" in result.stderr
+
+
+def test_run_quiet_shows_no_progress(runs: Runs) -> None:
+    result = invoke("run", "--quiet")
+    assert "computing" not in result.stderr
+    assert "43.1 %" in result.stdout
+
+
+def test_run_leaves_logging_as_it_was(runs: Runs) -> None:
+    log = logging.getLogger("mibench")
+    before = (log.level, list(log.handlers))
+    invoke("run")
+    assert (log.level, log.handlers) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("--attack kedmo", "'kedmi'"),
+        ("--attack improved-kedmi+lom", "already holds"),
+        ("--defense bidoo", "'bido'"),
+        ("--protocol synthface-32", "'synthfaces-32'"),
+        ("--target resnet81", "resnet"),
+        ("--target crossvit_9_240", "cannot take images of 32×32"),
+        ("--set attack.iterationz=5", "iterations'"),
+        ("--set attack.iterations=many", "attack.iterations"),
+        ("--set attack.identity.eot=0", "greater than or equal to 1"),
+        ("--set iterations=5", "paths start with"),
+        ("--set attack.iterations", "write a path and a value"),
+        ("--protocol folder", "--root"),
+        ("--seed -1", "--seed"),
+        ("--sed 1", "--seed"),
+    ],
+)
+def test_wrong_requests_exit_2_before_anything_runs(runs: Runs, args: str, said: str) -> None:
+    result = invoke("run", *args.split())
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert runs == []
+
+
+def test_a_gpu_that_is_not_there_is_a_wrong_request(tmp_path: Path) -> None:
+    device = "cuda:99" if torch.cuda.is_available() else "cuda"
+    result = invoke("run", "--device", device, "--store", str(tmp_path), "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"--device {device}" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MibenchError("the disk is full"), 1, "error: the disk is full\n"),
+        (ArtifactError("a pinned network is missing"), 1, "error: a pinned"),
+        (KeyboardInterrupt(), 130, "stopped; the same command continues\n"),
+    ],
+)
+def test_failures_have_their_exit_codes(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def run(**request: Any) -> Record:
+        raise error
+
+    monkeypatch.setattr(sys.modules["mibench.cell.run"], "run", run)
+    result = invoke("run")
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unexpected_error_is_not_swallowed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(**request: Any) -> Record:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(sys.modules["mibench.cell.run"], "run", run)
+    result = invoke("run")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+# --- the command as a process -----------------------------------------------------------------
+
+
+def process(*args: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *args]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_version_as_a_process() -> None:
+    result = process("-m", "mibench", "--version")
+    assert (result.returncode, result.stdout) == (0, f"mibench {__version__}\n")
+    assert result.stderr == ""
+
+
+def test_list_as_a_process() -> None:
+    result = process("-m", "mibench", "list", "attacks", "--json")
+    assert result.returncode == 0, result.stderr
+    assert "improved-kedmi" in [entry["name"] for entry in json.loads(result.stdout)]
+
+
+def test_help_imports_nothing_slow() -> None:
+    code = (
+        "import sys; sys.argv = ['mibench', 'run', '--help']\n"
+        "from mibench.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'timm', 'pydantic', 'rich', 'numpy'} & set(sys.modules)))"
+    )
+    result = process("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert "Usage: mibench run" in result.stdout
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("list",), ("info",), ("store", "gc")])
+def test_every_option_is_explained(command: tuple[str, ...]) -> None:
+    long, short = invoke(*command, "--help"), invoke(*command, "-h")
+    assert long.exit_code == short.exit_code == 0
+    assert long.stdout == short.stdout
+    current: Any = cli
+    for name in command:
+        current = current.commands[name]
+    for option in current.params:
+        if isinstance(option, click.Option):
+            assert (option.help or "").endswith("."), option.name

@@ -1,0 +1,125 @@
+"""What tests run on: tiny problems for attacks at 32 pixels, and names of cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch.nn import functional as F
+
+from mibench.data.images import ImageSet
+from mibench.inversion.access import ACCESS, WhiteBoxTarget
+from mibench.inversion.attack import Attack, Problem
+from mibench.inversion.identity import FeatureStatistics, IdentityConfig, IdentityLoss, Objective
+from mibench.models.classifiers import Classifier, predict
+from mibench.models.freeze import freeze
+from mibench.priors._networks import Critic, Generator, Prior
+from mibench.progress import SILENT, Progress
+from mibench.protocols import high_resolution, papers
+from mibench.streams import stream
+
+CLASSES, RESOLUTION, LATENT = 5, 32, 16
+CPU = torch.device("cpu")
+PAPERS = [card.name for card in (*papers.CARDS, *high_resolution.CARDS)]
+
+
+@cache
+def public_images(count: int = 16) -> ImageSet:
+    """Blurred noise, labelled in turn with four public identities."""
+    coarse = torch.rand(count, 3, 8, 8, generator=stream(0, "public"))
+    fine = F.interpolate(coarse, size=RESOLUTION, mode="bilinear")
+    images = (fine * 255).to(torch.uint8)
+    return ImageSet(images, torch.arange(count) % 4, ("a", "b", "c", "d"))
+
+
+@cache
+def tiny_prior(critic_classes: int = 0, latent: int = LATENT, seed: int = 0) -> Prior:
+    """A frozen prior; with ``critic_classes`` the critic is KEDMI's, and a bank comes with it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        generator = Generator(RESOLUTION, latent, 2)
+        latents = torch.randn(64, latent)
+        with torch.no_grad():
+            for _ in range(50):
+                generator.train()(latents)
+            # Sigmoid of an untrained output is gray: give it contrast.
+            generator.to_rgb.weight.mul_(10)
+        generator = freeze(generator, latents)
+        critic = Critic(RESOLUTION, 4, critic_classes).bake().eval().requires_grad_(False)
+        bank = None
+        if critic.minibatch is not None:
+            with torch.no_grad():
+                bank = critic.minibatch.embed(critic.features(generator(latents[:7])))
+    return Prior(generator, critic, "tiny", bank)
+
+
+@cache
+def tiny_classifier(architecture: str = "test_resnet", seed: int = 0) -> Classifier:
+    """A frozen classifier of ``CLASSES`` identities, trained for a second.
+
+    The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
+    the ``k``-th number of its latent is the largest of the first ``CLASSES``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(architecture, CLASSES, RESOLUTION)
+        optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+        for _ in range(60):
+            latents = torch.randn(64, LATENT)
+            images = tiny_prior().generator(latents)
+            loss = F.cross_entropy(model(images), latents[:, :CLASSES].argmax(1))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return freeze(model, images)
+
+
+def tiny_problem(
+    attack: type[Attack],
+    labels: Sequence[int] = (0, 1, 2),
+    samples: int = 2,
+    *,
+    objective: Objective = "cross-entropy",
+    identity: IdentityConfig | None = None,
+    students: int = 0,
+    critic_classes: int = 0,
+    latent: int = LATENT,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Problem:
+    """A problem for ``attack``, with the access that it declares.
+
+    The networks are the same in every call, and not to be changed; queries count from 0.
+
+    Args:
+        labels: attacked identities, below ``CLASSES``.
+        samples: reconstructions per identity.
+        objective: objective of the identity loss, unless ``identity`` is given whole.
+        students: how many students are attacked together with the target.
+        critic_classes: 0 for a critic that scores realism, else KEDMI's with a bank.
+        seed: seed of the attack's streams; the networks do not depend on it.
+    """
+    model = tiny_classifier()
+    target = ACCESS[attack.access](model)
+    loss = None
+    if isinstance(target, WhiteBoxTarget):
+        config = identity or IdentityConfig(objective=objective)
+        features = predict(model, public_images().images / 255)[1]  # in the default precision
+        loss = IdentityLoss(
+            target.outputs,
+            [tiny_classifier(seed=1 + number) for number in range(students)],
+            config,
+            FeatureStatistics.of(features) if config.objective == "logit" else None,
+        )
+    return Problem(
+        target=target,
+        prior=tiny_prior(critic_classes, latent),
+        identity_loss=loss,
+        labels=torch.tensor(labels),
+        samples=samples,
+        public=public_images(),
+        seed=seed,
+        device=CPU,
+        progress=progress,
+    )

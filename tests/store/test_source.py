@@ -1,0 +1,345 @@
+"""What counts as the code of a result, and what does not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import sys
+import textwrap
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mibench.cell import keys
+from mibench.cell.keys import Keys, Task
+from mibench.cell.request import Request
+from mibench.cell.resolve import resolve
+from mibench.errors import MibenchError
+from mibench.inversion.attack import ATTACKS
+from mibench.protocols import Protocol
+from mibench.store import source
+from mibench.store.source import code_digest, normalised_source, outside_digest
+from mibench.training.defense import DEFENSES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PLAIN = """
+import os
+class Net:
+    rate: float = 0.1
+    def scale(self, x):
+        if x:
+            return x * 2
+        return {"a": 1}
+"""
+SAME = [
+    PLAIN.replace("import os", '"""Module."""\n# comment\n\n\nimport os  # why'),
+    PLAIN.replace("class Net:", 'class Net:\n    """Doc."""'),
+    PLAIN.replace("= 0.1", '= 0.1\n    """What the rate is."""'),
+    PLAIN.replace("(self, x):", '(\n        self,\n        x,\n    ):\n        """Doc."""'),
+    PLAIN.replace('{"a": 1}', "{\n            'a': (1),\n        }"),
+]
+DIFFERENT = [
+    PLAIN.replace("* 2", "* 3"),
+    PLAIN.replace("0.1", "0.2"),
+    PLAIN.replace("x", "y"),
+    PLAIN.replace("import os", "import sys"),
+    PLAIN.replace('"a"', '"b"'),
+    PLAIN.replace("    if x:\n            return", "    if x:\n            yield"),
+]
+
+
+@pytest.mark.parametrize("text", SAME)
+def test_what_does_not_run_does_not_count(text: str) -> None:
+    assert text != PLAIN
+    assert normalised_source(text) == normalised_source(PLAIN)
+
+
+@pytest.mark.parametrize("text", DIFFERENT)
+def test_what_runs_counts(text: str) -> None:
+    assert text != PLAIN
+    assert normalised_source(text) != normalised_source(PLAIN)
+
+
+def test_a_body_of_documentation_only() -> None:
+    documented = normalised_source('class Error(Exception):\n    """Doc."""\n')
+    assert documented == normalised_source("class Error(Exception):\n    pass\n")
+
+
+READERS = [
+    'card = AttackCard(title="A", year={0}, deviations=("one", "two"))',
+    'card: ClassVar[DefenseCard] = types.DefenseCard(title="{0}")',
+    'rate = Field(0.5, gt=0, description="text {0}")',
+    'raise RequestError(f"no {{name!r}}: text {0}")',
+    'raise ValueError("text {0}") from error',
+    'assert rate > 0, "text {0}"',
+    'METRICS = {{"top1": _info("Title {0}", "unit", HIGHER, _GMI, "text {0}")}}',
+]
+
+
+@pytest.mark.parametrize("text", READERS)
+def test_what_only_readers_see_does_not_count(text: str) -> None:
+    assert normalised_source(text.format(1)) == normalised_source(text.format(2))
+
+
+RESULTS = [
+    "rate = Field(0.{0}, description='text')",
+    "strength = Field(1, description='text', ge={0})",
+    'raise DivergedError("text {0}")',  # a record states it
+    'raise MibenchError("text {0}")',  # a metric's reason may be made of it
+    "raise RequestError(measure({0}))",
+    'reason = missing("text {0}")',
+    'METRICS = {{"top{0}": _info("Title", "unit", HIGHER, _GMI, "text")}}',
+    "card = AttackCard(year={0})\ndef seed(self):\n    return self.card.year",
+    "cards = [AttackCard(year={0})]",
+]
+
+
+@pytest.mark.parametrize("text", RESULTS)
+def test_what_may_come_into_a_result_counts(text: str) -> None:
+    assert normalised_source(text.format(1)) != normalised_source(text.format(2))
+
+
+# Modules of someone else
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the import path, whose modules are forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        path = getattr(sys.modules[name], "__file__", None)
+        if name.startswith("mibench_file_") or (path and tmp_path in Path(path).parents):
+            del sys.modules[name]
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+# Ways to come to `WEIGHT` in helper.py, or in part/helper.py.
+WAYS = {
+    "from": "from helper import WEIGHT",
+    "import": "import helper",
+    "as": "import helper as h",
+    "star": "from helper import *",
+    "inside a function": "def loss(): from helper import WEIGHT",
+    "inside a method": "class A:\n    def loss(self):\n        import helper",
+    "conditional": "if True:\n    import helper",
+    "tried": "try:\n    import helper\nexcept ImportError:\n    helper = None",
+    "by text": "import importlib\nh = importlib.import_module('helper')",
+    "by __import__": "h = __import__('helper')",
+    "a package's part": "from part.helper import WEIGHT",
+    "a part of a package": "from part import helper",
+    "dotted": "import part.helper",
+    "over another": "import other",
+    "over another's relative import": "import part.other",
+}
+
+
+@pytest.mark.parametrize("package", [True, False], ids=["package", "folder"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_helpers_count_however_they_are_imported(folder: Path, way: str, package: bool) -> None:
+    def digests(weight: int) -> tuple[str, str | None]:
+        for place in ("helper.py", "part/helper.py"):
+            write(folder / place, f"WEIGHT = {weight}" + " " * weight)
+        module = ModuleType("mine")
+        module.__file__ = str(folder / "mine.py")
+        sys.modules["mine"] = module
+        mine = type("Mine", (), {"__module__": "mine"})
+        return code_digest(mine), outside_digest(mine)
+
+    write(folder / "mine.py", way)
+    write(folder / "other.py", "def f(): import helper")
+    write(folder / "part/other.py", "def f(): from . import helper")
+    if package:
+        write(folder / "part/__init__.py", "")
+    first, second = digests(1), digests(2)
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    assert "helper" not in sys.modules, "nothing is imported to be digested"
+    assert first == digests(1)
+
+
+def test_where_a_methods_file_lies_does_not_count(folder: Path) -> None:
+    text = "from mibench.defenses.none import NoDefense\nclass Mine(NoDefense):\n    a = 1\n"
+    digests = set()
+    for place in ("a/mine.py", "b/yours.py"):
+        cls = DEFENSES.get(f"{write(folder / place, text)}:Mine")
+        digests.add((code_digest(cls), outside_digest(cls)))
+    assert len(digests) == 1
+    cls = DEFENSES.get(f"{write(folder / 'c/mine.py', text.replace('1', '2'))}:Mine")
+    assert not {code_digest(cls), outside_digest(cls)} & set(next(iter(digests)))
+
+
+def test_a_file_that_passes_a_class_on_counts(folder: Path) -> None:
+    write(
+        folder / "terms.py",
+        "from mibench.training.defense import Defense\nclass Mine(Defense): pass",
+    )
+
+    def digests(text: str) -> tuple[str, str | None]:
+        cls = DEFENSES.get(f"{write(folder / 'mine.py', text)}:Mine")
+        also = DEFENSES.files_of(cls)
+        return code_digest(cls, also=also), outside_digest(cls, *also)
+
+    plain = digests("from terms import Mine")
+    assert plain != digests("from terms import Mine\nMine.rate = 2")
+    assert plain == digests("from terms import Mine  # again")
+
+
+def test_mibenchs_own_methods_have_no_outside_code() -> None:
+    for registry in (ATTACKS, DEFENSES):
+        for name in registry.names():
+            assert outside_digest(registry.get(name)) is None
+
+
+def test_versions_count_without_their_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dict.fromkeys(("torch", "timm", "opacus"), "1.0")
+
+    def digests() -> tuple[str, str]:
+        source._version.cache_clear()
+        return tuple(code_digest(DEFENSES.get(name)) for name in ("none", "dp-sgd"))
+
+    usual = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: found.get(name) or usual(name))
+    first = digests()
+    found["torch"] = "1.0+cu128"
+    assert digests() == first
+    for package in found:
+        found[package] = "1.1"
+        changed = digests()
+        assert changed[1] != first[1], package
+        assert (changed[0] != first[0]) == (package != "opacus")  # which `none` doesn't reach
+        found[package] = "1.0"
+    source._version.cache_clear()
+
+
+def test_a_script_that_imports_all_of_mibench_can_be_read(folder: Path) -> None:
+    write(folder / "script.py", "import mibench\nmibench.run(attack='gmi')")
+    assert code_digest("script") == code_digest("script")
+    write(folder / "cards.py", "from mibench import protocols\nprint(protocols.papers.CARDS)")
+    assert code_digest("cards") != code_digest("script")
+
+
+def test_what_may_be_absent_counts_when_it_is_there(folder: Path) -> None:
+    write(folder / "mine.py", "try:\n    import a_gift\nexcept ImportError:\n    a_gift = None")
+    mine = importlib.import_module("mine")
+    before = code_digest("mine")
+    write(folder / "a_gift.py", "x = 1")
+    importlib.invalidate_caches()
+    assert mine is sys.modules["mine"]
+    assert code_digest("mine") != before
+
+
+def test_loaded_code_keeps_its_digest(folder: Path) -> None:
+    path = write(folder / "loaded_for_digest.py", "x = 1")
+    importlib.import_module("loaded_for_digest")
+    before = code_digest("loaded_for_digest")
+    path.write_text("x = 22")
+    assert code_digest("loaded_for_digest") == before
+    del sys.modules["loaded_for_digest"]
+    assert code_digest("loaded_for_digest") != before
+
+
+def test_missing_and_broken_sources_are_named(folder: Path) -> None:
+    with pytest.raises(MibenchError, match="no_such_module"):
+        code_digest("mibench.no_such_module")
+    with pytest.raises(MibenchError, match=r"mibench\.stages:Stages\.no_such"):
+        code_digest("mibench.cell.stages:Stages.no_such")
+    write(folder / "broken_for_digest.py", "def f(:")
+    with pytest.raises(MibenchError, match=r"broken_for_digest\.py"):
+        code_digest("broken_for_digest")
+
+
+# Keys of mibench's stages
+
+ALL = {"data", "general-prior", "evaluator"}  # and what follows from these
+JUDGING = {"references", "metrics"}
+# An edit of a file, and the stages that reach it.
+EDITS = [
+    ("stages.py", "_STATISTICS_IMAGES = 5000", "_STATISTICS_IMAGES = 2", {"reconstructions"}),
+    ("stages.py", "stream(0, role, protocol.name)", "stream(1, role)", {"evaluator"}),
+    ("stages.py", 'stream(self.seed, "prior", self', 'stream(self.seed, "p", self', {"prior"}),
+    ("stages.py", '"student", architecture)', '"pupil", architecture)', {"student"}),
+    ("stages.py", "<= self.cell.protocol.chance_kappa", "< 0", {"target"}),
+    ("students.py", 'reduction="batchmean"', 'reduction="mean"', {"student"}),
+    ("models/gan.py", "std: float = 0.02", "std: float = 0.03", {"general-prior"}),
+    ("gan_training.py", "(step + 1) % 1000", "(step + 1) % 100", {"general-prior"}),
+    ("gan_training.py", "10 * gradient_penalty", "9 * gradient_penalty", {"general-prior"}),
+    ("models/evaluators.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", JUDGING),
+    ("models/freeze.py", "def freeze(", "def freeze(*, ", {"prior", "student", *JUDGING}),
+    ("results.py", '"references": values,', '"references": dict(values),', JUDGING),
+    ("evaluate.py", "float() / 255", "float() / 256", JUDGING),
+    ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", JUDGING),
+    ("assets/__init__.py", "value.float()", "value.double()", {"general-prior", "evaluator"}),
+    ("identity.py", "config.eot if", "config.eot + 1 if", {"reconstructions"}),
+    ("methods.py", "def scores(images", "def scores(*, images", {"reconstructions"}),
+    ("streams.py", ">> 1", ">> 2", ALL),
+    ("training.py", "height // 16", "height // 8", {"target", "student", "evaluator"}),
+    ("dependence.py", "RIDGE = ", "RIDGE = 2 * ", {"target"}),
+    ("defenses/bido.py", "class Bido", "class Bido2(Defense): pass\nclass Bido", {"target"}),
+    ("defenses/mid.py", "class Mid", "class Mid2(Defense): pass\nclass Mid", set()),
+    ("data/synthfaces.py", "_NOISE = ", "_NOISE = 2 * ", {"data"}),
+    ("stages.py", 'part("val"), part("test")', 'part("test"), part("val")', {"data"}),
+    ("stages.py", "render_dataset(protocol.data", "render_dataset(0 or protocol.data", {"data"}),
+    (
+        "data/identity_split.py",
+        "def gather(",
+        "def gather(*, ",
+        {"data"},
+    ),  # as `data` names all sources
+    ("progress.py", "yield step", "yield step + 0", set()),
+    ("metrics/catalogue.py", "A tie is not a hit.", "A tie is none.", set()),
+    ("identity.py", "the improved objective", "the better one", set()),
+    ("defenses/bido.py", "title=", "title='' + ", set()),
+    ("protocols/small.py", "MNIST", "Digits", set()),
+    ("errors.py", "exit_code = 1", "exit_code = 3", set()),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "stages"), EDITS, ids=lambda value: str(value)[:24])
+def test_keys_of_stages_hold_their_code_and_no_other(
+    tiny: Protocol, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, stages: set[str]
+) -> None:
+    """An edit changes the keys of the stages that its code is reached from, and what follows."""
+    cell = resolve(Request(protocol="tiny", attack="improved-kedmi", defense="bido"))
+    place = ROOT / ("" if file.startswith(("attacks", "defenses")) else "mibench") / file
+    text = place.read_text()
+    assert old in text
+
+    def plan(edited: str) -> dict[str, Task]:
+        def read(name: str, path: Path) -> source._Module:
+            if not path.samefile(place):
+                return source._parsed(name, path, 0, 0)
+            return source._parse(name, path, edited.encode())
+
+        monkeypatch.setattr(source, "_PINNED", weakref.WeakKeyDictionary())
+        monkeypatch.setattr(source, "_read_file", read)
+        keys._code.cache_clear()
+        return Keys(cell).plan()
+
+    before, after = plan(text), plan(text.replace(old, new))
+    keys._code.cache_clear()
+    expected: set[str] = set()
+    for task in before.values():  # parents come first
+        if task.stage in stages or expected & set(task.parents):
+            expected.add(task.name)
+    assert {name for name in before if before[name].key != after[name].key} == expected
+
+
+def test_the_code_of_a_finished_cell_is_read_in_no_time(tiny: Protocol) -> None:
+    cell = resolve(Request(protocol="tiny", attack="improved-kedmi", defense="bido"))
+    Keys(cell).plan()
+    start = time.process_time()
+    for _ in range(10):
+        Keys(cell).plan()
+    assert (time.process_time() - start) / 10 < 0.1

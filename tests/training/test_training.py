@@ -1,0 +1,586 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench.data.images import ImageSet
+from mibench.errors import RequestError
+from mibench.models.classifiers import Classifier
+from mibench.priors.gan import (
+    GanConfig,
+    MovingAverage,
+    critic_loss,
+    gradient_penalty,
+    real_batch,
+    shuffled_batches,
+    train_general_gan,
+)
+from mibench.progress import SILENT, Progress
+from mibench.streams import stream
+from mibench.training.loop import (
+    TrainingConfig,
+    TrainingHooks,
+    TrainingResult,
+    TrainState,
+    make_optimizer,
+    shift_and_mirror,
+    train_classifier,
+)
+
+COUNT, SIZE = 21, 8  # 21 images: no batch size of the tests divides them
+
+
+def faces(size: int = SIZE) -> ImageSet:
+    """Three identities told apart by brightness."""
+    labels = torch.arange(COUNT) % 3
+    noise = torch.randint(0, 40, (COUNT, 3, size, size), generator=stream(0, "faces"))
+    images = (noise + 80 * labels[:, None, None, None]).to(torch.uint8)
+    return ImageSet(images, labels, ("a", "b", "c"))
+
+
+def vector(parameters: Iterable[Tensor]) -> Tensor:
+    return torch.cat([each.detach().reshape(-1) for each in parameters])
+
+
+class Linear(nn.Module):
+    """All that the loop asks of a classifier, with few weights."""
+
+    def __init__(self, size: int = SIZE) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            self.head = nn.Linear(3 * size * size, 3)
+            generator = stream(0, "weights")
+            for parameter in self.parameters():
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1))
+
+
+def train(
+    hooks: TrainingHooks | None = None,
+    seed: int = 0,
+    data: ImageSet | None = None,
+    progress: Progress = SILENT,
+    **fields: Any,
+) -> tuple[Tensor, TrainingResult]:
+    model: Any = Linear()
+    config = TrainingConfig(**{"epochs": 2, "batch_size": 8, **fields})
+    trained, result = train_classifier(
+        model, data or faces(), config, stream(seed, "training"), progress, hooks
+    )
+    assert not trained.training
+    return vector(trained.parameters()), result
+
+
+class Recorder(TrainingHooks):
+    """Keeps what the loop hands to the loss."""
+
+    def __init__(self) -> None:
+        self.states: list[TrainState] = []
+        self.batches: list[Tensor] = []
+        self.losses: list[float] = []
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        self.states.append(TrainState(state.epoch, state.step, state.epochs, state.steps))
+        self.batches.append(images.detach().clone())
+        loss = super().loss(model, images, labels, state)
+        self.losses.append(loss.item())
+        return loss
+
+
+def test_the_loss_goes_down() -> None:
+    hooks = Recorder()
+    _, result = train(hooks, epochs=15, learning_rate=0.1)
+    assert np.mean(hooks.losses[-3:]) < 0.5 * hooks.losses[0]
+    assert result.loss == hooks.losses[-1]
+    assert result.diverged is None
+
+
+def test_a_real_architecture_learns_and_is_deterministic() -> None:
+    def once() -> tuple[Tensor, float]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = Classifier("test_resnet", 3, 32)
+        config = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.05)
+        model, result = train_classifier(model, faces(32), config, stream(0, "x"), SILENT)
+        return vector(model.parameters()), result.loss
+
+    weights, loss = once()
+    assert loss < 0.9 < math.log(3)
+    assert torch.equal(weights, once()[0])
+
+
+def test_the_generator_alone_decides() -> None:
+    first, _ = train()
+    torch.rand(3)  # torch's global stream is not part of it
+    assert torch.equal(first, train()[0])
+    assert not torch.allclose(first, train(seed=1)[0])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 21])
+def test_no_batch_of_one_image(count: int) -> None:
+    """BatchNorm on 1×1 maps raises on it."""
+    hooks, labels = TrainingHooks(), torch.zeros(count)
+    sizes = [len(index) for index in hooks.sampler(labels, 2, stream(0))]
+    assert len(sizes) == hooks.steps_per_epoch(labels, 2)
+    assert sorted(sizes) == [2] * (count // 2 - count % 2) + [3] * (count % 2)
+
+
+def test_one_image_is_refused() -> None:
+    with pytest.raises(RequestError, match="target: training takes at least two images"):
+        train(data=faces().select(torch.tensor([0])))
+
+
+def test_hooks_are_asked_before_anything_is_trained() -> None:
+    class Refusing(TrainingHooks):
+        def check(self, labels: Tensor, config: TrainingConfig) -> None:
+            raise RequestError(f"{len(labels)} images in batches of {config.batch_size}")
+
+        def optimizer(self, model: Classifier, config: TrainingConfig) -> Any:
+            raise AssertionError("nothing is trained")
+
+    with pytest.raises(RequestError, match="21 images in batches of 8"):
+        train(Refusing())
+
+
+class Noisy(TrainingHooks):
+    """A loss that draws from torch's global stream, as dropout does."""
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        return super().loss(model, images + 0.1 * torch.randn_like(images), labels, state)
+
+
+def test_the_models_own_noise_is_part_of_the_generator_and_leaves_no_trace() -> None:
+    before = torch.get_rng_state()
+    first, _ = train(Noisy())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(first, train(Noisy())[0])
+
+
+@pytest.mark.parametrize("batch_size", [4, 8, 20, 64])
+def test_every_image_is_seen_once_an_epoch(batch_size: int) -> None:
+    hooks = Recorder()
+    _, result = train(hooks, epochs=3, batch_size=batch_size, augment=False)
+    per_epoch = math.ceil(COUNT / batch_size)
+    assert result.steps == len(hooks.batches) == 3 * per_epoch
+    assert min(map(len, hooks.batches)) > 1  # BatchNorm needs two
+    assert max(map(len, hooks.batches)) <= batch_size
+    wanted = sorted(map(tuple, (faces().images.float() / 255).flatten(1).tolist()))
+    orders = []
+    for epoch in range(3):
+        seen = torch.cat(hooks.batches[epoch * per_epoch :][:per_epoch]).flatten(1).tolist()
+        np.testing.assert_allclose(sorted(map(tuple, seen)), wanted, rtol=1e-6)
+        orders.append(seen)
+    assert orders[0] != orders[1]
+
+
+def test_the_state_counts_steps_and_epochs() -> None:
+    hooks = Recorder()
+    train(hooks, epochs=3)
+    assert [(s.epoch, s.step) for s in hooks.states] == [(i // 3, i) for i in range(9)]
+    assert {(s.epochs, s.steps) for s in hooks.states} == {(3, 9)}
+    assert [s.fraction for s in hooks.states] == [i / 9 for i in range(9)]
+
+
+class Counter(Progress):
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, str]] = []
+        self.done, self.ended = 0, 0
+
+    def begin(self, total: int, label: str) -> None:
+        self.begun.append((total, label))
+
+    def advance(self, steps: int) -> None:
+        self.done += steps
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def test_progress_is_told() -> None:
+    progress = Counter()
+    train(progress=progress)
+    assert (progress.begun, progress.ended) == ([(6, "target")], 1)
+    assert progress.done == 6
+
+
+def test_training_against_a_plain_loop() -> None:
+    """Gradients are those of the batch's loss, whole: nothing is clipped, kept or lost."""
+    hooks = Recorder()
+    found, _ = train(hooks, epochs=4, learning_rate=0.3, momentum=0.8, weight_decay=0.01)
+    model = Linear()
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    order = stream(0, "training")
+    torch.randint(2**31, (1,), generator=order)
+    step, steps, rising = 0, 12, 1  # 5 % of 12 steps
+    for _ in range(4):
+        batches = torch.randperm(COUNT, generator=order).tensor_split(3)
+        for index in batches:
+            rate = 0.3 if step < rising else 0.15 * (1 + math.cos(math.pi * (step - 1) / 11))
+            # Augmentation draws from the same generator.
+            shift_and_mirror(torch.zeros(len(index), 3, SIZE, SIZE), order)
+            loss = F.cross_entropy(model(hooks.batches[step]), faces().labels[index])
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for p, g, v in zip(model.parameters(), gradients, velocity, strict=True):
+                    g = g + 0.01 * p
+                    v.mul_(0.8).add_(g)
+                    p -= rate * (g + 0.8 * v)
+            step += 1
+    assert step == steps
+    expected = vector(model.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class Watched(TrainingHooks):
+    """Notes, in order, what happens to the gradients."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.norms: list[tuple[float, float]] = []
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        clean = all(p.grad is None for p in model.parameters())
+        self.events.append("clean" if clean else "stale")
+        return 1e6 * super().loss(model, images, labels, state)
+
+    def backward(
+        self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState
+    ) -> Tensor:
+        loss = super().backward(model, images, labels, state)
+        self.after = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        self.events.append("backward")
+        return loss
+
+    def optimizer(self, model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
+        watched, parameters = self, list(model.parameters())
+
+        class Optimizer(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:
+                watched.events.append("step")
+                for p, g in zip(parameters, watched.after, strict=True):
+                    assert p.grad is not None
+                    assert torch.equal(p.grad, g)
+                    watched.norms.append((float(p.grad.norm()), float(g.norm())))
+
+        return Optimizer(parameters, config.learning_rate)
+
+
+def test_the_optimizer_gets_the_gradients_of_backward_unclipped() -> None:
+    hooks = Watched()
+    train(hooks, epochs=1)
+    assert hooks.events == ["clean", "backward", "step"] * 3
+    assert max(norm for norm, _ in hooks.norms) > 1e4
+
+
+def test_hooks_are_called_at_their_time() -> None:
+    events = []
+
+    class Hooks(TrainingHooks):
+        def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
+            return 2
+
+        def sampler(
+            self, labels: Tensor, batch_size: int, generator: torch.Generator
+        ) -> Iterator[Tensor]:
+            yield torch.tensor([0, 1])
+            yield torch.tensor([2, 2, 3])
+
+        def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+            events.append(f"augment {len(images)}")
+            return images
+
+        def engage(self, model: Any, optimizer: Any, *rest: Any) -> tuple[Any, Any]:
+            events.append("engage")
+            return model, optimizer
+
+        def release(self, model: Any) -> Any:
+            events.append("release")
+            return model
+
+    _, result = train(Hooks(), epochs=1)
+    assert events == ["engage", "augment 2", "augment 3", "release"]
+    assert result.steps == 2
+
+
+def test_a_huge_step_is_reported_as_divergence() -> None:
+    _, result = train(learning_rate=1e30, epochs=5, schedule="constant")
+    assert result.diverged is not None
+    assert not math.isfinite(result.loss)
+    assert result.diverged == f"the loss is {result.loss} at step {result.steps} of 15"
+    assert result.steps < 15
+
+
+def test_a_nan_ends_training_at_once() -> None:
+    class Broken(Recorder):
+        def loss(self, model: Any, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+            loss = super().loss(model, images, labels, state)
+            return loss * math.nan if state.step == 4 else loss
+
+    progress = Counter()
+    _, result = train(Broken(), epochs=5, progress=progress)
+    assert (result.steps, result.diverged) == (5, "the loss is nan at step 5 of 15")
+    assert progress.ended == 1
+
+
+class Rates(TrainingHooks):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def optimizer(self, model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
+        self.made = make_optimizer(model, config)
+        return self.made
+
+    def backward(self, *parts: Any) -> Tensor:
+        self.rates.append(self.made.param_groups[0]["lr"])
+        return super().backward(*parts)
+
+
+def test_the_cosine_schedule() -> None:
+    hooks = Rates()
+    train(hooks, epochs=10, learning_rate=0.2, warmup=0.1)  # 30 steps, 3 of them rising
+    expected = [0.2 / 3, 0.4 / 3, 0.2]
+    expected += [0.1 * (1 + math.cos(math.pi * i / 27)) for i in range(27)]
+    assert hooks.rates == pytest.approx(expected)
+    assert 0 < hooks.rates[-1] < 0.001
+
+
+def test_the_constant_schedule_and_no_warmup() -> None:
+    hooks = Rates()
+    train(hooks, epochs=2, learning_rate=0.2, warmup=0, schedule="constant")
+    assert hooks.rates == pytest.approx([0.2] * 6)
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"epochs": 3},
+    {"batch_size": 5},
+    {"optimizer": "adam"},
+    {"optimizer": "adamw"},
+    {"learning_rate": 0.02},
+    {"momentum": 0.5},
+    {"weight_decay": 0.1},
+    {"schedule": "constant"},
+    {"warmup": 0.5},
+    {"augment": False},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_every_training_field_changes_the_result(change: dict[str, Any]) -> None:
+    assert (train()[0] - train(**change)[0]).abs().max() > 1e-5
+
+
+def test_every_field_is_in_the_list_above() -> None:
+    assert {name for change in CHANGES for name in change} == set(TrainingConfig.model_fields)
+
+
+def test_adam_and_adamw_decay_weights_differently() -> None:
+    decay = {"weight_decay": 0.1}
+    adam, adamw = train(optimizer="adam", **decay)[0], train(optimizer="adamw", **decay)[0]
+    assert (adam - adamw).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_augmentation_only_mirrors_and_shifts(size: int) -> None:
+    reach = size // 16
+    image = torch.rand(1, 3, size, size, generator=stream(0, "image"))
+    found = shift_and_mirror(image.repeat(200, 1, 1, 1), stream(0, "augment"))
+    assert found.shape == (200, 3, size, size)
+    candidates = {}
+    padded = F.pad(image, (reach,) * 4, mode="replicate")
+    for down in range(2 * reach + 1):
+        for right in range(2 * reach + 1):
+            window = padded[:, :, down : down + size, right : right + size]
+            candidates[(down, right, False)] = window[0]
+            mirrored = F.pad(image.flip(3), (reach,) * 4, mode="replicate")
+            candidates[(down, right, True)] = mirrored[
+                0, :, down : down + size, right : right + size
+            ]
+    seen = [
+        next((key for key, value in candidates.items() if torch.equal(one, value)), None)
+        for one in found
+    ]
+    assert None not in seen
+    assert len(set(seen)) > 0.8 * len(candidates)
+    assert 70 < sum(key[2] for key in seen if key is not None) < 130
+
+
+def test_augmentation_treats_every_image_by_itself() -> None:
+    images = torch.rand(4, 3, 16, 16)
+    before = images.clone()
+    shift_and_mirror(images, stream(0, "a"))
+    assert torch.equal(images, before)
+    again = shift_and_mirror(images, stream(0, "a"))
+    assert torch.equal(again, shift_and_mirror(images, stream(0, "a")))
+    # Another image beside it changes nothing about the first.
+    images[1] = 0
+    assert torch.equal(shift_and_mirror(images, stream(0, "a"))[0], again[0])
+
+
+# --- priors ---------------------------------------------------------------------------------
+
+
+def batches(name: str, count: int = 6) -> Tensor:
+    return torch.rand(count, 3, 4, 4, generator=stream(0, name))
+
+
+def test_the_gradient_penalty_of_a_linear_critic() -> None:
+    weight = torch.randn(48, generator=stream(0, "weight"))
+    found = gradient_penalty(
+        lambda images: images.flatten(1) @ weight, batches("real"), batches("fake"), torch.rand(6)
+    )
+    assert found.item() == pytest.approx((np.linalg.norm(weight.numpy()) - 1) ** 2, rel=1e-5)
+
+
+def test_the_gradient_penalty_is_taken_between_real_and_fake() -> None:
+    """For the critic ½‖x‖² the gradient is x̂ itself."""
+    real, fake, mix = batches("real"), batches("fake"), torch.tensor([0, 1, 0.5, 0.2, 0.9, 0.7])
+    found = gradient_penalty(lambda x: 0.5 * x.square().sum((1, 2, 3)), real, fake, mix)
+    m = mix.numpy()[:, None]
+    between = m * real.flatten(1).numpy() + (1 - m) * fake.flatten(1).numpy()
+    expected = np.mean((np.linalg.norm(between, axis=1) - 1) ** 2)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradient_penalty_trains_the_critic() -> None:
+    weight = torch.randn(48, generator=stream(0, "weight")).requires_grad_(True)
+    penalty = gradient_penalty(
+        lambda x: x.flatten(1) @ weight, batches("real"), batches("fake"), torch.rand(6)
+    )
+    (gradient,) = torch.autograd.grad(penalty, weight)
+    norm = weight.detach().norm()
+    torch.testing.assert_close(gradient, 2 * (norm - 1) * weight.detach() / norm)
+
+
+@pytest.mark.parametrize("recipe", ["hinge", "wgan-gp"])
+def test_the_critics_losses(recipe: Any) -> None:
+    weight = 0.5 * torch.randn(48, generator=stream(0, "weight"))
+    critic: Any = lambda images: images.flatten(1) @ weight  # noqa: E731
+    real, fake = batches("real"), batches("fake")
+    on_real, on_fake = (
+        each.flatten(1).numpy().astype(float) @ weight.numpy() for each in (real, fake)
+    )
+    if recipe == "hinge":
+        expected = np.maximum(0, 1 - on_real).mean() + np.maximum(0, 1 + on_fake).mean()
+    else:
+        penalty = (np.linalg.norm(weight.numpy()) - 1) ** 2
+        expected = on_fake.mean() - on_real.mean() + 10 * penalty
+    found = critic_loss(recipe, critic, real, fake, torch.rand(6))
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_moving_average() -> None:
+    module = nn.BatchNorm1d(3)
+    average = MovingAverage(module, decay=0.3)
+    expected = module.weight.detach().numpy().copy()
+    for step in range(1, 9):
+        with torch.no_grad():
+            module.weight.add_(step)
+            module.running_mean.add_(step)  # type: ignore[union-attr]
+        average.update(module)
+        decay = min(0.3, step / (step + 10))
+        expected = decay * expected + (1 - decay) * module.weight.detach().numpy()
+        np.testing.assert_allclose(average.average.weight, expected, rtol=1e-5)
+        assert torch.equal(average.average.running_mean, module.running_mean)
+    assert not average.average.weight.requires_grad
+
+
+def test_shuffled_batches_visit_every_image_of_an_epoch_once() -> None:
+    taken = shuffled_batches(10, 3, stream(0, "batches"))
+    for _ in range(3):
+        epoch = torch.cat([next(taken) for _ in range(3)])
+        assert len(set(epoch.tolist())) == 9
+    assert len(next(shuffled_batches(4, 9, stream(0, "few")))) == 4
+
+
+def test_flips_mirror_about_half_of_the_images() -> None:
+    images = batches("flip", 1).repeat(100, 1, 1, 1)
+    whole = ImageSet((images * 255).byte(), torch.zeros(100, dtype=torch.long), ("a",))
+    images, index = whole.images / 255, torch.arange(100)
+    still = real_batch(dataclasses.replace(whole, mirror=False), index, stream(0, "flips"))
+    assert torch.equal(still, images)
+    flipped = real_batch(whole, index, stream(0, "flips"))
+    mirrored = [torch.equal(one, images[0].flip(2)) for one in flipped]
+    same = [torch.equal(one, images[0]) for one in flipped]
+    assert sum(mirrored) + sum(same) == 100
+    assert 30 < sum(mirrored) < 70
+
+
+GAN: dict[str, Any] = {
+    "steps": 4,
+    "batch_size": 6,
+    "latent": 5,
+    "generator_width": 2,
+    "critic_width": 2,
+    "learning_rate": 1e-3,
+}
+
+
+def gan(seed: int = 0, **fields: Any) -> Tensor:
+    config = GanConfig(**{**GAN, **fields})
+    generator, critic = train_general_gan(faces(), config, stream(seed, "gan"), SILENT)
+    assert not generator.training
+    assert not critic.training
+    assert critic.config["norm"] == ("none" if config.recipe == "hinge" else "instance")
+    with torch.no_grad():
+        pictures = generator(torch.randn(3, config.latent))
+        assert torch.isfinite(critic(pictures)).all()
+    assert pictures.shape == (3, 3, SIZE, SIZE)
+    parameters = [*generator.parameters(), *critic.parameters()]
+    return vector(parameters)
+
+
+@pytest.mark.parametrize("recipe", ["hinge", "wgan-gp"])
+def test_both_recipes_train_and_the_generator_alone_decides(recipe: str) -> None:
+    first = gan(recipe=recipe)
+    assert torch.isfinite(first).all()
+    torch.rand(3)
+    assert torch.equal(first, gan(recipe=recipe))
+    assert not torch.allclose(first, gan(seed=1, recipe=recipe))
+
+
+GAN_CHANGES: list[dict[str, Any]] = [
+    {"recipe": "wgan-gp"},
+    {"steps": 5},
+    {"batch_size": 4},
+    {"critic_steps": 2},
+    {"learning_rate": 2e-3},
+    {"beta1": 0.1},
+    {"ema": 0.1},
+    {"architecture": "gmi", "recipe": "wgan-gp"},
+    {"schedule": "constant"},
+    {"mirror": False},
+    {"latent": 6},
+    {"generator_width": 3},
+    {"critic_width": 3},
+]
+
+
+@pytest.mark.parametrize("change", GAN_CHANGES, ids=str)
+def test_every_gan_field_changes_the_result(change: dict[str, Any]) -> None:
+    before, after = gan(), gan(**change)
+    assert before.shape != after.shape or (before - after).abs().max() > 1e-6
+
+
+def test_every_gan_field_is_in_the_list_above() -> None:
+    assert {name for change in GAN_CHANGES for name in change} == set(GanConfig.model_fields)
+
+
+def test_a_gan_learns_the_brightness_of_its_images() -> None:
+    """Dark images: a generator that learned nothing draws gray ones."""
+    images = torch.randint(0, 40, (32, 3, SIZE, SIZE), generator=stream(0, "d")).to(torch.uint8)
+    config = GanConfig(**{**GAN, "steps": 150, "batch_size": 16, "critic_width": 4, "ema": 0.5})
+    dark = ImageSet(images, torch.zeros(32, dtype=torch.long), ("dark",))
+    generator, _ = train_general_gan(dark, config, stream(0, "gan"), SILENT)
+    with torch.no_grad():
+        assert generator(torch.randn(64, 5)).mean() < 0.35
