@@ -1,6 +1,7 @@
 """Show that a change of the code changes no number that is measured.
 
     python tools/same_metrics.py measure CHECKOUT OUT   # in that checkout's environment
+    python tools/same_metrics.py tiny CHECKOUT OUT      # the tiny protocol alone
     python tools/same_metrics.py compare BEFORE AFTER
 
 ``measure`` runs, with one seed, every attack on the tests' tiny protocol, and ``improved-kedmi``
@@ -25,7 +26,7 @@ ATTACKS = tuple(
 RUNNERS = ("tests.kit.run_tiny", "tests.run_tiny")  # where the tests keep it now, and did before
 
 
-def measure(checkout: Path, out: Path) -> None:
+def measure(checkout: Path, out: Path, synthfaces: bool) -> None:
     """Run the cells with the code of ``checkout``; records go to folders under ``out``."""
     runner = next(r for r in RUNNERS if (checkout / f"{r.replace('.', '/')}.py").exists())
     cells = [(attack, "none") for attack in ATTACKS]
@@ -34,7 +35,7 @@ def measure(checkout: Path, out: Path) -> None:
         folder = out / "tiny" / f"{attack}_{defense}"
         words = ["-m", runner, str(out / "store"), str(folder), attack, defense]
         subprocess.run([sys.executable, *words], cwd=checkout, check=True)
-    for defense in ("none", "bido"):
+    for defense in ("none", "bido") if synthfaces else ():
         words = ["run", "--protocol", "synthfaces-32", "--attack", "improved-kedmi"]
         words += ["--defense", defense, "--budget", "0.05"]
         words += ["--store", str(out / "store"), "--out", str(out / "synthfaces" / defense)]
@@ -88,8 +89,8 @@ def compare(before: Path, after: Path) -> int:
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["measure", checkout, out]:
-            measure(Path(checkout).resolve(), Path(out).resolve())
+        case ["measure" | "tiny" as what, checkout, out]:
+            measure(Path(checkout).resolve(), Path(out).resolve(), what == "measure")
         case ["compare", before, after]:
             sys.exit(1 if compare(Path(before), Path(after)) else 0)
         case _:
