@@ -24,8 +24,8 @@ from mibench.errors import DivergedError, RequestError
 from mibench.progress import Progress
 from mibench.record import Record
 from mibench.registry import contained
-from mibench.settings import plain_settings, setting_token
-from mibench.store.store import NEEDED_BYTES, Store, default_root
+from mibench.settings import NEEDED_BYTES, plain_settings, setting_token
+from mibench.store.store import Store, default_root
 from mibench.types import canonical_json, digest
 
 RUNS = Path("mibench-runs")
