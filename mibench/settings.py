@@ -146,7 +146,8 @@ def write_setting(path: str, value: Any) -> str:
             return f"{path}={value}"
         except (ValueError, RecursionError):
             pass
-    return f"{path}={json.dumps(value, allow_nan=False)}"  # also of text that reads like a number or a list
+    # Also of text that reads like a number or a list.
+    return f"{path}={json.dumps(value, allow_nan=False)}"
 
 
 def share_of(count: int, share: float, least: int = 1) -> int:

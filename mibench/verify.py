@@ -38,8 +38,9 @@ from mibench.store.source import outside_digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mibench.cell.evaluate import Evaluation
-    from mibench.cell.stages import Stages
+    from mibench.cell.graph import Graph
+    from mibench.cell.measures import Evaluation
+    from mibench.cell.stage import Bench
     from mibench.protocols import Protocol
 
 # Counted like hits, and recorded without them.
@@ -96,8 +97,8 @@ def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | 
     if not (place.exists() or place.is_symlink()):
         from mibench.store.store import Store
 
-        key = record.artifacts.get("metrics")
-        artifact = Store(store).find("metrics", key) if key and store.is_dir() else None
+        key = record.artifacts.get("reconstructions")
+        artifact = Store(store).find("reconstructions", key) if key and store.is_dir() else None
         if artifact is None or IMAGES not in artifact.manifest.files:
             return None
         if artifact.manifest.files[IMAGES].sha256 != claimed:
@@ -154,19 +155,19 @@ def recompute(
             of other identities than the protocol attacks, or hold what is no image.
         RequestError: the data are not here.
     """
-    from mibench.cell.evaluate import Evaluation
+    from mibench.cell.measures import Evaluation
     from mibench.leaderboard.copies import copies
 
     if reasons := foreign(record):
         raise MibenchError(f"the record does not compare with this mibench: {'; '.join(reasons)}")
-    stages = _stages(record, store, data, device, progress)
-    evaluation, place = Evaluation(stages, rules=record.rules), stages.device
-    made = _checked_images(images, evaluation, stages.cell.protocol).to(place)
+    graph, bench = _cell(record, store, data, device, progress)
+    evaluation, place = Evaluation(graph.references, bench, rules=record.rules), bench.device
+    made = _checked_images(images, evaluation, graph.cell.protocol).to(place)
     flips = 0 if _kind(record.environment.device) == _kind(str(place)) else _FLIPS
-    found = evaluation(made)
+    found = evaluation([made])[0]
     result = [compare(key, record.metrics.get(key, _ABSENT), found[key], flips) for key in found]
     for reference, known in evaluation.references(target=False).items():
-        values, claimed = evaluation(known), record.references.get(reference, {})
+        values, claimed = evaluation([known])[0], record.references.get(reference, {})
         each = [compare(key, claimed.get(key, _ABSENT), values[key], flips) for key in values]
         result.append(_together(reference, each))
     accuracies = list(_accuracies(record, evaluation, flips))
@@ -203,24 +204,30 @@ def private_images(
     Returns:
         Images ``(identities, 3, h, w)`` in [0, 1], and as many names.
     """
-    images, names = _stages(record, store, data, device, progress).private_images()
-    return images.cpu(), names
+    from mibench.cell.picture import private_images as private
+    from mibench.cell.reconstructions import attacked
+
+    graph, bench = _cell(record, store, data, device, progress)
+    images = bench.get(graph.images)
+    chosen, names = private(images.train, attacked(graph.cell, images))
+    return chosen.cpu(), names
 
 
-def _stages(
+def _cell(
     record: Record, store: Path, data: str | None, device: str, progress: Progress
-) -> Stages:
+) -> tuple[Graph, Bench]:
     """The stages of a record's protocol and seed."""
-    from mibench.cell.pipeline import select_device, split_of
-    from mibench.cell.resolve import resolve
-    from mibench.cell.stages import Stages
+    from mibench.cell.graph import Graph
+    from mibench.cell.resolve import check, resolve
+    from mibench.cell.run import divide, select_device
+    from mibench.cell.stage import Bench
     from mibench.store.store import Store
 
-    place = select_device(device)
+    bench = Bench(Store(store), select_device(device), progress)
     # The protocol's own target and any attack will do: neither is built or run.
     request = Request(protocol=record.protocol.name, attack="gmi", seed=record.seed, data=data)
-    cell = resolve(request)
-    return Stages(cell, Store(store), place, progress, split_of(cell, progress))
+    cell = check(resolve(request))
+    return Graph(cell, divide(cell, progress)), bench
 
 
 def _checked_images(

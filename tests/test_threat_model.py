@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mibench.cell import results
 from mibench.leaderboard.records import check, parse
+from mibench.store.artifact import Artifact
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_a_guarantee_overwrites_nothing_that_was_measured(
     out = tmp_path / "out"
     first = mibench.run(protocol="tiny", attack="gmi", store=tiny_store, out=out, device="cpu")
     boast = {"epsilon": 1.0, "delta": 1e-5, "natural_accuracy": 1.0, "evaluator_accuracy": 1.0}
-    load_json = results.Artifact.load_json
+    load_json = Artifact.load_json
 
     def boasting(self: Any, name: str) -> Any:
         found = load_json(self, name)
@@ -74,7 +74,7 @@ def test_a_guarantee_overwrites_nothing_that_was_measured(
             found["target"]["guarantee"] = {**boast, "privacy_unit": "identity"}
         return found
 
-    monkeypatch.setattr(results.Artifact, "load_json", boasting)
+    monkeypatch.setattr(Artifact, "load_json", boasting)
     again = mibench.run(protocol="tiny", attack="gmi", store=tiny_store, out=out, device="cpu")
     measured = ("natural_accuracy", "evaluator_accuracy", "privacy_unit")
     for key in measured:

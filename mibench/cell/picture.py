@@ -1,10 +1,11 @@
-"""The picture of a run: a private image beside the best and the median reconstruction."""
+"""The stage of the picture: a private image beside the best and the median reconstruction."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import torch
@@ -12,12 +13,83 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mibench.cell.measures import Metrics
+from mibench.cell.reconstructions import Shards, attacked
+from mibench.cell.stage import Bench, Stage
+from mibench.data.images import ImageSet, to_float
+from mibench.errors import MibenchError
 from mibench.files import write_atomic
+from mibench.store.artifact import Artifact, save_json
 from mibench.text import printable
+
+if TYPE_CHECKING:
+    from mibench.cell.resolve import Cell
+
+PICTURE = "reconstructions.png"
 
 _COLUMNS = 4  # identities side by side
 _ROWS = 15  # rows of identities at most; more would not be read
 _NAME, _TITLE = 18, 150  # characters that have room
+
+
+class Picture(Stage[Artifact]):
+    """Draw a complete cell; that it could not be drawn costs no number."""
+
+    kind = "picture"
+
+    def __init__(self, cell: Cell, measured: Metrics) -> None:
+        self.cell, self.metrics = cell, measured
+        self.title = (
+            f"{cell.attack.full} against {cell.architecture} under {cell.defense_name} "
+            f"({cell.protocol.name}, seed {cell.request.seed})"
+        )
+        parents: list[Stage[Any]] = [measured, measured.reconstructions, measured.references.images]
+        super().__init__({"title": self.title}, None, parents)
+
+    def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
+        measured, reason = bench.get(self.metrics), None
+        if measured.load_json("summary.json")["status"] == "complete":
+            data = bench.get(self.metrics.references.images)
+            labels, train = attacked(self.cell, data), data.train
+            shown = _shown(len(labels))
+            labels = labels[shown.to(labels.device)]
+            private, names = private_images(train, labels)
+            images = _select(bench.get(self.metrics.reconstructions), shown)
+            confidence = measured.load_tensors("confidence.safetensors")["confidence"][shown]
+            try:
+                reconstructions_picture(
+                    folder / PICTURE, private, images, confidence, names, self.title
+                )
+            except MibenchError:  # it could not be written
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+        save_json(folder / "picture.json", {"not drawn": reason})
+        return {}
+
+    def load(self, bench: Bench) -> Artifact:
+        return bench.artifact(self)
+
+
+def private_images(train: ImageSet, labels: Tensor) -> tuple[Tensor, list[str]]:
+    """A private training image of each identity ``(k, 3, h, w)`` in [0, 1], and their names."""
+    first = [train.images[train.labels == label][0] for label in labels]
+    return to_float(torch.stack(first)), [train.names[label] for label in labels.tolist()]
+
+
+def _shown(count: int) -> Tensor:
+    """The identities that are drawn, evenly chosen."""
+    return torch.linspace(0, count - 1, min(count, _COLUMNS * _ROWS)).round().long()
+
+
+def _select(shards: Shards, wanted: Tensor) -> Tensor:
+    """The reconstructions of some identities, of which a shard is in memory at a time."""
+    chosen, start = [], 0
+    for images in shards:
+        inside = wanted[(wanted >= start) & (wanted < start + len(images))]
+        chosen.append(images[(inside - start).to(images.device)].cpu())
+        start += len(images)
+    return torch.cat(chosen)
 
 
 def reconstructions_picture(
@@ -53,7 +125,7 @@ def reconstructions_picture(
 def _figure(
     private: Tensor, images: Tensor, confidence: Tensor, names: list[str], title: str
 ) -> Figure:
-    shown = torch.linspace(0, len(names) - 1, min(len(names), _COLUMNS * _ROWS)).round().long()
+    shown = _shown(len(names))
     rows = -(-len(shown) // _COLUMNS)
     figure = Figure((_COLUMNS * 3.3, rows * 1.3 + 0.7), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -93,22 +94,25 @@ class Cell:
         defense_name: the defense's one name, wherever and however its file was named; likewise
             ``attack.base``.
         defense_source, attack_source: digest of a method's code that is not mibench's own.
-        weights: by architecture, what identifies the weights that it starts from.
+        defense_modules, attack_modules: files beside a class's own that it came through.
+        weights: by architecture, what identifies the weights that it starts from (:func:`check`).
     """
 
-    spec: Request
+    request: Request
     protocol: Protocol
     architecture: str
     training: TrainingConfig
     defense_name: str
     defense_source: str | None
     defense_class: type[Defense]
+    defense_modules: tuple[ModuleType, ...]
     defense_config: DefenseConfig
     attack: AttackName
     attack_source: str | None
     attack_class: type[Attack]
+    attack_modules: tuple[ModuleType, ...]
     attack_config: AttackConfig
-    weights: dict[str, str]
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prior(self) -> str:
@@ -118,84 +122,95 @@ class Cell:
 
     def passed(self, part: str) -> dict[str, Any]:
         """The overrides that were passed for one of the four parts; a budget is the protocol's."""
-        given = {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
-        if part == "protocol" and self.spec.budget != 1:
-            given["budget"] = self.spec.budget
-        if part == "protocol" and self.spec.preset is not None:
-            given["preset"] = self.spec.preset
+        given = {k: v for k, v in self.request.overrides.items() if k.split(".")[0] == part}
+        if part == "protocol" and self.request.budget != 1:
+            given["budget"] = self.request.budget
+        if part == "protocol" and self.request.preset is not None:
+            given["preset"] = self.request.preset
         return given
 
 
 @contained()  # methods' configs may run code
-def resolve(spec: Request, *, machine: bool = True) -> Cell:
+def resolve(request: Request) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
 
-    Args:
-        spec: the request.
-        machine: whether the cell is to run here: its networks are built, and the weights that they
-            start from looked for. Without it the settings alone are resolved.
+    Nothing of this machine is looked at but the files that are named; :func:`check` does that.
 
     Raises:
-        RequestError: an unknown name or path, a value of the wrong type, an architecture or prior
-            that cannot have the protocol's resolution, or weights to start from that are absent.
+        RequestError: an unknown name or path, or a value of the wrong type.
     """
-    if spec.protocol == "folder" and spec.preset is None:
+    if request.protocol == "folder" and request.preset is None:
         # Stated from here on: whoever else resolves the cell may have another machine.
-        spec = spec.model_copy(update={"preset": _preset()})
-    overrides = spec.overrides
+        request = request.model_copy(update={"preset": _preset()})
+    overrides = request.overrides
     _check_paths(overrides)
-    protocol = _protocol(spec)
-    architecture = spec.target or protocol.target
+    protocol = _protocol(request)
 
-    defense_class = DEFENSES.get(spec.defense)
+    defense_class = DEFENSES.get(request.defense)
+    defense_modules = DEFENSES.files_of(defense_class)
     defense_name = DEFENSES.name_of(defense_class)
     _check_card(defense_name, defense_class, DefenseCard)
     defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
-    name = AttackName.parse(spec.attack)
+    name = AttackName.parse(request.attack)
     attack_class = ATTACKS.get(name.base)
+    attack_modules = ATTACKS.files_of(attack_class)
     name = replace(name, base=ATTACKS.name_of(attack_class))
     if (name.lom or name.ma) and not attack_class.optimises_identity:
         raise RequestError(
-            f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
+            f"attack {request.attack!r}: {name.base} optimises no identity loss, so it has no "
+            "variants"
         )
     _check_card(name.base, attack_class, AttackCard)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
-    students = attack_config.students.architectures if attack_config.augment else ()
-    networks = {each: protocol.resolution for each in (architecture, *students)}
-    for each, resolution in networks.items():
-        if machine:
-            _check_architecture(each, resolution)
-    for role in ("evaluator", "second"):
-        if role not in protocol.assets:
-            config: JudgeConfig = getattr(protocol, role)
-            if machine:
-                _check_architecture(config.architecture, config.resolution)
-            networks.setdefault(config.architecture, config.resolution)
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)
+    return Cell(
+        request=request,
+        protocol=scaled(protocol, request.budget),
+        architecture=request.target or protocol.target,
+        training=scaled(training, request.budget),
+        defense_name=defense_name,
+        defense_source=outside_digest(defense_class, *defense_modules),
+        defense_class=defense_class,
+        defense_modules=tuple(defense_modules),
+        defense_config=defense_config,
+        attack=name,
+        attack_source=outside_digest(attack_class, *attack_modules),
+        attack_class=attack_class,
+        attack_modules=tuple(attack_modules),
+        attack_config=scaled(attack_config, request.budget),
+    )
+
+
+def check(cell: Cell) -> Cell:
+    """Ask this machine whether it can run a cell: its networks are built, their weights found.
+
+    Returns:
+        The cell, with what identifies the weights that its networks start from.
+
+    Raises:
+        RequestError: an architecture that is unknown or cannot have the protocol's resolution, or
+            weights to start from that are absent.
+    """
+    protocol, config = cell.protocol, cell.attack_config
+    students = config.students.architectures if config.augment else ()
+    networks = {each: protocol.resolution for each in (cell.architecture, *students)}
+    for each, resolution in networks.items():
+        _check_architecture(each, resolution)
+    for role in ("evaluator", "second"):
+        if role not in protocol.assets:
+            judge: JudgeConfig = getattr(protocol, role)
+            _check_architecture(judge.architecture, judge.resolution)
+            networks.setdefault(judge.architecture, judge.resolution)
     weights, absent = {}, []
-    for each, resolution in networks.items() if machine else ():
+    for each, resolution in networks.items():
         try:
             weights[each] = check_initialisation(each, protocol.start(each), resolution)
         except RequestError as error:
             absent.append(str(error))
     if absent:  # all of them, so that they can be fetched together
         raise RequestError("\n".join(absent))
-    return Cell(
-        spec,
-        scaled(protocol, spec.budget),
-        architecture,
-        scaled(training, spec.budget),
-        defense_name,
-        outside_digest(defense_class, *DEFENSES.files_of(defense_class)),
-        defense_class,
-        defense_config,
-        name,
-        outside_digest(attack_class, *ATTACKS.files_of(attack_class)),
-        attack_class,
-        scaled(attack_config, spec.budget),
-        weights,
-    )
+    return replace(cell, weights=weights)
 
 
 def defense_settings(

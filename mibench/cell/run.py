@@ -1,19 +1,33 @@
-"""One cell, stage by stage, to a record: the Python API.
-
-This module is imported with the package, so it leaves torch and all else heavy to the call.
-"""
+"""One cell, from a request to its record."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from mibench.cell.enough import require_enough
+from mibench.cell.graph import Graph
+from mibench.cell.record import claim, make_record, run_folder, write
+from mibench.cell.request import Request, check_device, make_request
+from mibench.cell.resolve import Cell, check, resolve
+from mibench.cell.stage import Bench, Stage
+from mibench.data.division import Division, prepared_split
+from mibench.data.folder import make_split
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.rendered import SynthFacesData
+from mibench.errors import DivergedError, RequestError
+from mibench.files import output_folder
 from mibench.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from mibench.record import Record
-    from mibench.types import Preset
+from mibench.record import Record
+from mibench.registry import contained
+from mibench.settings import NEEDED_BYTES
+from mibench.store.store import Store, default_root
+from mibench.types import Preset
 
 
 def run(
@@ -66,13 +80,10 @@ def run(
         RequestError: the request is wrong; raised before anything is computed.
         MibenchError: a stage failed.
     """
-    from mibench.cell.request import check_device, make_request
-    from mibench.files import output_folder
-
     check_device(device)
     store = None if store is None else output_folder(store, "the store")
     out = None if out is None else output_folder(out, "the run folder")
-    spec = make_request(
+    request = make_request(
         protocol=protocol,
         target=target,
         defense=defense,
@@ -84,6 +95,109 @@ def run(
         overrides={} if overrides is None else overrides,
         budget=budget,
     )
-    from mibench.cell.pipeline import run_cell  # imports torch
+    return run_cell(request, store, out, device, progress, command).record
 
-    return run_cell(spec, store=store, out=out, device=device, progress=progress, command=command)
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell's record and the folder that holds it."""
+
+    record: Record
+    folder: Path
+
+
+def run_cell(
+    request: Request,
+    store: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    command: str | None = None,
+) -> Finished:
+    """Run the cell that is asked for; :func:`run` says what the arguments mean."""
+    cell = check(resolve(request))
+    bench = Bench(Store(store or default_root()), select_device(device), progress)
+    bench.store.require_space(NEEDED_BYTES)
+    graph = Graph(cell, divide(cell, progress))
+    folder = claim(out or run_folder(cell, graph.images), cell, graph.images)
+    todo = graph.needed(lambda stage: bench.store.manifest(stage.kind, stage.key) is not None)
+    progress.expect([stage.name for stage in todo])
+    for stage in todo:
+        compute(stage, graph, bench)
+        if stage is graph.target and bench.get(graph.target).diverged:
+            break  # nothing else is needed
+    return Finished(finish(graph, bench, folder, command), folder)
+
+
+def compute(stage: Stage[Any], graph: Graph, bench: Bench) -> None:
+    """Compute one stage, or find it in the store; but for the last, only on a target that trained.
+
+    A student or an attack that diverges is no error here: what reads them says so.
+    """
+    cell = graph.cell
+    with contained(cell.defense_class, cell.attack_class), contextlib.suppress(DivergedError):
+        last = stage in (graph.metrics, graph.picture)
+        if last or graph.target not in stage.parents or not bench.get(graph.target).diverged:
+            bench.get(stage)
+
+
+def finish(graph: Graph, bench: Bench, folder: Path, command: str | None) -> Record:
+    """Write the run folder of a cell, computing what is missing."""
+    with contained(graph.cell.defense_class, graph.cell.attack_class):
+        record = make_record(graph, bench, command)
+        write(folder, record, graph, bench)
+    return record
+
+
+def divide(cell: Cell, progress: Progress) -> Division | None:
+    """How the images are divided; None where the protocol draws them itself. Nothing is written.
+
+    Raises:
+        RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
+            pins it; or there is too little of something that the cell needs.
+    """
+    options = cell.protocol.data
+    split: Division | None = None
+    if not isinstance(options, SynthFacesData):
+        progress.stage("split", "computing")
+    if isinstance(options, IdentitySplit):
+        split = prepared = prepared_split(options, cell.protocol.resolution, cell.request.data)
+        pinned = cell.protocol.split
+        if pinned and prepared.complete and split.split != pinned:
+            raise RequestError(
+                f"the pictures of {options.dataset} divide otherwise than {cell.protocol.name} "
+                f"pins it (split {split.split[:12]}, pinned {pinned[:12]}): their names or "
+                "identities are not the published ones; prepare the published files again, or "
+                "change protocol.data, which boards refuse"
+            )
+    elif not isinstance(options, SynthFacesData):
+        assert cell.request.root is not None
+        split = make_split(cell.request.root, **options.model_dump())
+    require_enough(cell, split)
+    if split is not None:
+        progress.stage("split", "done")
+    return split
+
+
+def select_device(name: str) -> torch.device:
+    """The device that a name stands for; ``auto`` is a CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        RequestError: it is no name of a device that mibench computes on, or is not on this machine.
+    """
+    check_device(name)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise RequestError(
+            f"--device {name}: torch {torch.__version__} sees {gpus} CUDA devices here; use "
+            "--device cpu, or see `mibench doctor`"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RequestError(
+            f"--device mps: torch {torch.__version__} finds no GPU of Apple's here; use --device "
+            "cpu, or see `mibench doctor`"
+        )
+    return device

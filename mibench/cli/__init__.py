@@ -215,28 +215,16 @@ def run(
     kept = None if store is None else output_folder(store, "--store")
     folder = None if out is None else output_folder(out, "--out")
 
-    from mibench.cell.pipeline import run_folder
-    from mibench.cell.resolve import resolve
-    from mibench.cell.results import IMAGES
-    from mibench.cell.run import run as run_cell
+    from mibench.cell.run import run_cell
     from mibench.cli.show.progress import display
     from mibench.store.store import default_root
 
-    cell = resolve(spec)  # which refuses what is wrong
     shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What a method prints must not end up in the record's JSON.
     with contextlib.redirect_stdout(sys.stderr), shown as progress, _logged_to_stderr():
-        record = run_cell(
-            **spec.model_dump(),
-            store=store,
-            out=folder,
-            device=device,
-            progress=progress,
-            command=_text(shlex.join(["mibench", *ctx.meta[_ARGUMENTS]])),
-        )
-    if folder is None:
-        folder = run_folder(cell, record.artifacts.get(IMAGES))
-    _show_record(record, folder, kept or default_root(), as_json)
+        command = _text(shlex.join(["mibench", *ctx.meta[_ARGUMENTS]]))
+        done = run_cell(spec, kept, folder, device, progress, command)
+    _show_record(done.record, done.folder, kept or default_root(), as_json)
 
 
 def _text(command: str) -> str:

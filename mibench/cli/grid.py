@@ -119,7 +119,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         plan = make_plan(specs, root, out)
     if options["executor"] == "ray":
-        _check_stages(options, {t.stage for cell in plan.cells for t in cell.stages.values()})
+        _check_stages(options, {s.kind for cell in plan.cells for s in cell.graph.stages.values()})
     shown = console(sys.stderr if options["as_json"] else sys.stdout)
     show_plan(plan, workers, shown)
     if options["dry_run"]:
@@ -190,7 +190,7 @@ def _workers(options: dict[str, Any]) -> int:
     Raises:
         RequestError: a device is not on this machine.
     """
-    from mibench.cell.pipeline import select_device
+    from mibench.cell.run import select_device
     from mibench.grid.local import local_devices
 
     if options["executor"] == "ray":  # whose nodes have devices of their own

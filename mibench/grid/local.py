@@ -86,7 +86,7 @@ class Workers(Executor):
                 self._start(slot, job, tries + 1)
             else:
                 text = f"the worker process died {tries + 1} times in this stage ({error})"
-                outcomes.append(Outcome(job.task.key, "failed", 0.0, 0.0, worker_name(), text))
+                outcomes.append(Outcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
         return outcomes
 
     def close(self) -> None:

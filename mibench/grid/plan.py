@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mibench.cell.enough import require_enough
-from mibench.cell.keys import Keys, Task, needed
-from mibench.cell.pipeline import run_folder, split_of
+from mibench.cell.graph import Graph
+from mibench.cell.record import run_folder
 from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
+from mibench.cell.resolve import check, resolve
+from mibench.cell.run import divide
+from mibench.cell.stage import Stage
 from mibench.data.division import Division
 from mibench.errors import RequestError
 from mibench.progress import SILENT
@@ -23,17 +25,15 @@ from mibench.types import digest
 
 @dataclass(frozen=True)
 class GridCell:
-    """A cell of a grid: its request, its run folder and its stages by name."""
+    """A cell of a grid: its stages and its run folder."""
 
-    spec: Request
+    graph: Graph
     folder: Path
-    stages: dict[str, Task]
-    split: Division | None
 
     @property
     def goal(self) -> str:
         """Key of the stage that ends the cell."""
-        return self.stages["metrics"].key
+        return self.graph.picture.key
 
     @property
     def name(self) -> str:
@@ -46,12 +46,12 @@ class Node:
     """A stage to compute, for all the cells that want it.
 
     Attributes:
-        task: the stage. cell: index of the first cell that wants it, which computes it.
+        stage: the stage. cell: index of the first cell that wants it, which computes it.
         parents: keys of the nodes that must be done before.
         cells: indices of all cells that want it.
     """
 
-    task: Task
+    stage: Stage[Any]
     cell: int
     parents: frozenset[str]
     cells: tuple[int, ...]
@@ -71,7 +71,7 @@ class Plan:
 
     cells: tuple[GridCell, ...]
     nodes: dict[str, Node]
-    cached: dict[str, Task]
+    cached: dict[str, Stage[Any]]
     separately: int
     seconds: dict[str, float | None] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ class Plan:
 
     def estimate(self) -> tuple[float, int]:
         """Seconds of computing that are left, and of how many stages nothing is known."""
-        known = [self.seconds.get(node.task.key) for node in self.to_compute]
+        known = [self.seconds.get(node.stage.key) for node in self.to_compute]
         return sum(each for each in known if each is not None), known.count(None)
 
 
@@ -109,55 +109,51 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
     if not cells:
         raise RequestError("the grid has no cells")
     store = store if isinstance(store, Store) else Store(store)
-    manifests = {
-        task.key: store.manifest(task.stage, task.key)
-        for task in {task.key: task for cell in cells for task in cell.stages.values()}.values()
-    }
+    stages = {each.key: each for cell in cells for each in cell.graph.stages.values()}
+    manifests = {key: store.manifest(each.kind, key) for key, each in stages.items()}
     wanted: dict[str, list[int]] = defaultdict(list)
-    found: dict[str, tuple[Task, int, frozenset[str]]] = {}
-    cached: dict[str, Task] = {}
+    found: dict[str, tuple[Stage[Any], int, frozenset[str]]] = {}
+    cached = {key: each for key, each in stages.items() if manifests[key] is not None}
     for index, cell in enumerate(cells):
-        for task in cell.stages.values():
-            if manifests[task.key] is not None:
-                cached[task.key] = task
-        for task in needed(cell.stages, lambda t: manifests[t.key] is not None):
-            if task.key in cached and task.key != cell.goal:
+        for stage in cell.graph.needed(lambda each: each.key in cached):
+            if stage.key in cached and stage.key != cell.goal:
                 continue  # read by whoever needs it
-            parents = (cell.stages[name].key for name in task.parents)
-            missing = frozenset(key for key in parents if manifests[key] is None)
-            found.setdefault(task.key, (task, index, missing))
-            wanted[task.key].append(index)
+            parents = (each.key for each in stage.parents if each.stored)
+            missing = frozenset(key for key in parents if key not in cached)
+            found.setdefault(stage.key, (stage, index, missing))
+            wanted[stage.key].append(index)
     nodes = {
-        key: Node(task, index, parents, tuple(wanted[key]))
-        for key, (task, index, parents) in found.items()
+        key: Node(stage, index, parents, tuple(wanted[key]))
+        for key, (stage, index, parents) in found.items()
     }
-    separately = sum(len(cell.stages) for cell in cells)
+    separately = sum(len(cell.graph.stages) for cell in cells)
     plan = Plan(tuple(cells), nodes, cached, separately)
-    plan.seconds.update(estimates([node.task for node in plan.to_compute], store))
+    plan.seconds.update(estimates([node.stage for node in plan.to_compute], store))
     return plan
 
 
 def _cell(spec: Request, splits: dict[str, Division | None], out: Path | None) -> GridCell:
     try:
-        cell = resolve(spec)
+        cell = check(resolve(spec))
         card = cell.protocol
         options = card.data.model_dump(mode="json")
         place = digest([spec.root, spec.data, card.resolution, options])
         if place not in splits:
-            splits[place] = split_of(cell, SILENT)
+            splits[place] = divide(cell, SILENT)
         split = splits[place]
         require_enough(cell, split)
-        folder = run_folder(cell, None if split is None else split.digest)
+        graph = Graph(cell, split)
+        folder = run_folder(cell, graph.images)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
-        return GridCell(cell.spec, folder, Keys(cell, split).plan(), split)
+        return GridCell(graph, folder)
     except RequestError as error:
         where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"
         raise RequestError(f"cell {where}, seed {spec.seed}: {error}") from error
 
 
-def estimates(tasks: Iterable[Task], store: Store) -> dict[str, float | None]:
-    """Seconds that each task may take, from what the store's most similar stages took.
+def estimates(stages: Iterable[Stage[Any]], store: Store) -> dict[str, float | None]:
+    """Seconds that each stage may take, from what the store's most similar stages took.
 
     Similar are stages of the same kind whose inputs agree in the most fields; of equally similar
     ones it is the median. None where no stage of the kind was measured.
@@ -168,7 +164,7 @@ def estimates(tasks: Iterable[Task], store: Store) -> dict[str, float | None]:
         if manifest is not None and "seconds" in manifest.cost:
             sample = (_flat(manifest.inputs), float(manifest.cost["seconds"]))
             measured[info.stage].append(sample)
-    return {task.key: _estimate(_flat(task.inputs), measured[task.stage]) for task in tasks}
+    return {each.key: _estimate(_flat(each.inputs), measured[each.kind]) for each in stages}
 
 
 def _estimate(inputs: dict[str, str], measured: list[tuple[dict[str, str], float]]) -> float | None:

@@ -122,12 +122,12 @@ class RayCluster(Executor):
 
     def submit(self, job: Job) -> None:
         """Hand the job to Ray."""
-        wanted = self._of(job.task.stage)
+        wanted = self._of(job.kind)
         task = self._task.options(
             num_cpus=wanted.cpus,
             num_gpus=wanted.gpus,
             max_retries=self.retries,
-            name=f"{job.folder.name}: {job.task.name}",
+            name=f"{job.folder.name}: {job.name}",
         )
         # Ray shows a task its GPUs only, so the first one that it sees is its own.
         device = "cuda" if wanted.gpus else "cpu"
@@ -143,7 +143,7 @@ class RayCluster(Executor):
                 outcomes.append(self._ray.get(reference))
             except self._ray.exceptions.RayError as error:
                 text = f"Ray gave up on this stage: {error}"
-                outcomes.append(Outcome(job.task.key, "failed", 0.0, 0.0, worker_name(), text))
+                outcomes.append(Outcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
         return outcomes
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ def run_grid(
     """
 
     def make_job(cell: GridCell, node: Node) -> Job:
-        return job_of(cell, node.task, store, device)
+        return job_of(cell, node.stage, store, device)
 
     return run_plan(plan, executor, make_job, listener)
 

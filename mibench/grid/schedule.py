@@ -82,7 +82,7 @@ def run_plan(plan: Plan, executor: Executor, make_job: MakeJob, listener: Listen
     try:
         while waiting or running:
             for node in _ready(waiting, running, executor.capacity - len(running)):
-                running[node.task.key] = waiting.pop(node.task.key)
+                running[node.stage.key] = waiting.pop(node.stage.key)
                 executor.submit(make_job(plan.cells[node.cell], node))
                 listener.started(node)
             for outcome in executor.wait(0.25):
@@ -112,7 +112,7 @@ def _ready(waiting: dict[str, Node], running: dict[str, Node], room: int) -> lis
 def _without(node: Node, key: str) -> Node:
     if key not in node.parents:
         return node
-    return Node(node.task, node.cell, node.parents - {key}, node.cells)
+    return Node(node.stage, node.cell, node.parents - {key}, node.cells)
 
 
 def _fail(
@@ -131,7 +131,7 @@ def _fail(
         if set(other.cells) <= dead:
             del waiting[key]
     for index in cells:
-        result.failed.setdefault(index, (node.task.name, error))
+        result.failed.setdefault(index, (node.stage.name, error))
         folder: Path = plan.cells[index].folder
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "error.txt", f"stage {node.task.name}\n\n{error}".encode())
+        write_atomic(folder / "error.txt", f"stage {node.stage.name}\n\n{error}".encode())

@@ -9,13 +9,13 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mibench.cell.keys import Task
-from mibench.cell.pipeline import compute, finish, select_device
+from mibench.cell.graph import Graph
 from mibench.cell.request import Request, command_of
-from mibench.cell.resolve import resolve
-from mibench.cell.stages import Stages
+from mibench.cell.resolve import check, resolve
+from mibench.cell.run import compute, finish, select_device
+from mibench.cell.stage import Bench, Stage
 from mibench.data.division import Division
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
@@ -31,18 +31,20 @@ class Job:
     """One stage to compute, as it is sent to a worker.
 
     Attributes:
-        spec, split: the cell and, unless its images are rendered, its split.
+        request, split: the cell and, unless its images are rendered, its split.
         folder: the cell's run folder.
-        task: the stage; the last one, ``metrics``, also writes the run folder.
+        name, kind, key: the stage; the last one, ``picture``, also writes the run folder.
         goal: key of the cell's last stage, which holds all that the cell depends on.
         store: root of the store. device: ``"auto"``, ``"cpu"``, ``"cuda:1"``.
         cwd: folder that relative paths start from.
     """
 
-    spec: Request
+    request: Request
     split: Division | None
     folder: Path
-    task: Task
+    name: str
+    kind: str
+    key: str
     goal: str
     store: Path
     device: str
@@ -79,50 +81,55 @@ def work(job: Job, progress: Progress = SILENT) -> Outcome:
     """
     start = time.monotonic()
     try:
-        stages = _stages(job)
-        stages.progress = progress
-        before, spent = set(stages.computed), stages.seconds
-        if job.task.stage == "metrics":
-            finish(stages, job.folder, command_of(job.spec))
+        graph, bench = _cell(job)
+        bench.progress = progress
+        before, spent = set(bench.computed), bench.seconds
+        if job.key == job.goal:
+            finish(graph, bench, job.folder, command_of(job.request))
             with contextlib.suppress(FileNotFoundError):
                 (job.folder / "error.txt").unlink()
         else:
-            compute(stages, job.task)
-        status: Status = "done" if stages.computed - before else "cached"
-        return Outcome(
-            job.task.key,
-            status,
-            time.monotonic() - start,
-            stages.seconds - spent,
-            worker_name(),
-        )
+            compute(graph.stages[job.name], graph, bench)
+        status: Status = "done" if bench.computed - before else "cached"
+        took = time.monotonic() - start
+        return Outcome(job.key, status, took, bench.seconds - spent, worker_name())
     except Exception:
         error = traceback.format_exc()
-        return Outcome(job.task.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
+        return Outcome(job.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
 
 
-# The stages of the cell that this process worked on last, with its data and networks.
-_kept: dict[str, Stages] = {}
+# The cell that this process worked on last, with its data and networks.
+_kept: dict[str, tuple[Graph, Bench]] = {}
 
 
-def _stages(job: Job) -> Stages:
-    key = digest([job.spec.model_dump(mode="json"), job.goal, str(job.store), job.device])
+def _cell(job: Job) -> tuple[Graph, Bench]:
+    key = digest([job.request.model_dump(mode="json"), job.goal, str(job.store), job.device])
     if key not in _kept:
         _kept.clear()  # before the next cell's data and networks come
-        device = select_device(job.device)
-        stages = Stages(resolve(job.spec), Store(job.store), device, SILENT, job.split)
-        if stages.metrics_key != job.goal:
+        bench = Bench(Store(job.store), select_device(job.device), SILENT)
+        graph = Graph(check(resolve(job.request)), job.split)
+        if graph.picture.key != job.goal:
             raise MibenchError(
                 f"the code, packages or weights of {worker_name()} are not those that the grid was "
                 "planned with: leave them alone while it runs, have the same on every node, and "
                 "start it again"
             )
-        _kept[key] = stages
+        _kept[key] = graph, bench
     return _kept[key]
 
 
-def job_of(cell: GridCell, task: Task, store: Path, device: str) -> Job:
+def job_of(cell: GridCell, stage: Stage[Any], store: Path, device: str) -> Job:
     """The job of a stage for one of its cells."""
+    graph = cell.graph
     return Job(
-        cell.spec, cell.split, cell.folder, task, cell.goal, store.absolute(), device, Path.cwd()
+        graph.cell.request,
+        graph.split,
+        cell.folder,
+        stage.name,
+        stage.kind,
+        stage.key,
+        cell.goal,
+        store.absolute(),
+        device,
+        Path.cwd(),
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
-from mibench.metrics.resize import resize
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.initialisation import Initialisation, initialise
+from mibench.models.resize import resize
 from mibench.progress import SILENT, Progress
 from mibench.training.loop import (
     TrainingConfig,
@@ -101,3 +103,11 @@ def judge(
         progress: told of each batch under ``label``.
     """
     return predict(model, images, JUDGED_AT_ONCE, progress, label)
+
+
+def pinned_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Judge:
+    """A trained judge from its tensors and its description, in evaluation mode."""
+    config = JudgeConfig.model_validate(description["judge"])
+    model = Judge(config.architecture, description["outputs"], config.resolution)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)

@@ -103,7 +103,7 @@ def _cell(record: Record) -> tuple[Cell, list[str], list[str]]:
         attack=attack,
         overrides=settings,
     )
-    return resolve(request, machine=False), known, reasons
+    return resolve(request), known, reasons
 
 
 def _architecture(name: str) -> Iterator[str]:

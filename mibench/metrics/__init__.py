@@ -26,7 +26,6 @@ from mibench.metrics.intervals import (
 )
 from mibench.metrics.knn import knn_distance
 from mibench.metrics.prdc import prdc
-from mibench.metrics.resize import resize
 
 __all__ = [
     "METRICS",
@@ -48,7 +47,6 @@ __all__ = [
     "near_chance",
     "paired_interval",
     "prdc",
-    "resize",
     "seeds_interval",
     "subsample_interval",
     "successes",

@@ -1,10 +1,10 @@
-"""Which code a result was made by: the definitions that a stage reaches by name, and their digest.
+"""Which code a result was made by: the modules that a stage or a method reaches by import.
 
-Of mibench's own modules only those definitions count that can be reached by name from where a
-stage starts, so that a change to one attack makes no target stale. A module of someone else (a
-method's file, and the helpers that it imports) counts as a whole. Of installed packages it is the
-version that counts. What a name is bound to at run time alone (``getattr(module, text)``, a file
-that is read and executed) is not seen.
+A module counts as a whole, but for what only readers see: comments, docstrings, cards,
+descriptions of fields, messages of errors. What carries results from one place to another, or
+tells of them, does not count: the ground floor and the store, and the files of other stages, whose
+keys are among a stage's parents. Of installed packages it is the version that counts. What is
+bound at run time alone (a file that is read and executed) is not seen.
 """
 
 from __future__ import annotations
@@ -18,25 +18,19 @@ import importlib.util
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from mibench.errors import MibenchError
 from mibench.types import digest
 
-# What carries results from one place to another, or tells of them, and cannot change a number.
-_GROUND = {
+# Cannot change a number: streams, of the ground floor too, can.
+_CARRIERS = {"mibench"} | {
     f"mibench.{name}"
     for name in (
-        "errors",
-        "files",
-        "progress",
-        "registry",
-        "cell.keys",
-        "store.environment",
-        "store.source",
-        "store.store",
+        *("errors", "types", "progress", "text", "reading", "files", "record", "settings"),
+        *("registry", "store", "cell"),
     )
 }
 # Installed packages that check, store or draw what others compute.
@@ -47,42 +41,25 @@ _DISTRIBUTIONS = {"PIL": "pillow"}  # where it is called otherwise than what is 
 # Errors that end a request or a stage: no result holds their message, as it may another error's.
 _ENDING = {"ArtifactError", "RequestError", "NotImplementedError", "TypeError", "ValueError"}
 
-_EFFECTS = ""  # name of what a module does when it is imported, beside defining things
-_Reference = tuple[str, ...]  # a dotted name as it is written
+
+Root = str | type | ModuleType
 
 
-def code_digest(
-    *roots: str | type, also: Iterable[ModuleType] = (), stops: Iterable[str] = ()
-) -> str:
-    """SHA-256 of the code that can be reached by name, and of the versions of what is installed.
-
-    Comments, texts for readers (docstrings, cards, descriptions of fields, messages of errors) and
-    formatting do not count; names and constants do, and so does everything that runs.
+def code_digest(*roots: Root) -> str:
+    """SHA-256 of the code that is reached by import, and of the versions of what is installed.
 
     A module that is already imported is digested once: when its file changes later, the code that
     runs in this process is still the old one, and a new digest would file old results under it.
 
     Args:
-        roots: where the code starts: a method's class, whose module counts as a whole; a module's
-            name; or ``"module:definition"``, as ``"mibench.cell.stages:Stages.target"``, of which a
-            method's ``self.…`` are followed too. Modules are not imported.
-        also: further modules that count as a whole.
-        stops: modules and definitions, written likewise, that do not count.
+        roots: where the code starts: a module or its name (it is not imported), or a class, whose
+            module it is. They count even where they only carry results.
 
     Raises:
         MibenchError: a root does not exist, or a source does not parse.
     """
-    reach = _Reach(stops, {_top(each.__module__) for each in roots if isinstance(each, type)})
-    for root in roots:
-        if isinstance(root, type):
-            reach.whole(root.__module__)
-            continue
-        module, _, name = root.partition(":")
-        reach.root(module, name) if name else reach.whole(module)
-    for each in also:
-        reach.whole(each.__name__)
-    versions = {name: _version(name) for name in reach.installed - _UNCOUNTED}
-    return digest([reach.texts(), versions])
+    texts, installed = _reach(roots)
+    return digest([texts, {name: _version(name) for name in installed - _UNCOUNTED}])
 
 
 def outside_digest(cls: type, *also: ModuleType) -> str | None:
@@ -93,244 +70,64 @@ def outside_digest(cls: type, *also: ModuleType) -> str | None:
 
     Args:
         cls: the method's class.
-        also: further modules that count as a whole, such as a file that passes the class on.
+        also: further modules that count, such as a file that passes the class on.
     """
-    reach = _Reach((), {_top(cls.__module__)})
-    for name in (cls.__module__, *(each.__name__ for each in also)):
-        reach.whole(name)
-    texts = {name: text for name, text in reach.texts().items() if not _is_own(name)}
+    texts, _ = _reach((cls, *also))
+    texts = {name: text for name, text in texts.items() if _top(name) != "mibench"}
     return digest(texts) if texts else None
 
 
-def normalised_source(source: str | bytes) -> str:
-    """Source text reduced to what runs: no comments, texts for readers, blank lines, formatting."""
-    return ast.unparse(_normalised(ast.parse(source)))
-
-
-@dataclass(frozen=True)
-class _Module:
-    """A module's definitions, and what its names stand for.
-
-    Attributes:
-        package: what its relative imports start from.
-        nodes: by name of the definition; methods as ``Class.method``; see :data:`_EFFECTS`.
-        imports: by local name, the module and the name in it (None: the module itself).
-        starred: modules of which everything was imported.
-    """
-
-    name: str
-    package: str
-    nodes: dict[str, list[ast.AST]] = field(default_factory=dict)
-    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
-    starred: set[str] = field(default_factory=set)
-    _seen: dict[str, tuple[str, frozenset[_Reference], _Module]] = field(default_factory=dict)
-
-    def read(self, name: str) -> tuple[str, frozenset[_Reference], _Module]:
-        """A definition's digest, the names that it mentions, and what it imports by itself."""
-        if name not in self._seen:
-            inner = _Module(self.name, self.package)
-            mentioned: set[_Reference] = set()
-            for node in self.nodes[name]:
-                _mention(node, mentioned)
-                inner.learn(node)
-            text = "\n".join(map(ast.unparse, self.nodes[name]))
-            hashed = hashlib.sha256(text.encode()).hexdigest()
-            self._seen[name] = (hashed, frozenset(mentioned), inner)
-        return self._seen[name]
-
-    def binds(self, name: str) -> bool:
-        """Whether it defines a name or takes it from elsewhere; its own parts it does neither."""
-        return name in self.nodes or self.imports.get(name, (self.name, name)) != (self.name, name)
-
-    def target(self, alias: str) -> tuple[str, ...]:
-        """The module that a local name comes from, and the name in it unless it is the module."""
-        source, name = self.imports[alias]
-        return (source, name) if name else (source,)
-
-    def learn(self, tree: ast.AST) -> None:
-        """Keep what every import below a node binds."""
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                for each in node.names:
-                    whole = each.name if each.asname else each.name.partition(".")[0]
-                    self.imports[each.asname or whole] = (whole, None)
-                    if not each.asname and whole != each.name:
-                        self.imports[f"{each.name} "] = (each.name, None)  # is imported, not bound
-            elif isinstance(node, ast.ImportFrom):
-                source = self._absolute(node)
-                for each in node.names:
-                    if each.name == "*":
-                        self.starred.add(source)
-                    else:
-                        self.imports[each.asname or each.name] = (source, each.name)
-            elif isinstance(node, ast.Call) and (named := _imported_by_call(node)):
-                self.imports[f"{named} "] = (named, None)
-
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        parts = self.package.split(".")
-        base = parts[: len(parts) - node.level + 1]
-        return ".".join([*base, *([node.module] if node.module else [])])
-
-
-def _imported_by_call(node: ast.Call) -> str | None:
-    """The module that ``import_module("…")`` or ``__import__("…")`` names."""
-    called = node.func.attr if isinstance(node.func, ast.Attribute) else None
-    called = node.func.id if isinstance(node.func, ast.Name) else called
-    first = node.args[0] if node.args else None
-    if called not in ("import_module", "__import__") or not isinstance(first, ast.Constant):
-        return None
-    named = first.value
-    return named if isinstance(named, str) and not named.startswith(".") else None
-
-
-def _mention(node: ast.AST, found: set[_Reference]) -> None:
-    """Collect the dotted names below a node, each as far as it goes."""
-    parts: list[str] = []
-    place = node
-    while isinstance(place, ast.Attribute):
-        parts.append(place.attr)
-        place = place.value
-    if isinstance(place, ast.Name):
-        found.add((place.id, *reversed(parts)))
-        return
-    for child in ast.iter_child_nodes(place):
-        _mention(child, found)
-
-
-class _Reach:
-    """What can be reached from some roots.
-
-    Args:
-        stops: modules and definitions that do not count. Of a class that holds a stop its public
-            members count one by one, and others where these use them.
-        theirs: top-level packages whose modules count even where they are installed.
-    """
-
-    def __init__(self, stops: Iterable[str], theirs: set[str]) -> None:
-        self.stops, self.theirs = set(stops), theirs - {"mibench"}
-        self.installed: set[str] = set()
-        self._found: dict[str, dict[str, str]] = {}
-        self._pending: list[tuple[_Module, str | None]] = []  # None: the whole module
-        self._whole: set[str] = set()
-        self._modules: dict[str, _Module | None] = {}
-
-    def texts(self) -> dict[str, dict[str, str]]:
-        """Digests of definitions, by module and name; where a named file lies does not count."""
-        named = {name: texts for name, texts in self._found.items() if not _is_file(name)}
-        files = sorted(digest(texts) for name, texts in self._found.items() if _is_file(name))
-        return {**named, "": {str(i): text for i, text in enumerate(files)}} if files else named
-
-    def root(self, module: str, name: str) -> None:
-        """Follow a definition that must be there."""
-        made = self._module(module)
-        if made is None or name not in made.nodes:
-            raise MibenchError(f"no source for {module}:{name}")
-        self._add(made, name)
-        self._follow()
-
-    def whole(self, module: str) -> None:
-        """Follow every definition of a module, and its imports, used or not."""
-        made = self._module(module)
-        if made is None:
-            raise MibenchError(f"no source file for module {module!r}")
-        self._all(made)
-        self._follow()
-
-    def _all(self, module: _Module) -> None:
-        if module.name not in self._whole:
-            self._whole.add(module.name)
-            self._pending.append((module, None))
-
-    def _spread(self, module: _Module) -> None:
-        heads: set[str] = set()
-        for name in module.nodes:
-            if "." not in name:  # a class's text holds its members'
-                self._add(module, name)
-                heads |= {reference[0] for reference in module.read(name)[1]}
-        for alias in module.imports.keys() - heads:
-            self._imported(*module.target(alias))
-        for source in module.starred:
-            self._imported(source)
-
-    def _add(self, module: _Module, name: str) -> None:
-        found = self._found.setdefault(module.name, {})
-        if name in found or {module.name, f"{module.name}:{name}"} & self.stops:
-            return
-        members = [each for each in module.nodes if each.startswith(f"{name}.")]
-        if {f"{module.name}:{each}" for each in members} & self.stops:
-            for each in members:
-                member = each.rpartition(".")[2]
-                if not member.startswith("_") or member.startswith("__"):
-                    self._add(module, each)
-            return
-        found[name] = module.read(name)[0]
-        self._pending.append((module, name))
-
-    def _follow(self) -> None:
-        while self._pending:
-            module, name = self._pending.pop()
-            if name is None:
-                self._spread(module)
-                continue
-            if _EFFECTS in module.nodes:
-                self._add(module, _EFFECTS)
-            _, mentioned, inner = module.read(name)
-            for head, *rest in mentioned:
-                if head == "self" and rest and "." in name:
-                    member = f"{name.partition('.')[0]}.{rest[0]}"
-                    if member in module.nodes:
-                        self._add(module, member)
-                elif head in inner.imports:
-                    self._imported(*inner.target(head), *rest)
-                else:
-                    self._name(module, head, *rest)
-            for alias in inner.imports.keys() - {head for head, *_ in mentioned}:
-                self._imported(*inner.target(alias))
-
-    def _name(self, module: _Module, head: str, *rest: str) -> None:
-        """Follow ``head.rest`` as it is written in a module."""
-        if head in module.nodes:
-            self._add(module, head)
-        elif module.binds(head):
-            self._imported(*module.target(head), *rest)
-        else:  # a builtin, a local variable, or from a starred import
-            for source in module.starred:
-                self._imported(source, head, *rest)
-
-    def _imported(self, source: str, *rest: str) -> None:
-        """Follow ``source.rest``, where ``source`` is a module."""
-        if source in _GROUND or source in self.stops or _top(source) in sys.stdlib_module_names:
-            return
-        if _top(source) in _LIBRARIES:
-            self.installed.add(_top(source))
-            return
-        module = self._module(source)
-        if rest and not (module and module.binds(rest[0])):
-            below = f"{source}.{rest[0]}"
-            if below in _GROUND or self._module(below) is not None:
-                self._imported(below, *rest[1:])
-                if module is None:  # a folder without __init__.py
-                    return
+def _reach(roots: Iterable[Root]) -> tuple[dict[str, str | list[str]], set[str]]:
+    """Digests of the modules that are reached, by name; and the installed packages."""
+    roots = list(roots)
+    # A method of an installed package counts with the modules of that package.
+    theirs = {_top(root.__module__) for root in roots if isinstance(root, type)} - {"mibench"}
+    start = [_named(root) for root in roots]
+    for name in start:
+        if _module(name, theirs) is None:
+            raise MibenchError(f"no source file for the module {name!r}")
+    texts: dict[str, str | list[str]] = {}
+    files: list[str] = []  # modules that were named by their path, which does not count
+    installed: set[str] = set()
+    pending, seen = list(start), set(start)
+    while pending:
+        name = pending.pop()
+        module = _module(name, theirs)
         if module is None:
-            if not _is_own(source):  # installed, or absent
-                self.installed.add(_top(source))
-        elif _is_own(source) and rest:
-            self._name(module, *rest)
+            continue
+        if _is_file(name):
+            files.append(module.text)
         else:
-            self._all(module)
+            texts[name] = module.text
+        for imported, certain in module.imports:
+            for each in _with_parents(imported):
+                if each in seen or _is_carrier(each) or _top(each) in sys.stdlib_module_names:
+                    continue
+                if _top(each) in _LIBRARIES:
+                    installed.add(_top(each))
+                elif _module(each, theirs) is not None:
+                    seen.add(each)
+                    pending.append(each)
+                elif certain and _top(each) != "mibench":  # installed, or absent, or a folder
+                    installed.add(_top(each))
+    return ({**texts, "": sorted(files)} if files else texts), installed
 
-    def _module(self, name: str) -> _Module | None:
-        """A module whose code counts; None where it is installed, or has no file."""
-        if name not in self._modules:
-            counts = _is_own(name) or _top(name) in self.theirs or _is_file(name)
-            self._modules[name] = _read_module(name, counts)
-        return self._modules[name]
+
+def _named(root: Root) -> str:
+    if isinstance(root, ModuleType):
+        return root.__name__
+    return root if isinstance(root, str) else root.__module__
 
 
-def _is_own(name: str) -> bool:
-    return _top(name) == "mibench"
+def _with_parents(name: str) -> Iterator[str]:
+    """``a``, ``a.b`` and ``a.b.c``: importing the last runs the code of all."""
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        yield ".".join(parts[:length])
+
+
+def _is_carrier(name: str) -> bool:
+    return name == "mibench" or ".".join(name.split(".")[:2]) in _CARRIERS
 
 
 def _is_file(name: str) -> bool:
@@ -342,18 +139,50 @@ def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
-# Loaded modules as they were when they were first looked at, and files by path, time and size.
-_PINNED: weakref.WeakKeyDictionary[ModuleType | None, _Module] = weakref.WeakKeyDictionary()
+@functools.cache
+def _version(package: str) -> str | None:
+    """Version of an installed package without its build (``+cu128``); None where it is absent."""
+    try:
+        version = importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(package, [])
+        if not names:
+            return None
+        version = importlib.metadata.version(names[0])
+    return version.partition("+")[0]
 
 
-def _read_module(name: str, counts: bool) -> _Module | None:
+# One module --------------------------------------------------------------------------------------
+
+
+class _Module(NamedTuple):
+    """Digest of a module's normalised text, and the modules that it imports.
+
+    Attributes:
+        imports: names; and whether each is a module for certain, or may be a name in one.
+    """
+
+    text: str
+    imports: frozenset[tuple[str, bool]]
+
+
+# Loaded modules as they were when they were first looked at.
+_PINNED: weakref.WeakKeyDictionary[ModuleType, _Module] = weakref.WeakKeyDictionary()
+
+
+def _module(name: str, theirs: set[str]) -> _Module | None:
+    """A module whose code counts; None where it is installed, or has no file."""
     loaded = sys.modules.get(name)
-    if loaded in _PINNED:
+    if loaded is not None and loaded in _PINNED:
         return _PINNED[loaded]
     origin = getattr(loaded, "__file__", None) if loaded else _origin(name)
-    if origin is None or (not counts and _is_installed(Path(origin))):
+    if origin is None:
         return None
-    made = _read_file(name, Path(origin))
+    path = Path(origin)
+    counts = _top(name) in {"mibench", *theirs} or _is_file(name)
+    if not counts and {"site-packages", "dist-packages"} & set(path.parts):
+        return None
+    made = _read_file(name, path)
     if loaded is not None:
         _PINNED[loaded] = made
     return made
@@ -380,10 +209,6 @@ def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
         return None
 
 
-def _is_installed(path: Path) -> bool:
-    return bool({"site-packages", "dist-packages"} & set(path.parts))
-
-
 def _read_file(name: str, path: Path) -> _Module:
     try:
         status = path.stat()
@@ -398,52 +223,35 @@ def _parsed(name: str, path: Path, _mtime_ns: int, _size: int) -> _Module:
 
 
 def _parse(name: str, path: Path, source: bytes) -> _Module:
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    module = _Module(name, package)
     if path.suffix != ".py":  # compiled
-        module.nodes[_EFFECTS] = [ast.Constant(hashlib.sha256(source).hexdigest())]
-        return module
-    for node in _normalised(ast.parse(source)).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module.learn(node)
-            continue
-        names = list(_defined(node))
-        if not names and isinstance(node, ast.If | ast.Try):
-            module.learn(node)
-        for each in names or [_EFFECTS]:
-            module.nodes.setdefault(each, []).append(node)
-        if isinstance(node, ast.ClassDef):
-            for member in node.body:
-                for each in _defined(member):
-                    module.nodes.setdefault(f"{node.name}.{each}", []).append(member)
-    return module
+        return _Module(hashlib.sha256(source).hexdigest(), frozenset())
+    tree = _normalised(ast.parse(source))
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    imports = frozenset(each for node in ast.walk(tree) for each in _imports(node, package))
+    return _Module(hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), imports)
 
 
-def _defined(node: ast.stmt) -> Iterator[str]:
-    """The names that a statement defines for certain."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield node.name
-    elif isinstance(node, ast.Assign | ast.AnnAssign):
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            for each in target.elts if isinstance(target, ast.Tuple) else [target]:
-                if isinstance(each, ast.Name):
-                    yield each.id
+def _imports(node: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
+    """The modules that a statement, or a call of ``import_module("…")``, imports."""
+    if isinstance(node, ast.Import):
+        yield from ((each.name, True) for each in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*above, *filter(None, [base])])
+        yield base, True
+        yield from ((f"{base}.{each.name}", False) for each in node.names if each.name != "*")
+    elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
+        first = node.args[0] if node.args else None
+        named = first.value if isinstance(first, ast.Constant) else None
+        if isinstance(named, str) and not named.startswith("."):
+            yield named, True
 
 
-@functools.cache
-def _version(package: str) -> str | None:
-    """Version of an installed package without its build (``+cu128``); None where it is absent."""
-    try:
-        version = importlib.metadata.version(_DISTRIBUTIONS.get(package, package))
-    except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(package, [])
-        if not names:
-            return None
-        version = importlib.metadata.version(names[0])
-    return version.partition("+")[0]
-
-
-# Normalising -------------------------------------------------------------------------------------
+def normalised_source(source: str | bytes) -> str:
+    """Source text reduced to what runs: no comments, texts for readers, blank lines, formatting."""
+    return ast.unparse(_normalised(ast.parse(source)))
 
 
 def _normalised(tree: ast.Module) -> ast.Module:
@@ -469,6 +277,12 @@ class _WithoutTexts(ast.NodeTransformer):
         if isinstance(node.exc, ast.Call) and _called(node.exc) in _ENDING:
             _blank(node.exc)
         return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        """What only type checkers import."""
+        return (
+            None if ast.unparse(node.test).endswith("TYPE_CHECKING") else self.generic_visit(node)
+        )
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         """Its message."""

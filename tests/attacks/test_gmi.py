@@ -11,13 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mibench.attacks.gmi import Gmi, nesterov
-from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
-from mibench.cell.stages import Stages
 from mibench.inversion.attack import Attack, Problem
 from mibench.priors._networks import Prior
-from mibench.progress import SILENT
-from mibench.store.store import Store
+from tests.kit.cells import bench, graph
 from tests.kit.problems import (
     CLASSES,
     LATENT,
@@ -219,7 +215,6 @@ def test_no_network_gets_gradients_even_if_it_is_not_frozen() -> None:
 def test_what_the_pipeline_hands_to_an_attack_is_frozen(
     name: str, tiny_store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    cell = resolve(Request(protocol="tiny", attack=name))
     seen: list[Problem] = []
     call = Attack.__call__
 
@@ -228,8 +223,7 @@ def test_what_the_pipeline_hands_to_an_attack_is_frozen(
         return call(self, problem)
 
     monkeypatch.setattr(Attack, "__call__", spy)
-    stages = Stages(cell, Store(tiny_store), torch.device("cpu"), SILENT)
-    stages._invert(tmp_path)
+    graph(protocol="tiny", attack=name).reconstructions.compute(tmp_path, bench(tiny_store))
     (problem,) = seen
     target, loss = problem.white_box()
     assert len(loss.students) == 1

@@ -25,9 +25,9 @@ from mibench.inversion.access import WhiteBoxTarget
 from mibench.inversion.attack import ATTACKS, Attack, Problem
 from mibench.inversion.identity import IdentityLoss
 from mibench.judges.evaluators import JUDGED_AT_ONCE
-from mibench.metrics import resize
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
+from mibench.models.resize import resize
 from mibench.priors._networks import Critic, Generator, Prior
 from mibench.progress import SILENT
 from mibench.training.students import StudentsConfig

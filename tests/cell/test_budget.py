@@ -11,9 +11,7 @@ import torch
 from pydantic import Field, ValidationError
 
 import mibench
-from mibench.cell.evaluate import FLOOR_PRIOR
-from mibench.cell.keys import Keys
-from mibench.cell.pipeline import run_folder
+from mibench.cell.record import run_folder
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import resolve
 from mibench.cli.show.record import warnings
@@ -23,12 +21,13 @@ from mibench.leaderboard.checks import foreign
 from mibench.models.classifiers import Classifier, predict
 from mibench.progress import SILENT
 from mibench.protocols import PROTOCOLS, Protocol
-from mibench.record import Record
+from mibench.record import FLOOR_PRIOR, Record
 from mibench.settings import scaled
 from mibench.streams import stream
 from mibench.training.defense import DEFENSES
 from mibench.training.loop import TrainingConfig, train_classifier
 from mibench.types import BUDGETED, Frozen
+from tests.kit.cells import graph
 from tests.kit.command_line import invoke
 from tests.training.test_training import Recorder, faces
 
@@ -80,7 +79,7 @@ def test_epochs_that_do_not_end_are_refused(epochs: Any) -> None:
 
 def test_whole_numbers_of_epochs_are_one_setting() -> None:
     keys = [
-        Keys(resolve(Request(attack="gmi", overrides={"target.epochs": epochs}))).target_key
+        graph(attack="gmi", overrides={"target.epochs": epochs}).target.key
         for epochs in (2, 2.0, 2.5)
     ]
     assert keys[0] == keys[1] != keys[2]
@@ -103,14 +102,12 @@ def test_fewer_identities_and_samples_are_attacked(field: str, values: dict[floa
 
 
 def test_keys_differ_by_the_share_and_a_whole_budget_changes_none() -> None:
-    whole, again, half, third = (
-        Keys(resolve(Request(attack="gmi", budget=share))) for share in (1, 1.0, 0.5, 0.3)
-    )
-    for name in ("reconstructions_key", "references_key", "metrics_key"):
-        assert getattr(whole, name) == getattr(again, name)
-        assert len({getattr(each, name) for each in (whole, half, third)}) == 3
-    assert "budget" not in {**whole.judging_inputs, **whole.attack_inputs}
-    assert whole.data_key == half.data_key  # the images are the same
+    whole, again, half, third = (graph(attack="gmi", budget=share) for share in (1, 1.0, 0.5, 0.3))
+    for name in ("reconstructions", "references", "metrics"):
+        assert getattr(whole, name).key == getattr(again, name).key
+        assert len({getattr(each, name).key for each in (whole, half, third)}) == 3
+    assert "budget" not in {**whole.references.inputs, **whole.reconstructions.inputs}
+    assert whole.images.key == half.images.key  # the images are the same
 
 
 def test_what_was_set_is_scaled_too() -> None:
@@ -156,7 +153,8 @@ def test_noise_is_for_the_steps_that_are_taken() -> None:
 
 def test_folder_command_and_grid_name_the_share() -> None:
     spec = Request(attack="gmi", budget=0.05)
-    assert run_folder(resolve(spec), None).name.endswith("_seed0-budget-0.05")
+    made = graph(attack="gmi", budget=0.05)
+    assert run_folder(made.cell, made.images).name.endswith("_seed0-budget-0.05")
     assert command_of(spec).endswith("--budget 0.05")
     assert "--budget" not in command_of(Request())
     (cell,) = make_grid({"budget": 0.05}, "test").cells()
@@ -211,7 +209,7 @@ def test_a_smoke_run_judges_little(
         judged[label] = judged.get(label, 0) + len(images)
         return predict(model, images, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("mibench.cell.evaluate.predict", count)
+    monkeypatch.setattr("mibench.cell.measures.predict", count)
     monkeypatch.setattr("mibench.judges.evaluators.predict", count)
     record = mibench.run(protocol="tiny", attack="gmi", budget=0.02, store=tmp_path, out=tmp_path)
     metrics = [*record.metrics.values(), *record.references[FLOOR_PRIOR].values()]

@@ -8,32 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 import mibench
-from mibench.cell import keys
-from mibench.cell.keys import Keys
-from mibench.cell.pipeline import claim, run_folder
+from mibench.cell import measures
+from mibench.cell.graph import Graph
+from mibench.cell.record import claim, run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import AttackName, Cell, resolve
-from mibench.cell.stages import Stages
 from mibench.cli import cli
 from mibench.data.division import Counts, PreparedSplit
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.mnist import MNIST
-from mibench.data.splits import FolderOptions, make_split
 from mibench.errors import MibenchError, RequestError
 from mibench.files import sha256
 from mibench.grid.plan import make_plan
 from mibench.grid.spec import make_grid
 from mibench.grid.work import job_of, work
 from mibench.inversion.attack import ATTACKS
-from mibench.progress import SILENT
 from mibench.protocols import Protocol
 from mibench.store import environment as provenance
 from mibench.store.store import Store
 from mibench.training.defense import DEFENSES
+from tests.kit.cells import bench, graph_of
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder
 
 DEFENSE = """
@@ -120,16 +117,16 @@ def test_a_files_spelling_is_in_no_key_name_or_folder(
     cells = [cell(defense=f"{each}:{cls}") for each in spellings(place)]
     assert {each.defense_name for each in cells} == {name}
     assert len({each.defense_source for each in cells}) == 1
-    assert len({Keys(each).metrics_key for each in cells}) == 1
-    assert len({run_folder(each, None) for each in cells}) == 1
+    assert len({graph_of(each).metrics.key for each in cells}) == 1
+    assert len({folder_of(each) for each in cells}) == 1
 
 
 def test_a_files_spelling_is_in_no_number(tiny: Protocol, place: Path) -> None:
     trained = set()
     for index, spelled in enumerate(("mine.py", str(place / "mine.py"))):
         made = cell(defense=f"{spelled}:RandomErasing")
-        stages = Stages(made, Store(place / f"store{index}"), torch.device("cpu"), SILENT)
-        trained.add(sha256(stages._target_artifact.file("model.safetensors")))
+        artifact = bench(place / f"store{index}").artifact(graph_of(made).target)
+        trained.add(sha256(artifact.file("model.safetensors")))
     assert len(trained) == 1
 
 
@@ -141,15 +138,15 @@ def test_another_code_is_another_method(tiny: Protocol, place: Path) -> None:
     first, second = cell(defense="mine.py:Mine"), cell(defense="other/mine.py:Mine")
     assert first.defense_name == second.defense_name
     assert first.defense_source != second.defense_source
-    assert Keys(first).target_key != Keys(second).target_key
-    assert run_folder(first, None) != run_folder(second, None)
+    assert graph_of(first).target.key != graph_of(second).target.key
+    assert folder_of(first) != folder_of(second)
 
 
 def test_mibenchs_own_methods_keep_their_names(tiny: Protocol) -> None:
     made = cell(defense="bido", attack="improved-kedmi")
     assert (made.defense_name, made.attack.full) == ("bido", "improved-kedmi")
     assert made.defense_source is made.attack_source is None
-    assert run_folder(made, None).name == "improved-kedmi_bido_test_resnet_seed0"
+    assert folder_of(made).name == "improved-kedmi_bido_test_resnet_seed0"
 
 
 @pytest.mark.parametrize("before", ["", "improved-"])
@@ -162,7 +159,7 @@ def test_an_attack_of_a_file_has_one_name(
     name = {"Mine": "Mine", "Named": "my-attack"}[cls]
     after = "" if before else "+lom"
     made = {
-        (each.attack.full, Keys(each).metrics_key, run_folder(each, None))
+        (each.attack.full, graph_of(each).metrics.key, folder_of(each))
         for path in ("attack.py", "./attack.py", str(place / "attack.py"), "a+b/attack.py")
         for each in [cell(attack=f"{before}{path}:{cls}{after}")]
     }
@@ -198,7 +195,7 @@ def test_a_record_says_whose_method_it_was(tiny: Protocol, place: Path, tiny_sto
 def test_an_attacks_own_prior_depends_on_what_it_sees(tiny: Protocol, place: Path) -> None:
     def prior(attack: str, **overrides: Any) -> str:
         named = {f"attack.{name}": value for name, value in overrides.items()}
-        return Keys(cell(attack=attack, overrides=named)).prior_key
+        return graph_of(cell(attack=attack, overrides=named)).prior.key
 
     assert prior("attack.py:Mine") != prior("attack.py:Mine", gan_steps=5000)
     assert prior("attack.py:Mine") != prior("attack.py:Mine", iterations=7)  # it may read it
@@ -217,10 +214,8 @@ def test_a_prior_sees_nothing_that_its_key_does_not_hold(tiny: Protocol, place: 
     with pytest.raises(MibenchError, match=r"add 'iterations' to Kedmi\.prior_fields"):
         seen.iterations  # type: ignore[attr-defined]  # noqa: B018
     made = cell(attack="attack.py:Curious")
-    stages = Stages(made, Store(place / "store"), torch.device("cpu"), SILENT)
-    stages.__dict__["data"] = type("Data", (), {"public": None})()
     with pytest.raises(MibenchError, match=r"Curious\.train_prior\(\) reads config\.iterations"):
-        _ = stages.prior
+        bench(place / "store").get(graph_of(made).prior)
     wrong = type("Wrong", (ATTACKS.get("kedmi"),), {"prior_fields": ("stepz",)})
     with pytest.raises(RequestError, match="no field 'stepz'"):
         wrong.prior_config(made.attack_config)
@@ -231,16 +226,18 @@ def test_inceptions_weights_are_in_the_keys_of_what_they_judge(
 ) -> None:
     path = tmp_path / "inception.pth"
     monkeypatch.setenv("MIBENCH_INCEPTION", str(path))
-    absent = Keys(cell()).plan()
+    absent = graph_of(cell()).stages
     path.write_bytes(b"others")
-    others = Keys(cell()).plan()
-    monkeypatch.setattr(keys, "find_inception", lambda place: place)
-    keys._inception_at.cache_clear()
-    there = Keys(cell()).plan()
-    keys._inception_at.cache_clear()
-    assert absent == others
+    others = graph_of(cell()).stages
+    monkeypatch.setattr("mibench.metrics.find_inception", lambda place: place)
+    measures._inception_at.cache_clear()
+    there = graph_of(cell()).stages
+    measures._inception_at.cache_clear()
+    assert {name: each.key for name, each in absent.items()} == {
+        name: each.key for name, each in others.items()
+    }
     changed = {name for name in there if there[name].key != absent[name].key}
-    assert changed == {"references", "metrics"}
+    assert changed == {"references", "metrics", "picture"}
 
 
 def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +245,9 @@ def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.Monkey
     options = made.protocol.data
     assert isinstance(options, IdentitySplit)
     split = PreparedSplit(options, 32, None, "1" * 64, True, "2" * 64, Counts(5, 9, 3, 3, 9))
-    before = Keys(made, split).target_key
+    before = Graph(made, split).target.key
     monkeypatch.setattr(MNIST, "card", MNIST.card.model_copy(update={"mirror": True}))
-    assert Keys(made, split).target_key != before
+    assert Graph(made, split).target.key != before
 
 
 # Run folders
@@ -264,24 +261,27 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return made  # type: ignore[return-value]
 
 
-def folder_cell(root: Path, **overrides: Any) -> tuple[Cell, str]:
+def folder_of(made: Cell) -> Path:
+    return run_folder(made, graph_of(made).images)
+
+
+def folder_cell(root: Path, **overrides: Any) -> Cell:
     spec = Request(
         protocol="folder", root=str(root), attack="gmi", overrides={**SETTINGS, **overrides}
     )
-    made = resolve(spec)
-    return made, make_split(root, **FolderOptions(min_images=12).model_dump()).digest
+    return resolve(spec)
 
 
 def test_folders_hold_what_cells_depend_on(
     tiny: Protocol, roots: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "copy").symlink_to(roots[0])
-    one, two, again = (run_folder(*folder_cell(root)) for root in (*roots, tmp_path / "copy"))
+    one, two, again = (folder_of(folder_cell(root)) for root in (*roots, tmp_path / "copy"))
     assert one != two
     assert one == again
-    assert one != run_folder(*folder_cell(roots[0], **{"attack.iterations": 4}))
+    assert one != folder_of(folder_cell(roots[0], **{"attack.iterations": 4}))
     names = {
-        run_folder(cell(defense="mid", seed=seed, budget=budget, overrides=overrides), None).name
+        folder_of(cell(defense="mid", seed=seed, budget=budget, overrides=overrides)).name
         for seed in (0, 1)
         for budget in (1, 0.5)
         for overrides in (
@@ -300,7 +300,7 @@ def test_folders_hold_what_cells_depend_on(
 def test_a_folders_name_is_never_too_long(tiny: Protocol, place: Path) -> None:
     long = "M" * 250
     (place / "long.py").write_text(DEFENSE.replace("class Mine", f"class {long}"))
-    names = [run_folder(cell(defense=f"long.py:{long}", seed=seed), None).name for seed in (0, 1)]
+    names = [folder_of(cell(defense=f"long.py:{long}", seed=seed)).name for seed in (0, 1)]
     assert names[0] != names[1]
     assert all(len(name) < 255 for name in names)
 
@@ -308,7 +308,7 @@ def test_a_folders_name_is_never_too_long(tiny: Protocol, place: Path) -> None:
 def test_a_grid_over_two_folders_gives_each_cell_its_own(
     roots: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    specs = [folder_cell(root)[0].spec for root in roots]
+    specs = [folder_cell(root).request for root in roots]
     plan = make_plan(specs, Store(tmp_path / "store"), tmp_path / "out")
     assert len({each.folder for each in plan.cells}) == len({each.name for each in plan.cells}) == 2
     assert all(each.folder.parent == tmp_path / "out" / "folder" for each in plan.cells)
@@ -330,7 +330,8 @@ def test_another_cells_record_is_not_overwritten(
     ):
         with pytest.raises(RequestError, match=rf"record of another cell.*{word}.*--out"):
             mibench.run(**{**request, **changed})  # type: ignore[arg-type]
-    claim(place / "out", dataclasses.replace(cell(), defense_source="0" * 64), None)  # edited code
+    edited = dataclasses.replace(cell(), defense_source="0" * 64)
+    claim(place / "out", edited, graph_of(cell()).images)
     assert (place / "out" / "record.json").read_bytes() == before
     (place / "out" / "record.json").write_text("{}")
     with pytest.raises(RequestError, match="is no record"):
@@ -408,14 +409,14 @@ def test_a_worker_with_other_code_says_so(
     (spec,) = make_grid(fields, "test").cells()
     store = Store(place / "store")
     planned = make_plan([spec], store, place / "out").cells[0]
-    job = job_of(planned, planned.stages["data"], store.root, "cpu")
+    job = job_of(planned, planned.graph.images, store.root, "cpu")
     (place / "mine.py").write_text(DEFENSE.replace("0.5", "0.6"))
     outcome = work(job)
     assert outcome.status == "failed"
     assert "not those that the grid was planned with" in str(outcome.error)
     again = make_plan([spec], store, place / "out").cells[0]
     assert again.goal != planned.goal
-    assert work(job_of(again, again.stages["data"], store.root, "cpu")).status == "done"
+    assert work(job_of(again, again.graph.images, store.root, "cpu")).status == "done"
 
 
 # Methods that end the program
@@ -507,4 +508,4 @@ def test_nothing_of_an_earlier_run_lies_beside_a_diverged_record(
 def test_evaluators_of_two_protocols_are_two(tiny: Protocol) -> None:
     cell = resolve(Request(protocol="tiny", attack="gmi"))
     renamed = dataclasses.replace(cell, protocol=cell.protocol.model_copy(update={"name": "other"}))
-    assert Keys(cell).evaluator_key("second") != Keys(renamed).evaluator_key("second")
+    assert graph_of(cell).second.key != graph_of(renamed).second.key

@@ -124,7 +124,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
     def fail(*_: object) -> None:
         raise RuntimeError("no [/] font")
 
-    monkeypatch.setattr("mibench.cell.results.reconstructions_picture", fail)
+    monkeypatch.setattr("mibench.cell.picture.reconstructions_picture", fail)
     request = ["run", "--protocol", "tiny", "--attack", "gmi", "--seed", "17"]
     request += ["--store", str(tiny_store), "--out", str(tmp_path / "out")]
     results = [invoke(*request) for _ in range(2)]

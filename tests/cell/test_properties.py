@@ -31,10 +31,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import mibench
-from mibench.cell import pipeline
-from mibench.cell.request import Request, make_request
+from mibench.cell.request import Request, command_of, make_request
 from mibench.cell.resolve import Cell, attack_names, resolve
-from mibench.cell.results import command_of
 from mibench.cli import cli
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
@@ -173,10 +171,10 @@ def check_cell(cell: Cell) -> None:
         fits(config)
     for part in ("protocol", "target", "defense", "attack"):
         canonical_json(cell.passed(part))
-    assert Request.model_validate_json(cell.spec.model_dump_json()) == cell.spec
-    words = iter(shlex.split(command_of(cell.spec))[2:])
+    assert Request.model_validate_json(cell.request.model_dump_json()) == cell.request
+    words = iter(shlex.split(command_of(cell.request))[2:])
     asked = dict(parse_setting(next(words)) for word in words if word == "--set")
-    assert canonical_json(asked) == canonical_json(cell.spec.overrides)
+    assert canonical_json(asked) == canonical_json(cell.request.overrides)
 
 
 def at_hand(architecture: str, how: Initialisation, resolution: int) -> str:
@@ -310,8 +308,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def started(*_: Any, **__: Any) -> None:
         raise StartedError
 
-    monkeypatch.setattr(pipeline, "split_of", started)
-    monkeypatch.setattr("mibench.grid.plan.split_of", started)
+    monkeypatch.setattr("mibench.cell.run.divide", started)
+    monkeypatch.setattr("mibench.grid.plan.divide", started)
     return tmp_path
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from mibench import protocols
 from mibench.cell.request import Request
-from mibench.cell.resolve import AttackName, Cell, attack_names, resolve
+from mibench.cell.resolve import AttackName, Cell, attack_names, check, resolve
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack
 from mibench.protocols import PROTOCOLS, Protocol
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 def cell(attack: str = "gmi", **fields: Any) -> Cell:
     overrides = fields.pop("overrides", {})
-    return resolve(Request(protocol="tiny", attack=attack, overrides=overrides, **fields))
+    return check(resolve(Request(protocol="tiny", attack=attack, overrides=overrides, **fields)))
 
 
 def setting(path: str, value: Any, **fields: Any) -> Cell:

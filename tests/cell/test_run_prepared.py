@@ -10,9 +10,9 @@ from PIL import Image
 
 import mibench
 from mibench import protocols
-from mibench.cell.pipeline import split_of
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
+from mibench.cell.run import divide
 from mibench.data.division import Division, PreparedSplit
 from mibench.data.identity_split import IdentitySplit, open_split
 from mibench.data.lfw import LFW
@@ -23,6 +23,7 @@ from mibench.leaderboard.checks import faults, foreign
 from mibench.leaderboard.galleries import may_be_shown
 from mibench.progress import SILENT
 from mibench.verify import read_images, recompute
+from tests.kit.cells import graph, graph_of
 from tests.kit.command_line import invoke
 from tests.kit.problems import PAPERS
 
@@ -126,12 +127,8 @@ def test_data_is_for_protocols_on_prepared_sets() -> None:
 
 
 def test_other_contents_are_another_target(tmp_path: Path) -> None:
-    from mibench.cell.keys import Keys
-    from mibench.cell.pipeline import split_of
-
     def key(data: Path, **changes: object) -> str:
-        cell = resolve(Request(protocol="tiny", attack="gmi", data=str(data)))
-        return Keys(cell, split_of(cell, SILENT)).target_key
+        return graph(protocol="tiny", attack="gmi", data=str(data)).target.key
 
     first, same, other = (
         make_ready(tmp_path, name, shade) for name, shade in (("a", 0), ("b", 0), ("c", 1))
@@ -166,7 +163,7 @@ def test_a_pinned_split_is_kept(
         changed = card.model_copy(update={"split": pinned})
         monkeypatch.setitem(protocols.PROTOCOLS, "tiny", changed)
         spec = Request(protocol="tiny", attack="gmi", data=str(data), overrides=overrides)
-        return split_of(resolve(spec), SILENT)
+        return divide(resolve(spec), SILENT)
 
     assert split(right)
     with pytest.raises(RequestError, match="lfw divide otherwise than tiny pins"):
@@ -174,7 +171,7 @@ def test_a_pinned_split_is_kept(
     assert split("0" * 64, **{"protocol.data.seed": 1})  # a division of the user's own
     # Pictures are missing: boards refuse what comes of them, and nothing is to be compared.
     monkeypatch.setattr(LFW, "card", published.model_copy(update={"images": 29}))
-    assert split_of(
+    assert divide(
         resolve(Request(protocol="tiny", attack="gmi", data=str(make_ready(tmp_path, "less")))),
         SILENT,
     )
@@ -197,8 +194,6 @@ def test_the_papers_protocols_resolve(name: str, attack: str, defense: str) -> N
 
 
 def test_two_alignments_are_other_images_of_one_split(tmp_path: Path) -> None:
-    from mibench.cell.keys import Keys
-
     found = []
     for name in ("lfw-deepfunneled", "lfw_funneled"):
         root = tmp_path / name
@@ -206,9 +201,9 @@ def test_two_alignments_are_other_images_of_one_split(tmp_path: Path) -> None:
         data = tmp_path / f"{name}-data"
         prepare("lfw", root, data, 32, incomplete=True, workers=1)
         cell = resolve(Request(protocol="tiny", attack="gmi", data=str(data)))
-        split = split_of(cell, SILENT)
+        split = divide(cell, SILENT)
         assert isinstance(split, PreparedSplit)
-        keys = Keys(cell, split)
-        found.append((split.split, split.digest, keys.target_key, keys.references_key))
+        made = graph_of(cell)
+        found.append((split.split, split.digest, made.target.key, made.references.key))
     assert found[0][0] == found[1][0]
     assert all(one != other for one, other in zip(found[0][1:], found[1][1:], strict=True))

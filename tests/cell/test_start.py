@@ -12,15 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from mibench import protocols
-from mibench.cell.keys import Keys
 from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, resolve
-from mibench.cell.stages import Stages
 from mibench.errors import RequestError
 from mibench.models.initialisation import Initialisation
-from mibench.progress import SILENT
 from mibench.store.store import Store
 from mibench.training.loop import TrainingConfig
+from tests.kit.cells import bench, graph_of
 
 STILL = TrainingConfig(epochs=0.01, batch_size=16, learning_rate=1e-12, optimizer="sgd")
 
@@ -60,7 +58,7 @@ def test_other_weights_are_another_stage(
 ) -> None:
     def key(starts: dict[str, Initialisation]) -> str:
         others = {name: Initialisation() for name in ROLES}
-        return Keys(cell(monkeypatch, {**others, **starts})).plan()[ROLES[architecture]].key
+        return graph_of(cell(monkeypatch, {**others, **starts})).stages[ROLES[architecture]].key
 
     first, second = (
         weights(tmp_path / f"{seed}.safetensors", architecture, seed) for seed in (0, 1)
@@ -93,11 +91,12 @@ def test_networks_start_from_their_weights(tmp_path: Path, monkeypatch: pytest.M
     }
     store = Store(tmp_path / "store")
     made = cell(monkeypatch, starts, **still)
-    stages = Stages(made, store, torch.device("cpu"), SILENT)
-    networks = {"test_resnet": stages.target, "test_efficientnet": stages.evaluator("evaluator")}
-    networks["test_convnext"] = stages.evaluator("second")
-    stages.student("test_byobnet")
-    artifact = store.get_or_compute("student", stages.student_key("test_byobnet"), {}, _never)
+    graph, place = graph_of(made), bench(tmp_path / "store")
+    networks = {"test_resnet": place.get(graph.target).model}
+    networks["test_efficientnet"] = place.get(graph.evaluator)
+    networks["test_convnext"] = place.get(graph.second)
+    place.get(graph.students[0])
+    artifact = store.get_or_compute("student", graph.students[0].key, {}, _never)
     trained = {name: dict(model.state_dict()) for name, model in networks.items()}
     trained["test_byobnet"] = artifact.load_tensors("model.safetensors")
     for name, found in trained.items():

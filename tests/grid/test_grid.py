@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import mibench
-from mibench.cell.keys import Task
 from mibench.cell.request import Request
+from mibench.cell.stage import Bench, Stage
 from mibench.cli import cli
 from mibench.cli.show.grid import GridDisplay, show_plan, show_result
 from mibench.errors import RequestError
@@ -165,7 +166,7 @@ def test_shared_stages_are_planned_once(tiny: Protocol, tmp_path: Path) -> None:
     assert names.count("target") == names.count("student test_byobnet") == 1
     assert names.count("general-prior") == names.count("evaluator") == names.count("data") == 1
     assert names.count("reconstructions") == names.count("metrics") == 3
-    assert plan.separately == sum(len(cell.stages) for cell in plan.cells) > len(names)
+    assert plan.separately == sum(len(cell.graph.stages) for cell in plan.cells) > len(names)
     assert plan.estimate() == (0, len(names))
     for node in plan.nodes.values():  # parents come first
         earlier = list(plan.nodes)[: list(plan.nodes).index(node.task.key)]
@@ -175,7 +176,7 @@ def test_shared_stages_are_planned_once(tiny: Protocol, tmp_path: Path) -> None:
 def test_a_cell_that_equals_another_is_left_out(tiny: Protocol, tmp_path: Path) -> None:
     sweep = {"mid": {"defense.beta": [0.01]}}  # mid's default
     plan = planned(tmp_path / "store", tmp_path, defenses=["mid"], sweeps=sweep)
-    assert [cell.spec.overrides for cell in plan.cells] == [{}]
+    assert [cell.graph.cell.request.overrides for cell in plan.cells] == [{}]
 
 
 def test_wrong_cells_are_named_before_anything_runs(tiny: Protocol, tmp_path: Path) -> None:
@@ -197,8 +198,8 @@ def test_a_grid_runs_resumes_and_equals_single_runs(
     for index, cell in enumerate(plan.cells):
         single = mibench.run(
             protocol="tiny",
-            attack=cell.spec.attack,
-            defense=cell.spec.defense,
+            attack=cell.graph.cell.request.attack,
+            defense=cell.graph.cell.request.defense,
             seed=3,
             store=tmp_path / "other",
             out=tmp_path / "single" / str(index),
@@ -454,11 +455,20 @@ def test_wrong_options(tiny: Protocol, tmp_path: Path, arguments: list[str], mes
     assert message in done.output
 
 
+class Named(Stage[None]):
+    kind = "student"
+
+    def load(self, bench: Bench) -> None:
+        """Nothing."""
+
+
 def test_names_of_cells_are_no_markup() -> None:
     """A cell is named after a method's file, which may be called anything."""
-    task = Task("student [red]x[/]", KEY, {}, ())
-    cell = GridCell(Request(), Path("[red]x[bold]"), {task.name: task, "metrics": task}, None)
-    node = Node(task, 0, frozenset(), (0, 1))
+    stage = Named({}, None, [], detail="[red]x[/]")
+    stage.key = KEY
+    graph = SimpleNamespace(stages={stage.name: stage}, picture=stage)
+    cell = GridCell(graph, Path("[red]x[bold]"))  # type: ignore[arg-type]
+    node = Node(stage, 0, frozenset(), (0, 1))
     plan = Plan((cell, cell), {KEY: node}, {}, 2)
     out = io.StringIO()
     console = Console(file=out, width=160)

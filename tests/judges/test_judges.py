@@ -11,17 +11,23 @@ from torch import Tensor
 
 import mibench
 from mibench.assets import load_asset
-from mibench.cell.evaluate import Evaluation
-from mibench.cell.stages import pinned_judge
+from mibench.cell.measures import Evaluation
 from mibench.data.images import ImageSet
 from mibench.errors import MibenchError
-from mibench.judges.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
-from mibench.metrics import resize
+from mibench.judges.evaluators import (
+    AttributeTraining,
+    JudgeConfig,
+    judge,
+    pinned_judge,
+    train_judge,
+)
 from mibench.models.classifiers import Classifier, predict
+from mibench.models.resize import resize
 from mibench.progress import SILENT, Progress, StageState
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.streams import stream
 from mibench.training.loop import TrainingConfig, train_classifier
+from tests.kit.cells import bench, graph
 from tests.kit.command_line import invoke
 from tests.protocols.test_choices import change
 
@@ -112,15 +118,15 @@ def test_every_stage_tells_its_steps_and_the_run_its_stages(tiny: Protocol, tmp_
     progress = Loops()
     request = {"protocol": "tiny", "store": tmp_path / "store", "out": tmp_path / "out"}
     mibench.run(**request, progress=progress)  # type: ignore[arg-type]
-    assert set(progress.loops) == set(progress.ended) == set(progress.planned)
-    assert len(progress.planned) == len(set(progress.planned)) == 10
+    assert set(progress.ended) == set(progress.planned) == {*progress.loops, "picture"}
+    assert len(progress.planned) == len(set(progress.planned)) == 11
     assert {label for label, _ in progress.loops["data"]} == {"pictures"}
     labels = {label for label, _ in progress.loops["references"]}
     assert {"target on public images", "floor: second evaluator", "ceiling: metrics"} <= labels
     assert ("reconstructions: evaluator", 1) in progress.loops["metrics"]
     again = Loops()
     mibench.run(**request, progress=again)  # type: ignore[arg-type]
-    assert again.planned == again.ended == ["metrics"]
+    assert again.planned == again.ended == ["metrics", "picture"]
 
 
 @pytest.mark.parametrize(
@@ -178,22 +184,16 @@ def test_outputs_that_are_not_finite_name_their_network(
     def sometimes(model: Any, images: Tensor, progress: Any, label: str) -> Any:
         return (broken if "second evaluator on" in label else usual)(model, images, progress, label)
 
-    monkeypatch.setattr("mibench.cell.evaluate.judge", sometimes)
+    monkeypatch.setattr("mibench.cell.measures.judge", sometimes)
     with pytest.raises(MibenchError, match="second evaluator accuracy: the network's outputs"):
         mibench.run(protocol="tiny", attack="gmi", store=tmp_path / "store", out=tmp_path / "out")
 
 
 def test_an_evaluation_follows_the_records_rules(tiny: Protocol, tiny_store: Path) -> None:
     """Intervals of old records are computed as they were."""
-    from mibench.cell.request import Request
-    from mibench.cell.resolve import resolve
-    from mibench.cell.stages import Stages
-    from mibench.store.store import Store
-
-    cell = resolve(Request(protocol="tiny", attack="gmi"))
-    stages = Stages(cell, Store(tiny_store), torch.device("cpu"), SILENT)
+    references = graph(protocol="tiny", attack="gmi").references
     images = torch.rand(5, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    old, new = (Evaluation(stages, rules)(images) for rules in (1, 2))
+    old, new = (Evaluation(references, bench(tiny_store), rules)([images])[0] for rules in (1, 2))
     for name, value in new.items():
         assert value.value == old[name].value, name
         if value.interval is not None and old[name].interval is not None:

@@ -19,20 +19,15 @@ from torch import Tensor
 
 import mibench
 from mibench import metrics, protocols, verify
-from mibench.cell.evaluate import Evaluation
-from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
-from mibench.cell.stages import Stages
 from mibench.cli import Main
 from mibench.cli.leaderboard import FORMATS, TABLES, leaderboard_commands
 from mibench.leaderboard import formats, page
 from mibench.leaderboard.checks import faults
 from mibench.leaderboard.records import IMAGES, load, parse
-from mibench.progress import SILENT
 from mibench.record import MetricValue, Record
-from mibench.store.store import Store
 from tests.conftest import TINY
 from tests.kit.board_records import accuracy, diverged, file_all, make, metric, record_data
+from tests.kit.cells import bench, graph
 
 pytestmark = pytest.mark.usefixtures("tiny")
 IK = "improved-kedmi"
@@ -218,14 +213,12 @@ def test_pictures_that_were_handed_in_are_no_reconstructions(
     run_folder: Path, finished: tuple[Path, Path]
 ) -> None:
     """Private test images, whose metrics are those of an attack that cannot be beaten."""
-    cell = resolve(Request(protocol="tiny", attack="gmi"))
-    store = Store(finished[1])
-    stages = Stages(cell, store, torch.device("cpu"), SILENT)
-    test = stages.data.test
+    made, place = graph(protocol="tiny", attack="gmi"), bench(finished[1])
+    test = place.get(made.images).test
     images = torch.stack([test.images[test.labels == label] for label in range(5)]).float() / 255
     with_images(run_folder, images)
-    dumped = {key: m.model_dump(mode="json") for key, m in Evaluation(stages)(images).items()}
-    tamper(run_folder, metrics=dumped)
+    found = made.references.evaluation(place)([images])[0]
+    tamper(run_folder, metrics={key: m.model_dump(mode="json") for key, m in found.items()})
     result = invoke("verify", run_folder, "--store", finished[1])
     assert result.exit_code == 1
     (line,) = [each for each in result.stdout.splitlines() if "copies of known images" in each]

@@ -10,10 +10,9 @@ import torch
 import mibench
 import mibench.record
 from mibench import protocols
-from mibench.cell.keys import Keys
+from mibench.cell.graph import Graph
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
-from mibench.cell.stages import Stages
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import render_dataset
 from mibench.data.splits import FolderOptions
@@ -21,9 +20,9 @@ from mibench.errors import RequestError
 from mibench.judges.evaluators import judge
 from mibench.progress import SILENT
 from mibench.protocols import Protocol
-from mibench.store.store import Store
 from mibench.streams import stream
 from mibench.training.loop import TrainingConfig, TrainingHooks, train_classifier
+from tests.kit.cells import bench, graph
 from tests.training.test_training import Linear
 
 
@@ -33,20 +32,20 @@ def change(monkeypatch: pytest.MonkeyPatch, card: Protocol, **fields: object) ->
     return changed
 
 
-def keys(seed: int, attack: str = "gmi") -> Keys:
-    return Keys(resolve(Request(protocol="tiny", attack=attack, seed=seed)))
+def keys(seed: int, attack: str = "gmi") -> Graph:
+    return graph(protocol="tiny", attack=attack, seed=seed)
 
 
 def test_a_prior_seed_shares_the_general_prior_and_nothing_else(
     tiny: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert keys(1).general_prior_key != keys(2).general_prior_key
+    assert keys(1).general.key != keys(2).general.key
     change(monkeypatch, tiny, prior_seed=0)
-    assert keys(1).general_prior_key == keys(2).general_prior_key
-    assert keys(1, "kedmi").prior_key != keys(2, "kedmi").prior_key
-    assert keys(1).target_key != keys(2).target_key
+    assert keys(1).general.key == keys(2).general.key
+    assert keys(1, "kedmi").prior.key != keys(2, "kedmi").prior.key
+    assert keys(1).target.key != keys(2).target.key
     change(monkeypatch, tiny, prior_seed=1)
-    assert keys(2).prior_seed == 1
+    assert keys(2).general.seed == 1
 
 
 def test_a_shared_prior_is_that_of_its_seed_and_named_in_records(
@@ -55,9 +54,9 @@ def test_a_shared_prior_is_that_of_its_seed_and_named_in_records(
     request = {"protocol": "tiny", "attack": "gmi", "store": tiny_store}
     alone = mibench.run(**request, seed=3, out=tmp_path / "a")  # type: ignore[arg-type]
     assert "pinned" not in alone.prior
-    own = keys(3).general_prior_key
+    own = keys(3).general.key
     change(monkeypatch, tiny, prior_seed=3)
-    assert keys(4).general_prior_key == own
+    assert keys(4).general.key == own
     shared = mibench.run(**request, seed=4, out=tmp_path / "b")  # type: ignore[arg-type]
     assert "general prior pinned by the protocol" in shared.prior
     (cost,) = [each for each in shared.costs if each.stage == "general-prior"]
@@ -88,11 +87,11 @@ def test_judges_that_know_public_classes(
 
     def named(know: bool) -> tuple[int, torch.Tensor]:
         change(monkeypatch, tiny, judges_know_public=know, evaluator=brief)
-        cell = resolve(Request(protocol="tiny", attack="gmi"))
-        stages = Stages(cell, Store(tmp_path / "store"), torch.device("cpu"), SILENT)
-        stages.__dict__["data"] = data
+        made = graph(protocol="tiny", attack="gmi")
         for _ in range(2):  # computed, then read from the store
-            logits = judge(stages.evaluator("evaluator"), public.images)[0]
+            place = bench(tmp_path / "store")
+            place.once(made.images.key, lambda: data)
+            logits = judge(place.get(made.evaluator), public.images)[0]
         return logits.shape[1], logits.argmax(1)
 
     outputs, found = named(True)

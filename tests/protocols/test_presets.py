@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mibench.cell.request import Request
+from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import Cell, resolve
-from mibench.cell.results import command_of
 from mibench.data.splits import FolderOptions, expected_training_images
 from mibench.errors import RequestError
 from mibench.grid.plan import make_plan
@@ -32,10 +31,10 @@ def test_the_machine_chooses_and_the_cell_says_so(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     found = cell(tmp_path)
-    assert found.spec.preset == preset
+    assert found.request.preset == preset
     assert found.passed("protocol") == {"preset": preset}
     assert found.protocol == cell(tmp_path, preset).protocol
-    assert f"--preset {preset}" in command_of(found.spec)
+    assert f"--preset {preset}" in command_of(found.request)
 
 
 def test_the_sizes_differ_in_their_digest(tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_workers_of_a_grid_are_told(tmp_path: Path) -> None:
         overrides={**SETTINGS, "protocol.min_images": 6, "protocol.gan.batch_size": 4},
     )
     (planned,) = make_plan([spec], Store(tmp_path / "store")).cells
-    assert planned.spec.preset in ("small", "paper")
+    assert planned.graph.cell.request.preset in ("small", "paper")
 
 
 def test_a_record_names_the_size(tmp_path: Path) -> None:

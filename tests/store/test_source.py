@@ -14,8 +14,7 @@ from types import ModuleType
 
 import pytest
 
-from mibench.cell import keys
-from mibench.cell.keys import Keys, Task
+from mibench.cell.graph import Graph
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
 from mibench.errors import MibenchError
@@ -24,6 +23,7 @@ from mibench.protocols import Protocol
 from mibench.store import source
 from mibench.store.source import code_digest, normalised_source, outside_digest
 from mibench.training.defense import DEFENSES
+from tests.kit.cells import graph, graph_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,7 +189,7 @@ def test_a_file_that_passes_a_class_on_counts(folder: Path) -> None:
     def digests(text: str) -> tuple[str, str | None]:
         cls = DEFENSES.get(f"{write(folder / 'mine.py', text)}:Mine")
         also = DEFENSES.files_of(cls)
-        return code_digest(cls, also=also), outside_digest(cls, *also)
+        return code_digest(cls, *also), outside_digest(cls, *also)
 
     plain = digests("from terms import Mine")
     assert plain != digests("from terms import Mine\nMine.rate = 2")
@@ -253,8 +253,6 @@ def test_loaded_code_keeps_its_digest(folder: Path) -> None:
 def test_missing_and_broken_sources_are_named(folder: Path) -> None:
     with pytest.raises(MibenchError, match="no_such_module"):
         code_digest("mibench.no_such_module")
-    with pytest.raises(MibenchError, match=r"mibench\.cell\.stages:Stages\.no_such"):
-        code_digest("mibench.cell.stages:Stages.no_such")
     write(folder / "broken_for_digest.py", "def f(:")
     with pytest.raises(MibenchError, match=r"broken_for_digest\.py"):
         code_digest("broken_for_digest")
@@ -262,61 +260,68 @@ def test_missing_and_broken_sources_are_named(folder: Path) -> None:
 
 # Keys of mibench's stages
 
-ALL = {"data", "general-prior", "evaluator"}  # and what follows from these
 JUDGING = {"references", "metrics"}
-# An edit of a file, and the stages that reach it.
+# An edit of a file, and the kinds of stages whose code it is.
 EDITS = [
-    ("stages.py", "_STATISTICS_IMAGES = 5000", "_STATISTICS_IMAGES = 2", {"reconstructions"}),
-    ("stages.py", "stream(0, role, protocol.name)", "stream(1, role)", {"evaluator"}),
-    ("stages.py", 'stream(self.seed, "prior", self', 'stream(self.seed, "p", self', {"prior"}),
-    ("stages.py", '"student", architecture)', '"pupil", architecture)', {"student"}),
-    ("stages.py", "<= self.cell.protocol.chance_kappa", "< 0", {"target"}),
-    ("students.py", 'reduction="batchmean"', 'reduction="mean"', {"student"}),
-    ("models/gan.py", "std: float = 0.02", "std: float = 0.03", {"general-prior"}),
-    ("gan_training.py", "(step + 1) % 1000", "(step + 1) % 100", {"general-prior"}),
-    ("gan_training.py", "10 * gradient_penalty", "9 * gradient_penalty", {"general-prior"}),
-    ("models/evaluators.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", JUDGING),
-    ("models/freeze.py", "def freeze(", "def freeze(*, ", {"prior", "student", *JUDGING}),
-    ("results.py", '"references": values,', '"references": dict(values),', JUDGING),
-    ("evaluate.py", "float() / 255", "float() / 256", JUDGING),
-    ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", JUDGING),
-    ("assets/__init__.py", "value.float()", "value.double()", {"general-prior", "evaluator"}),
-    ("identity.py", "config.eot if", "config.eot + 1 if", {"reconstructions"}),
-    ("methods.py", "def scores(images", "def scores(*, images", {"reconstructions"}),
-    ("streams.py", ">> 1", ">> 2", ALL),
-    ("training.py", "height // 16", "height // 8", {"target", "student", "evaluator"}),
-    ("dependence.py", "RIDGE = ", "RIDGE = 2 * ", {"target"}),
-    ("defenses/bido.py", "class Bido", "class Bido2(Defense): pass\nclass Bido", {"target"}),
-    ("defenses/mid.py", "class Mid", "class Mid2(Defense): pass\nclass Mid", set()),
-    ("data/synthfaces.py", "_NOISE = ", "_NOISE = 2 * ", {"data"}),
-    ("stages.py", 'part("val"), part("test")', 'part("test"), part("val")', {"data"}),
-    ("stages.py", "render_dataset(protocol.data", "render_dataset(0 or protocol.data", {"data"}),
+    ("cell/reconstructions.py", "_STATISTICS_IMAGES = 5000", "_STATISTICS_IMAGES = 2", "rec"),
+    ("cell/judges.py", "stream(0, self.role", "stream(1, self.role", "judge"),
+    ("cell/prior.py", 'stream(seed, "prior", self', 'stream(seed, "p", self', "general own"),
+    ("cell/students.py", '"student", self', '"pupil", self', "student"),
+    ("cell/target.py", "<= self.cell.protocol.chance_kappa", "< 0", "target"),
+    ("cell/measures.py", "float() / 255", "float() / 256", "measures"),
+    ("cell/picture.py", "_ROWS = 15", "_ROWS = 14", "picture"),
+    ("cell/images.py", '"public")', '"public", "more")', "images"),
+    ("training/students.py", '"batchmean"', '"mean"', "student general own rec"),
     (
-        "data/identity_split.py",
-        "def gather(",
-        "def gather(*, ",
-        {"data"},
-    ),  # as `data` names all sources
-    ("progress.py", "yield step", "yield step + 0", set()),
-    ("metrics/catalogue.py", "A tie is not a hit.", "A tie is none.", set()),
-    ("identity.py", "the improved objective", "the better one", set()),
-    ("defenses/bido.py", "title=", "title='' + ", set()),
-    ("protocols/small.py", "MNIST", "Digits", set()),
-    ("errors.py", "exit_code = 1", "exit_code = 3", set()),
+        "training/loop.py",
+        "height // 16",
+        "height // 8",
+        "target student judge general own rec measures",
+    ),
+    ("priors/_networks.py", "std: float = 0.02", "std: float = 0.03", "general own rec"),
+    ("priors/gan.py", "10 * gradient_penalty", "9 * gradient_penalty", "general own rec"),
+    ("judges/evaluators.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", "judge measures"),
+    ("models/freeze.py", "def freeze(", "def freeze(*, ", "target student rec"),
+    ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", "measures"),
+    ("assets/__init__.py", "value.float()", "value.double()", "general own judge measures"),
+    ("inversion/identity.py", "config.eot if", "config.eot + 1 if", "rec general own"),
+    ("inversion/access.py", "def scores(images", "def scores(*, images", "rec general own"),
+    ("streams.py", ">> 1", ">> 2", "images target student general own rec judge measures"),
+    ("defenses/bido.py", "RIDGE = ", "RIDGE = 2 * ", "target"),
+    ("defenses/mid.py", "class Mid", "class Mid2(Defense): pass\nclass Mid", ""),
+    ("attacks/gmi.py", "class Gmi", "class Gmi2(Attack): pass\nclass Gmi", ""),
+    ("data/synthfaces.py", "_NOISE = ", "_NOISE = 2 * ", "images"),
+    ("progress.py", "yield step", "yield step + 0", ""),
+    ("store/store.py", "2.0", "3.0", ""),
+    ("metrics/catalogue.py", "A tie is not a hit.", "A tie is none.", ""),
+    ("inversion/identity.py", "the improved objective", "the better one", ""),
+    ("defenses/bido.py", "title=", "title='' + ", ""),
+    ("protocols/small.py", "MNIST", "Digits", ""),
+    ("errors.py", "exit_code = 1", "exit_code = 3", ""),
 ]
+KINDS = {
+    "images": {"data"},
+    "target": {"target"},
+    "student": {"student"},
+    "general": {"general-prior"},
+    "own": {"prior"},
+    "rec": {"reconstructions"},
+    "judge": {"evaluator"},
+    "measures": {"references", "metrics"},
+    "picture": {"picture"},
+}
 
 
-@pytest.mark.parametrize(("file", "old", "new", "stages"), EDITS, ids=lambda value: str(value)[:24])
+@pytest.mark.parametrize(("file", "old", "new", "words"), EDITS, ids=lambda value: str(value)[:24])
 def test_keys_of_stages_hold_their_code_and_no_other(
-    tiny: Protocol, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, stages: set[str]
+    tiny: Protocol, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, words: str
 ) -> None:
     """An edit changes the keys of the stages that its code is reached from, and what follows."""
-    cell = resolve(Request(protocol="tiny", attack="improved-kedmi", defense="bido"))
     place = ROOT / ("" if file.startswith(("attacks", "defenses")) else "mibench") / file
     text = place.read_text()
     assert old in text
 
-    def plan(edited: str) -> dict[str, Task]:
+    def codes(edited: str) -> dict[str, tuple[str, str]]:
         def read(name: str, path: Path) -> source._Module:
             if not path.samefile(place):
                 return source._parsed(name, path, 0, 0)
@@ -324,22 +329,23 @@ def test_keys_of_stages_hold_their_code_and_no_other(
 
         monkeypatch.setattr(source, "_PINNED", weakref.WeakKeyDictionary())
         monkeypatch.setattr(source, "_read_file", read)
-        keys._code.cache_clear()
-        return Keys(cell).plan()
+        made = graph(protocol="tiny", attack="improved-kedmi", defense="bido")
+        return {name: (stage.code, stage.key) for name, stage in made.stages.items()}
 
-    before, after = plan(text), plan(text.replace(old, new))
-    keys._code.cache_clear()
-    expected: set[str] = set()
-    for task in before.values():  # parents come first
-        if task.stage in stages or expected & set(task.parents):
-            expected.add(task.name)
-    assert {name for name in before if before[name].key != after[name].key} == expected
+    before, after = codes(text), codes(text.replace(old, new))
+    expected = {kind for word in words.split() for kind in KINDS[word]}
+    changed = {name for name in before if before[name][0] != after[name][0]}
+    assert {name.partition(" ")[0] for name in changed} - {"picture"} == expected - {"picture"}
+    stages = graph(protocol="tiny", attack="improved-kedmi", defense="bido").stages
+    for name, stage in stages.items():
+        follows = bool({each.name for each in stage.lineage()} & changed)
+        assert (before[name][1] != after[name][1]) == follows, name
 
 
 def test_the_code_of_a_finished_cell_is_read_in_no_time(tiny: Protocol) -> None:
     cell = resolve(Request(protocol="tiny", attack="improved-kedmi", defense="bido"))
-    Keys(cell).plan()
+    _ = graph_of(cell).picture.key
     start = time.process_time()
     for _ in range(10):
-        Keys(cell).plan()
+        _ = Graph(cell, None).picture.key
     assert (time.process_time() - start) / 10 < 0.1

@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import mibench
-from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
-from mibench.cell.results import record, result
-from mibench.cell.stages import Stages
+from mibench.cell.record import make_record
 from mibench.errors import MibenchError, RequestError
-from mibench.progress import SILENT
 from mibench.protocols import Protocol
 from mibench.store.artifact import Artifact
-from mibench.store.store import Store
 from mibench.training.defense import Defense, DefenseConfig, claimed
 from mibench.types import DefenseCard
+from tests.kit.cells import bench, graph
 
 CARD = DefenseCard(
     title="t", authors="a", year=2024, venue="v", url="u", adaptive_attack="none needed"
@@ -80,10 +75,8 @@ def test_nothing_of_it_stands_in_an_accuracys_place(
     tiny: Protocol, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even from a target that an earlier release stored."""
-    cell = resolve(Request(protocol="tiny", attack="gmi"))
-    stages = Stages(cell, Store(tiny_store), torch.device("cpu"), SILENT)
-    artifact = result(stages)
-    honest = record(stages, artifact, None).utility
+    made = graph(protocol="tiny", attack="gmi")
+    honest = make_record(made, bench(tiny_store), None).utility
     false = dict.fromkeys(honest, 0.123) | {"noise_multiplier": 0.7}
     read = Artifact.load_json
 
@@ -95,9 +88,9 @@ def test_nothing_of_it_stands_in_an_accuracys_place(
 
     monkeypatch.setattr(Artifact, "load_json", load)
     monkeypatch.setattr(
-        cell.defense_class, "card", CARD.model_copy(update={"privacy_unit": "example"})
+        made.cell.defense_class, "card", CARD.model_copy(update={"privacy_unit": "example"})
     )
-    forged = record(stages, artifact, None).utility
+    forged = make_record(made, bench(tiny_store), None).utility
     claims = {"epsilon": 0.123, "delta": 0.123, "privacy_unit": "example"}
     assert forged == {**honest, **claims, "noise_multiplier": 0.7}
 

@@ -62,18 +62,18 @@ class GridDisplay(Listener, Progress):
 
     def started(self, node: Node) -> None:
         """A stage runs, or waits for a worker of its cluster."""
-        self.running[node.task.key] = (node, time.monotonic())
+        self.running[node.stage.key] = (node, time.monotonic())
         self.step = ""
 
     def ended(self, node: Node, outcome: Outcome) -> None:
         """Print a line for a stage that ended."""
-        self.running.pop(node.task.key, None)
-        self.ended_nodes[node.task.key] = outcome
+        self.running.pop(node.stage.key, None)
+        self.ended_nodes[node.stage.key] = outcome
         mark, style = {"done": ("✓", None), "cached": ("=", "dim"), "failed": ("✗", "red")}[
             outcome.status
         ]
         cell = self.plan.cells[node.cell].name
-        text = f"{mark} {node.task.name}  {cell}  {duration(outcome.seconds)}"
+        text = f"{mark} {node.stage.name}  {cell}  {duration(outcome.seconds)}"
         if outcome.error is not None:
             self.failed |= set(node.cells)
             text += f"  {outcome.error.strip().splitlines()[-1]}"
@@ -103,8 +103,8 @@ class GridDisplay(Listener, Progress):
 
     def eta(self) -> float | None:
         """Seconds that are left, if anything is known about them."""
-        left = [node.task for key, node in self.plan.nodes.items() if key not in self.ended_nodes]
-        stages = {node.task.key: node.task.stage for node in self.plan.nodes.values()}
+        left = [node.stage for key, node in self.plan.nodes.items() if key not in self.ended_nodes]
+        stages = {node.stage.key: node.stage.kind for node in self.plan.nodes.values()}
         seen: dict[str, list[float]] = {}
         for key, outcome in self.ended_nodes.items():
             if outcome.status == "done":
@@ -114,8 +114,8 @@ class GridDisplay(Listener, Progress):
             if task.key in self.plan.cached:
                 continue
             expected = self.plan.seconds.get(task.key)
-            if task.stage in seen:
-                here = sum(seen[task.stage]) / len(seen[task.stage])
+            if task.kind in seen:
+                here = sum(seen[task.kind]) / len(seen[task.kind])
                 # What this run measured says more than another run's time on another machine.
                 expected = here if expected is None else (expected + here) / 2
             if expected is None:
@@ -138,11 +138,11 @@ class GridDisplay(Listener, Progress):
     def _status(self) -> rich.table.Table:
         table = rich.table.Table.grid(padding=(0, 2))
         for node, since in self.running.values():
-            expected = self.plan.seconds.get(node.task.key)
+            expected = self.plan.seconds.get(node.stage.key)
             about = f"of about {duration(expected)}" if expected else self.step
             cell = self.plan.cells[node.cell].name
             since_then = duration(time.monotonic() - since)
-            table.add_row(*map(Text, ("…", node.task.name, cell, since_then, about)))
+            table.add_row(*map(Text, ("…", node.stage.name, cell, since_then, about)))
         outer = rich.table.Table.grid()
         outer.add_row(table)
         outer.add_row(Text(self._counts(), style="bold"))
@@ -152,7 +152,7 @@ class GridDisplay(Listener, Progress):
         now = time.monotonic()
         if self._live is None and (always or now - self._told > _LINE_SECONDS):
             self._told = now
-            names = ", ".join(node.task.name for node, _ in self.running.values())
+            names = ", ".join(node.stage.name for node, _ in self.running.values())
             line = self._counts() + (f" · {names} {self.step}".rstrip() if names else "")
             self.console.print(Text(line, style="dim"), soft_wrap=True)
 
@@ -162,14 +162,15 @@ def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
     todo, cached = Counter[str](), Counter[str]()
     seconds: dict[str, float] = {}
     for node in plan.to_compute:
-        todo[node.task.stage] += 1
-        took = plan.seconds.get(node.task.key)
+        todo[node.stage.kind] += 1
+        took = plan.seconds.get(node.stage.key)
         if took is not None:
-            seconds[node.task.stage] = seconds.get(node.task.stage, 0.0) + took
+            seconds[node.stage.kind] = seconds.get(node.stage.kind, 0.0) + took
     for task in plan.cached.values():
-        cached[task.stage] += 1
+        cached[task.kind] += 1
     table = rich.table.Table("stage", "cached", "to compute", "about", box=None, pad_edge=False)
-    for stage in dict.fromkeys(task.stage for cell in plan.cells for task in cell.stages.values()):
+    every = [stage for cell in plan.cells for stage in cell.graph.stages.values()]
+    for stage in dict.fromkeys(each.kind for each in every):
         about = duration(seconds[stage]) if stage in seconds else ("?" if todo[stage] else "")
         table.add_row(Text(stage), str(cached[stage]), str(todo[stage]), about)
     console.print(table)
@@ -182,7 +183,7 @@ def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
         )
     if unknown:
         text += f" ({unknown} stages were never measured)"
-    distinct = len({task.key for cell in plan.cells for task in cell.stages.values()})
+    distinct = len({each.key for each in every})
     text += (
         f". Cells share stages: {distinct} in all, where cell-by-cell scripts would compute "
         f"{plan.separately}."

@@ -1,0 +1,87 @@
+"""The stages of one cell, and which of them are to be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mibench.cell.images import Images
+from mibench.cell.judges import PinnedJudge, Role, TrainedJudge
+from mibench.cell.measures import Metrics, References
+from mibench.cell.picture import Picture
+from mibench.cell.prior import GeneralPrior, OwnPrior, PinnedPrior
+from mibench.cell.reconstructions import Reconstructions
+from mibench.cell.resolve import Cell
+from mibench.cell.stage import Stage
+from mibench.cell.students import Student
+from mibench.cell.target import Target
+from mibench.data.division import Division
+from mibench.judges.evaluators import Judge
+from mibench.priors._networks import Prior
+
+
+class Graph:
+    """A cell's stages, each with those that it reads.
+
+    Args:
+        cell: the resolved cell.
+        split: how its images are divided; None where they are rendered.
+    """
+
+    def __init__(self, cell: Cell, split: Division | None) -> None:
+        self.cell, self.split = cell, split
+        config, protocol = cell.attack_config, cell.protocol
+        self.images = Images(cell, split)
+        self.target = Target(cell, self.images)
+        self.evaluator, self.second = self._judge("evaluator"), self._judge("second")
+        pinned = config.prior.source == "protocol" and "prior" in protocol.assets
+        self.general: Stage[Prior] = (
+            PinnedPrior(cell) if pinned else GeneralPrior(cell, self.images)
+        )
+        self.prior: Stage[Prior] = self.general
+        if cell.attack_class.own_prior():
+            self.prior = OwnPrior(cell, self.images, self.general, self.target)
+        architectures = config.students.architectures if config.augment else ()
+        self.students = [Student(cell, self.images, self.target, a) for a in architectures]
+        self.reconstructions = Reconstructions(
+            cell, self.images, self.target, self.prior, self.students
+        )
+        self.references = References(
+            cell, self.images, self.target, self.evaluator, self.second, self.general
+        )
+        self.metrics = Metrics(self.references, self.reconstructions)
+        self.picture = Picture(cell, self.metrics)
+
+    def _judge(self, role: Role) -> Stage[Judge]:
+        pinned = role in self.cell.protocol.assets
+        return (
+            PinnedJudge(self.cell, role) if pinned else TrainedJudge(self.cell, self.images, role)
+        )
+
+    @property
+    def stages(self) -> dict[str, Stage[Any]]:
+        """The stages that are stored, by name; parents come first, and the picture last.
+
+        The target comes before the rest: if it diverges, nothing else is needed. Then the
+        evaluators, without which an attack cannot be judged.
+        """
+        order = (self.target, self.evaluator, self.second, self.picture)
+        stages = [stage for each in order for stage in each.lineage()]
+        return {stage.name: stage for stage in stages if stage.stored}
+
+    def needed(self, present: Callable[[Stage[Any]], bool]) -> list[Stage[Any]]:
+        """The stages to compute for the last one, and those that they read; parents come first.
+
+        Args:
+            present: whether the store holds a stage's artifact.
+        """
+        absent: set[str] = set()
+        pending: list[Stage[Any]] = [self.picture, self.metrics]
+        while pending:
+            stage = pending.pop()
+            if stage.stored and stage.name not in absent and not present(stage):
+                absent.add(stage.name)
+                pending += stage.parents
+        read = {parent.name for name in absent for parent in self.stages[name].parents}
+        wanted = absent | read | {self.picture.name, self.metrics.name}
+        return [stage for name, stage in self.stages.items() if name in wanted]

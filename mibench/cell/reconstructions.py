@@ -1,0 +1,178 @@
+"""The stage of the attack: its reconstructions of the attacked identities, in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mibench.cell.stage import Bench, Stage
+from mibench.errors import DivergedError
+from mibench.inversion.access import ACCESS, TargetAccess, WhiteBoxTarget
+from mibench.inversion.attack import Problem
+from mibench.inversion.identity import FeatureStatistics, IdentityLoss
+from mibench.models.classifiers import Classifier, predict
+from mibench.models.freeze import freeze
+from mibench.priors._networks import Prior
+from mibench.settings import LEAST_IDENTITIES, share_of
+from mibench.store.artifact import Artifact, save_json, save_tensors
+from mibench.streams import stream
+
+if TYPE_CHECKING:
+    from mibench.cell.images import Images
+    from mibench.cell.resolve import Cell
+    from mibench.cell.students import Student
+    from mibench.cell.target import Target
+    from mibench.data.images import Dataset
+
+RECONSTRUCTIONS = "reconstructions"  # first word of the shards' names
+_STATISTICS_IMAGES = 5000  # public images behind LOM's feature statistics (seed paper)
+_SHARD_BYTES = 2**28
+
+
+def attacked(cell: Cell, data: Dataset) -> Tensor:
+    """The attacked identities ``(k,)``, on the device of the images."""
+    there, number = data.identities, cell.protocol.attacked
+    if number is None:  # a share of what there is, where the card states no number
+        number = share_of(there, cell.request.budget, LEAST_IDENTITIES)
+    return torch.arange(min(number, there), device=data.train.labels.device)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Reconstructions ``(identities, samples, 3, h, w)`` in [0, 1], a part of the identities each.
+
+    They are read one shard at a time.
+    """
+
+    artifact: Artifact
+    device: torch.device
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the artifact's files, in the order of the identities."""
+        return sorted(n for n in self.artifact.manifest.files if n.startswith(RECONSTRUCTIONS))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for name in self.files:
+            yield self.artifact.load_tensors(name)["images"].to(self.device)
+
+
+class Reconstructions(Stage[Shards]):
+    """Run the attack on the target; a diverged attack is a result, too."""
+
+    kind = "reconstructions"
+
+    def __init__(
+        self,
+        cell: Cell,
+        images: Images,
+        target: Target,
+        prior: Stage[Prior],
+        students: Sequence[Student],
+    ) -> None:
+        self.cell, self.images, self.target = cell, images, target
+        self.prior, self.students = prior, tuple(students)
+        protocol = cell.protocol
+        # `max_rows` bounds memory, not results.
+        config = cell.attack_config.model_dump(mode="json", exclude={"max_rows", "students"})
+        inputs = {
+            "attack": cell.attack.full,
+            "config": config,
+            "attacked": protocol.attacked,
+            "samples": protocol.samples,
+            **({"budget": cell.request.budget} if cell.request.budget != 1 else {}),
+        }
+        super().__init__(
+            inputs,
+            cell.request.seed,
+            [target, prior, *students, images],
+            [cell.attack_class, *cell.attack_modules],
+        )
+
+    def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
+        try:
+            cost, diverged = self._invert(folder, bench), None
+        except DivergedError as error:
+            cost, diverged = {}, str(error)
+            for shard in folder.glob(f"{RECONSTRUCTIONS}*"):
+                shard.unlink()
+        save_json(folder / "result.json", {"diverged": diverged})
+        return cost
+
+    def _invert(self, folder: Path, bench: Bench) -> dict[str, Any]:
+        data, prior = bench.get(self.images), bench.get(self.prior)
+        attack = self.cell.attack_class(self.cell.attack_config)
+        latent = torch.zeros(2, prior.generator.latent, device=bench.device)
+        frozen = Prior(
+            freeze(prior.generator, latent),
+            freeze(prior.critic, data.public.images[:2].float() / 255),
+            prior.recipe,
+            prior.bank,
+        )
+        target = ACCESS[attack.access](bench.get(self.target).frozen)
+        problem = Problem(
+            target=target,
+            prior=frozen,
+            identity_loss=self._identity_loss(target, bench),
+            labels=attacked(self.cell, data),
+            samples=self.cell.protocol.samples,
+            public=data.public,
+            seed=self.cell.request.seed,
+            device=bench.device,
+            progress=bench.progress,
+        )
+        _save(folder, iter([attack(problem)]), problem.labels)
+        return {"queries": target.queries, "iterations": getattr(attack.config, "iterations", None)}
+
+    def _identity_loss(self, target: TargetAccess, bench: Bench) -> IdentityLoss | None:
+        if not isinstance(target, WhiteBoxTarget):
+            return None
+        config, statistics = self.cell.attack_config.identity, None
+        model, public = bench.get(self.target).frozen, bench.get(self.images).public
+        if config.objective == "logit":
+            generator = stream(self.cell.request.seed, "feature statistics")
+            chosen = torch.randperm(len(public), generator=generator)
+            images = public.images[chosen[:_STATISTICS_IMAGES].to(bench.device)]
+            features = predict(model, images, progress=bench.progress, label="feature statistics")[
+                1
+            ]
+            statistics = FeatureStatistics.of(features)
+            target.queries += len(images)
+        students: list[Classifier] = [bench.get(student) for student in self.students]
+        return IdentityLoss(target.outputs, students, config, statistics, model.stochastic)
+
+    def load(self, bench: Bench) -> Shards:
+        artifact = bench.artifact(self)
+        diverged = artifact.load_json("result.json")["diverged"]
+        if diverged is not None:
+            raise DivergedError(diverged)
+        return Shards(artifact, bench.device)
+
+
+def _save(folder: Path, chunks: Iterator[Tensor], labels: Tensor) -> None:
+    """Write chunks of reconstructions as they come, so that no more than a shard is in memory."""
+    pending: list[Tensor] = []
+    done = shards = 0
+
+    def write() -> None:
+        nonlocal done, shards
+        images = torch.cat([chunk.cpu() for chunk in pending])
+        pending.clear()
+        tensors = {"images": images, "labels": labels[done : done + len(images)]}
+        save_tensors(folder / f"{RECONSTRUCTIONS}.{shards:05d}.safetensors", tensors)
+        done, shards = done + len(images), shards + 1
+
+    for chunk in chunks:
+        pending.append(chunk)
+        if sum(each.nbytes for each in pending) >= _SHARD_BYTES:
+            write()
+    if pending:
+        write()
+    if shards == 1:  # the usual case has the usual name
+        only = folder / f"{RECONSTRUCTIONS}.00000.safetensors"
+        only.rename(folder / f"{RECONSTRUCTIONS}.safetensors")

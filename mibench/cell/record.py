@@ -1,0 +1,239 @@
+"""The end of a cell: its run folder, and the record in it."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mibench.cell.graph import Graph
+from mibench.cell.images import Images
+from mibench.cell.measures import cost_of
+from mibench.cell.picture import PICTURE
+from mibench.cell.reconstructions import RECONSTRUCTIONS
+from mibench.cell.request import command_of
+from mibench.cell.resolve import PARTS, Cell
+from mibench.cell.stage import Bench
+from mibench.data.division import PreparedSplit
+from mibench.data.folder import write_split
+from mibench.data.splits import FolderSplit
+from mibench.errors import RequestError
+from mibench.files import sha256, write_atomic
+from mibench.record import (
+    INCOMPLETE,
+    RULES_VERSION,
+    Environment,
+    MetricValue,
+    Part,
+    Record,
+    StageCost,
+)
+from mibench.settings import plain_settings, setting_token
+from mibench.store.artifact import Artifact, save_json
+from mibench.types import canonical_json, digest
+
+log = logging.getLogger(__name__)
+
+RECORD, SPLIT = "record.json", "split.json"
+IMAGES = "images"  # the artifact that identifies the images, where the protocol draws none
+RUNS = Path("mibench-runs")
+_LONGEST_NAME = 200  # bytes; file systems take 255
+
+
+def run_folder(cell: Cell, images: Images) -> Path:
+    """Where a cell's results go unless told otherwise: its name holds all that they depend on.
+
+    ``<attack>_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a method of
+    someone else has a digest of its code, and other settings, a budget and images that the
+    protocol does not draw itself follow.
+    """
+    request = cell.request
+    mains = {k: v for k, v in request.overrides.items() if k.startswith(("defense.", "target."))}
+    others = {k: v for k, v in request.overrides.items() if k not in mains}
+    attack = cell.attack.full + _digest_of(cell.attack_source)
+    defense = cell.defense_name + _digest_of(cell.defense_source)
+    defense += f"-{setting_token(mains)}" if mains else ""
+    name = f"{attack}_{defense}_{cell.architecture}_seed{request.seed}"
+    name += f"-set-{setting_token(others)}" if others else ""
+    name += f"-{request.preset}" if request.preset is not None else ""
+    name += f"-budget-{request.budget!r}" if request.budget != 1 else ""
+    name += f"-data{_digest_of(images.split.digest)}" if images.split else ""
+    if len(name.encode()) > _LONGEST_NAME:
+        name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
+    return RUNS / cell.protocol.name / name
+
+
+def _digest_of(source: str | None) -> str:
+    return f"-{source[:8]}" if source else ""
+
+
+def claim(folder: Path, cell: Cell, images: Images) -> Path:
+    """Make a cell's run folder, unless it holds another cell's record.
+
+    Raises:
+        RequestError: it does, or it cannot be made; raised before anything is computed.
+    """
+    path = folder / RECORD
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        old = Record.model_validate_json(path.read_bytes()) if path.exists() else None
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{RECORD} there is no record"
+        raise RequestError(f"the run folder {folder} cannot be used: {reason}") from error
+    if old is None:
+        return folder
+    mine = {
+        "protocol": cell.protocol.name,
+        "target": cell.architecture,
+        "defense": cell.defense_name,
+        "attack": cell.attack.full,
+        "seed": cell.request.seed,
+        "settings": plain_settings([cell.passed(part) for part in PARTS]),
+    }
+    theirs = {
+        "protocol": old.protocol.name,
+        "target": old.target.name,
+        "defense": old.defense.name,
+        "attack": old.attack.name,
+        "seed": old.seed,
+        "settings": plain_settings([getattr(old, part).passed for part in PARTS]),
+    }
+    if images.split and IMAGES in old.artifacts:
+        mine[IMAGES], theirs[IMAGES] = images.split.digest, old.artifacts[IMAGES]
+    # As JSON, for a record's lists may have been tuples.
+    other = [name for name in mine if canonical_json(mine[name]) != canonical_json(theirs[name])]
+    if other:
+        raise RequestError(
+            f"the run folder {folder} holds the record of another cell, which would be lost "
+            f"({old.attack.name} against {old.target.name} under {old.defense.name} on "
+            f"{old.protocol.name}, seed {old.seed}; it differs in {', '.join(other)}): name "
+            "another one with --out, or remove that record"
+        )
+    return folder
+
+
+def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
+    """The record of a cell, computing what is missing; None as ``command`` reconstructs one."""
+    cell, artifact = graph.cell, bench.get(graph.metrics)
+    values, summary = artifact.load_json("metrics.json"), artifact.load_json("summary.json")
+    outcome, protocol = summary["target"], cell.protocol
+    utility: dict[str, float | str | None] = {
+        **outcome["guarantee"],  # first: nothing of a defense's own stands in an accuracy's place
+        "epsilon": outcome["guarantee"].get("epsilon"),
+        "delta": outcome["guarantee"].get("delta"),
+        "privacy_unit": cell.defense_class.card.privacy_unit if outcome["guarantee"] else None,
+        "natural_accuracy": None,
+        "evaluator_accuracy": None,
+        "validation_accuracy": outcome.get("validation_accuracy"),
+        "validation_images": outcome.get("validation_images"),
+        "chance_accuracy": 1 / outcome["identities"],
+        **values["utility"],
+    }
+    artifacts = {
+        "target": graph.target.key,
+        "prior": graph.prior.key,
+        "reconstructions": graph.reconstructions.key,
+        "metrics": graph.metrics.key,
+        **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
+        **summary["reconstructions"],
+    }
+    split = graph.images.split
+    if split is not None:
+        artifacts |= {"split": split.split, IMAGES: split.digest}
+    if isinstance(split, PreparedSplit) and not split.complete:
+        artifacts[INCOMPLETE] = split.digest
+    costs = _costs(summary["costs"], artifact, bench)
+    return Record(
+        rules=RULES_VERSION,
+        status=summary["status"],
+        protocol=Part(
+            name=protocol.name,
+            version=protocol.version,
+            passed=cell.passed("protocol"),
+            resolved={**protocol.model_dump(mode="json"), "digest": protocol.digest},
+        ),
+        target=Part(
+            name=cell.architecture,
+            passed=cell.passed("target"),
+            resolved=cell.training.model_dump(mode="json"),
+        ),
+        defense=Part(
+            name=cell.defense_name,
+            source=cell.defense_source,
+            passed=cell.passed("defense"),
+            resolved=cell.defense_config.model_dump(mode="json"),
+        ),
+        attack=Part(
+            name=cell.attack.full,
+            source=cell.attack_source,
+            passed=cell.passed("attack"),
+            resolved=cell.attack_config.model_dump(mode="json"),
+        ),
+        seed=cell.request.seed,
+        access=cell.attack_class.access,
+        prior=cell.prior,
+        utility=utility,
+        metrics=_read(values["metrics"]),
+        references={name: _read(each) for name, each in values["references"].items()},
+        costs=costs,
+        artifacts=artifacts,
+        environment=_environment(costs),
+        command=command or command_of(cell.request),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _read(values: dict[str, Any]) -> dict[str, MetricValue]:
+    return {name: MetricValue.model_validate(value) for name, value in values.items()}
+
+
+def _costs(earlier: dict[str, Any], metrics: Artifact, bench: Bench) -> tuple[StageCost, ...]:
+    costs = {**earlier, "metrics": cost_of(metrics.manifest)}
+    return tuple(
+        StageCost(stage=name, cached=name not in bench.computed, **cost)
+        for name, cost in costs.items()
+    )
+
+
+def _environment(costs: tuple[StageCost, ...]) -> Environment:
+    """What made the last stage; it counts as dirty if what made any other one was."""
+    makers = [cost.maker for cost in costs if cost.maker is not None]
+    dirty = True if any(maker.dirty for maker in makers) else makers[-1].dirty
+    return makers[-1].model_copy(update={"dirty": dirty})
+
+
+def write(folder: Path, record: Record, graph: Graph, bench: Bench) -> None:
+    """Fill the run folder; every file is replaced whole, and the record comes last.
+
+    The reconstructions are those of the store, by another name, where both lie on one disk. A
+    picture that could not be drawn is a warning, each time.
+    """
+    picture = bench.get(graph.picture)
+    shards = {k: v for k, v in record.artifacts.items() if k.startswith(f"{RECONSTRUCTIONS}.")}
+    for path in folder.glob(f"{RECONSTRUCTIONS}.*"):  # of an earlier run
+        if path.name not in shards or sha256(path) != shards[path.name]:
+            path.unlink()
+    for name in shards:
+        if not (folder / name).exists():
+            _place(bench.get(graph.reconstructions).artifact.file(name), folder / name)
+    if PICTURE in picture.manifest.files:
+        _place(picture.file(PICTURE), folder / PICTURE)
+    if reason := picture.load_json("picture.json")["not drawn"]:
+        log.warning(
+            "%s: the record is complete, but its picture could not be drawn (%s)", folder, reason
+        )
+    if isinstance(graph.images.split, FolderSplit):
+        write_split(graph.images.split, folder / SPLIT)
+    save_json(folder / RECORD, record.model_dump(mode="json"))
+
+
+def _place(source: Path, place: Path) -> None:
+    """Give a file of the store a second name in the run folder, or a copy on another disk."""
+    try:
+        os.link(source, place)
+    except OSError:
+        write_atomic(place, source.read_bytes())

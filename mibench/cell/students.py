@@ -1,0 +1,71 @@
+"""The stages of model augmentation: students distilled from the target on public images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mibench.cell.stage import Bench, Stage
+from mibench.cell.target import Target, defined, start_inputs
+from mibench.errors import DivergedError
+from mibench.models.classifiers import Classifier
+from mibench.models.freeze import freeze
+from mibench.models.initialisation import initialise
+from mibench.store.artifact import save_json, save_tensors
+from mibench.streams import stream
+from mibench.training.students import distill
+
+if TYPE_CHECKING:
+    from mibench.cell.images import Images
+    from mibench.cell.resolve import Cell
+
+
+class Student(Stage[Classifier]):
+    """Distill one student; its result is frozen."""
+
+    kind = "student"
+
+    def __init__(self, cell: Cell, images: Images, target: Target, architecture: str) -> None:
+        self.cell, self.images, self.target = cell, images, target
+        self.architecture = architecture
+        self.training = cell.attack_config.students.training
+        training = self.training.model_dump(mode="json")
+        start = start_inputs(cell, architecture)
+        inputs = {"architecture": architecture, "training": training, **start}
+        methods = defined(architecture)
+        super().__init__(inputs, cell.request.seed, [target, images], methods, architecture)
+
+    def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
+        generator = stream(self.cell.request.seed, "student", self.architecture)
+        model, result, agreement = distill(
+            bench.get(self.target).frozen,
+            initialise(self._empty(bench, generator), self.cell.protocol.start(self.architecture)),
+            bench.get(self.images).public,
+            self.training,
+            generator,
+            bench.progress,
+        )
+        summary = {"agreement": agreement, "loss": result.loss, "diverged": result.diverged}
+        if result.diverged is not None:
+            summary |= {"agreement": None, "loss": None}
+        save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+        save_json(folder / "result.json", summary)
+        return {"iterations": result.steps}
+
+    def _empty(self, bench: Bench, generator: torch.Generator) -> Classifier:
+        identities = bench.get(self.images).identities
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            return Classifier(self.architecture, identities, self.cell.protocol.resolution)
+
+    def load(self, bench: Bench) -> Classifier:
+        artifact = bench.artifact(self)
+        diverged = artifact.load_json("result.json")["diverged"]
+        if diverged is not None:
+            raise DivergedError(f"student {self.architecture}: {diverged}")
+        model = self._empty(bench, stream(0, "weights are loaded"))
+        model.load_state_dict(artifact.load_tensors("model.safetensors"))
+        sample = bench.get(self.images).public.images[:2].float() / 255
+        return freeze(model.to(bench.device).eval(), sample)
