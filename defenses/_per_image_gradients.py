@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
+from mibench.streams import seeded
 
 GradientFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 
@@ -80,7 +81,7 @@ def check_no_batch_statistics(model: Classifier) -> None:
     buffers = dict(model.named_buffers())
     before = {name: value.clone() for name, value in buffers.items()}
     was_training = model.training
-    with torch.random.fork_rng(), torch.no_grad():
+    with seeded(0), torch.no_grad():
         model.train()(_probe(model))
     model.train(was_training)
     changed = []
@@ -101,7 +102,7 @@ def check_vectorises(model: Classifier) -> None:
     """Raise a :class:`RequestError` where :func:`vectorised_gradients` cannot run the model."""
     images = _probe(model)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    with torch.random.fork_rng():
+    with seeded(0):
         try:
             vectorised_gradients(model, images, labels)
         except RuntimeError as error:

@@ -19,7 +19,7 @@ from mibench.cell.keys import Keys, evaluator_stage
 from mibench.cell.resolve import Cell
 from mibench.data.division import Division, PreparedSplit
 from mibench.data.folder import load_folder
-from mibench.data.images import Dataset, ImageSet
+from mibench.data.images import Dataset, ImageSet, to_float
 from mibench.data.rendered import SynthFacesData, render_dataset
 from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, JudgeDivergedError
@@ -37,9 +37,9 @@ from mibench.settings import LEAST_IDENTITIES, share_of
 from mibench.store import environment as provenance
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.store.store import Store
-from mibench.streams import stream
-from mibench.training.defense import claimed
-from mibench.training.loop import train_classifier
+from mibench.streams import seeded, stream
+from mibench.training.defense import Defense, claimed
+from mibench.training.loop import Job, train
 from mibench.training.students import distill
 
 _JUDGES = {"evaluator": "evaluator", "second": "second evaluator"}
@@ -174,18 +174,14 @@ class Stages(Keys):
 
     def _train_target(self, folder: Path) -> dict[str, Any]:
         cell, data = self.cell, self.data
-        generator = stream(self.seed, "target", cell.architecture, cell.defense_name)
+        rng = stream(self.seed, "target", cell.architecture, cell.defense_name)
         defense = cell.defense_class(cell.defense_config)
-        defense.check(data.train.labels.cpu(), cell.training)
-        model = self._empty_target(defense, generator, cell.protocol.start(cell.architecture))
-        model = defense.pretrain(model, data.public, generator, self.progress)
-        model, result = train_classifier(
-            model, data.train, cell.training, generator, self.progress, defense
-        )
-        save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+        model = self._empty_target(defense, rng, cell.protocol.start(cell.architecture))
+        job = Job(model, data.train, data.val, data.public, cell.training, rng, self.progress)
+        result = train(job, defense)
+        save_tensors(folder / "model.safetensors", dict(job.model.state_dict()))
         diverged = result.diverged
-        images = data.val.images
-        logits, _ = predict(defense.deploy(model), images, progress=self.progress, label="testing")
+        logits, _ = predict(job.model, data.val.images, progress=self.progress, label="testing")
         if diverged is None and not torch.isfinite(logits).all():
             diverged = "its outputs on the validation images are not finite"
         summary: dict[str, Any] = {
@@ -203,13 +199,12 @@ class Stages(Keys):
         return {"iterations": result.steps}
 
     def _empty_target(
-        self, defense: Any, generator: torch.Generator, start: Initialisation
+        self, defense: Defense[Any], rng: torch.Generator, start: Initialisation
     ) -> Classifier:
         cell, data = self.cell, self.data
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        with seeded(rng):
             model = Classifier(cell.architecture, data.identities, cell.protocol.resolution)
-            return defense.prepare(initialise(model, start))
+            return defense.built(initialise(model, start))
 
     @functools.cached_property
     def target(self) -> Classifier:
@@ -220,7 +215,7 @@ class Stages(Keys):
         scratch = Initialisation()
         model = self._empty_target(defense, stream(0, "weights are loaded"), scratch)
         model.load_state_dict(weights)
-        return defense.deploy(model).to(self.device).eval()
+        return model.to(self.device).eval()
 
     @functools.cached_property
     def frozen_target(self) -> Classifier:
@@ -228,7 +223,7 @@ class Stages(Keys):
         return freeze(self.target, self._sample())
 
     def _sample(self) -> Tensor:
-        return self.data.public.images[:2].float() / 255
+        return to_float(self.data.public.images[:2])
 
     def general_prior(self) -> Prior:
         """A fresh copy of the general prior: pinned, or trained once.
@@ -270,10 +265,8 @@ class Stages(Keys):
             generator = stream(self.seed, "prior", self.cell.attack.base)
             job = PriorJob(self.data.public, self.general_prior, generator, self.progress)
             extra = {"target": self.frozen_target} if kind.target_specific_prior() else {}
-            devices = [self.device] if self.device.type == "cuda" else []
             # A stochastic target draws its noise from torch's own generator: seed that too.
-            with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(stream(self.seed, "prior", "noise").initial_seed() % 2**63)
+            with seeded(stream(self.seed, "prior", "noise").initial_seed()):
                 prior = attack.train_prior(job, **extra)
             _save_prior(folder, prior)
             return {}
@@ -291,8 +284,7 @@ class Stages(Keys):
         protocol = self.cell.protocol
 
         def build(generator: torch.Generator) -> Classifier:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            with seeded(generator):
                 return Classifier(architecture, self.data.identities, protocol.resolution)
 
         def compute(folder: Path) -> dict[str, Any]:
@@ -330,7 +322,7 @@ class Stages(Keys):
         train = self.data.train
         first = [train.images[train.labels == label][0] for label in self.labels]
         names = [train.names[label] for label in self.labels.tolist()]
-        return torch.stack(first).float() / 255, names
+        return to_float(torch.stack(first)), names
 
     @functools.cached_property
     def labels(self) -> Tensor:

@@ -170,7 +170,7 @@ def test_bido_reads_four_pooled_maps_and_the_features(
     )
     labels = torch.tensor([0, 1, 1])
     with torch.no_grad():
-        defense.loss(model, images(), labels, TrainState(0, 0, 1, 1))
+        defense.loss(model, images(), labels, TrainState(0, 0, 1, 1, torch.Generator()))
     assert seen == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (2_048,)]
 
 
@@ -209,7 +209,7 @@ def test_dp_sgd_replaces_all_its_norms_and_finds_its_gradients() -> None:
 @pytest.mark.parametrize("defense", ["none", "mid"])
 def test_defenses_prepare_it(defense: str) -> None:
     cls: Any = DEFENSES.get(defense)
-    network = cls(cls.Config()).prepare(Classifier(NAME, 3, 32)).eval()
+    network = cls(cls.Config()).built(Classifier(NAME, 3, 32)).eval()
     with torch.no_grad():
         outputs = network.outputs(images(2, 32))
     assert outputs.logits.shape == (2, 3)
