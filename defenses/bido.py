@@ -209,7 +209,8 @@ class Bido(Defense["Bido.Config"]):
                 )
             return self
 
-    strength, strengths = "scale", (0, 0.5, 1, 2, 5)
+    strength = "scale"
+    strengths = (0, 0.5, 1, 2, 5)
     training = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0}
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:

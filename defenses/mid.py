@@ -95,7 +95,8 @@ class Mid(Defense["Mid.Config"]):
             "which keeps the noisy bottleneck",
         )
 
-    strength, strengths = "beta", (0, 0.003, 0.01, 0.02, 0.05)
+    strength = "beta"
+    strengths = (0, 0.003, 0.01, 0.02, 0.05)
     stochastic = True
 
     def build(self, model: Classifier) -> Classifier:

@@ -24,7 +24,7 @@ from mibench.defenses._per_image_gradients import (
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 from mibench.training.defense import DEFENSES
 from mibench.training.loop import TrainState
 
@@ -39,8 +39,7 @@ def images(count: int = 3, size: int = 64) -> Tensor:
 @pytest.fixture(scope="module")
 def model() -> Classifier:
     """In evaluation mode, with normalisations that do something; tests must not change it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         made = Classifier(NAME, 10, 64).eval()
         for layer in made.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
