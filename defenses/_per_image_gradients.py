@@ -11,7 +11,6 @@ fast as hooks for a ResNet-18 at 32×32 (19 ms an image instead of 115 ms).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from timm.layers.norm_act import GroupNormAct
@@ -23,8 +22,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.streams import seeded
-
-GradientFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 
 _MAX_GROUPS = 32  # Wu and He, "Group Normalization", ECCV 2018
 _MIN_CHANNELS = 4  # a channel that is normalised alone is erased wherever its map is 1×1

@@ -162,14 +162,12 @@ class Bido(Defense["Bido.Config"]):
             1.0,
             ge=0,
             le=1e30,
-            allow_inf_nan=False,
             description="factor of both weights, the defense's strength; 0: the control",
         )
         lambda_x: float | None = Field(
             None,
             ge=0,
             le=1e30,
-            allow_inf_nan=False,
             description="weight λ_x of the dependence between layers and images, made small; None: "
             "published, 0.05 for `hsic` and 5 for `coco`",
         )
@@ -177,7 +175,6 @@ class Bido(Defense["Bido.Config"]):
             None,
             ge=0,
             le=1e30,
-            allow_inf_nan=False,
             description="weight λ_y of the dependence between layers and labels, made large; None: "
             "published, 0.5 for `hsic` and 25 for `coco`",
         )
@@ -185,7 +182,6 @@ class Bido(Defense["Bido.Config"]):
             5.0,
             gt=0,
             le=1e15,
-            allow_inf_nan=False,
             description="bandwidth σ of the Gaussian kernels exp(−‖a − b‖²/(2σ²·dim))",
         )
         images_per_identity: int = Field(
@@ -219,20 +215,14 @@ class Bido(Defense["Bido.Config"]):
             return super().loss(model, images, labels, state)
         outputs = model.outputs(images, stages=True)
         layers = (*outputs.stages[:-1], outputs.features)
-        targets = F.one_hot(labels, model.classes).to(images.dtype)
-        dependence = self._dependence(layers, images, targets)
-        return F.cross_entropy(outputs.logits, labels) + dependence
-
-    def _dependence(self, layers: tuple[Tensor, ...], images: Tensor, targets: Tensor) -> Tensor:
-        """Σ λ_x·d(Z, X) − λ_y·d(Z, Y) over the layers."""
-        measure, sigma = MEASURES[self.config.measure], self.config.sigma
-        grams = [gaussian_gram(values.flatten(1), sigma) for values in (images, *layers)]
+        grams = [linear_gram(F.one_hot(labels, model.classes).to(images.dtype))]
+        grams += [gaussian_gram(each.flatten(1), self.config.sigma) for each in (images, *layers)]
+        measure, (weight_x, weight_y) = MEASURES[self.config.measure], self.config.weights
         # One batched transformation of all Gram matrices instead of one for each layer and term.
-        transformed = measure.transform(torch.stack([linear_gram(targets), *grams]))
+        transformed = measure.transform(torch.stack(grams))
         y, x, z = transformed[0], transformed[1], transformed[2:]
-        on_images, on_labels = measure.compare(z, x), measure.compare(z, y)
-        weight_x, weight_y = self.config.weights
-        return (weight_x * on_images - weight_y * on_labels).sum()
+        dependence = weight_x * measure.compare(z, x) - weight_y * measure.compare(z, y)
+        return F.cross_entropy(outputs.logits, labels) + dependence.sum()
 
     def check(self, labels: Tensor, config: TrainingConfig) -> None:
         """Refuse what leaves no batch of two identities, without which labels say nothing.
@@ -249,11 +239,13 @@ class Bido(Defense["Bido.Config"]):
         do not fill its last group fills it up with images that it has already shown. A batch holds
         an identity twice only when fewer identities are left than it has places.
         """
-        labels, rng = job.train.labels.cpu(), job.rng
-        groups = [
-            list(self._grouped((labels == label).nonzero().squeeze(1), rng))
-            for label in labels.unique().tolist()
-        ]
+        labels, rng, size = job.train.labels.cpu(), job.rng, self.config.images_per_identity
+        groups = []
+        for label in labels.unique():
+            positions = (labels == label).nonzero()[:, 0]
+            shuffled = positions[torch.randperm(len(positions), generator=rng)]
+            repeated = torch.arange(math.ceil(len(positions) / size) * size) % len(positions)
+            groups.append(list(shuffled[repeated].view(-1, size)))
         left = torch.tensor([len(group) for group in groups])
         batches = [
             torch.cat([groups[identity].pop() for identity in batch])
@@ -288,13 +280,6 @@ class Bido(Defense["Bido.Config"]):
             if len(set(batch)) > 1:
                 batches.append(batch)
         return batches
-
-    def _grouped(self, positions: Tensor, rng: torch.Generator) -> Tensor:
-        """One identity's image positions, shuffled, in rows of ``images_per_identity``."""
-        size = self.config.images_per_identity
-        shuffled = positions[torch.randperm(len(positions), generator=rng)]
-        rows = math.ceil(len(positions) / size)
-        return shuffled[torch.arange(rows * size) % len(positions)].view(rows, size)
 
     def steps_per_epoch(self, job: Job) -> int:
         """How many batches :meth:`sampler` yields."""

@@ -90,7 +90,6 @@ class Mid(Defense["Mid.Config"]):
             0.01,
             ge=0,
             le=1e30,
-            allow_inf_nan=False,
             description="weight β of the bottleneck's KL divergence, in nats; 0: the control, "
             "which keeps the noisy bottleneck",
         )

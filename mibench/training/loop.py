@@ -187,9 +187,10 @@ class Hooks:
         return loss.detach()
 
     def finish(self, job: Job) -> None:
-        """Fit what is fitted after the loop, as on ``job.val``; the model is in evaluation mode.
+        """Fit what is fitted after the loop; the model is in evaluation mode.
 
-        Not called where training diverged.
+        On ``job.val``, say, whose accuracy is then one on images that something was fitted to. Not
+        called where training diverged.
         """
 
 
