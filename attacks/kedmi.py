@@ -14,6 +14,7 @@ from mibench.inversion.attack import Attack, AttackConfig, PriorJob, Problem, re
 from mibench.models.classifiers import Classifier
 from mibench.priors._networks import Critic, Generator, Prior
 from mibench.priors.gan import MovingAverage, real_batch, shuffled_batches
+from mibench.streams import seeded
 from mibench.types import BUDGETED, AttackCard, Frozen
 
 PUBLISHED_BATCH = 60  # identities that the released code attacks at once, and averages over
@@ -269,8 +270,7 @@ class Kedmi(Attack):
         self, general: Prior, classes: int, generator: torch.Generator
     ) -> tuple[Generator, Critic]:
         device = next(general.generator.parameters()).device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        with seeded(generator):
             shape = general.critic.config
             config = self.config.prior_training
             if config.critic == "kedmi":

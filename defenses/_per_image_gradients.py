@@ -11,7 +11,6 @@ fast as hooks for a ResNet-18 at 32×32 (19 ms an image instead of 115 ms).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from timm.layers.norm_act import GroupNormAct
@@ -22,8 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
-
-GradientFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, list[Tensor]]]
+from mibench.streams import seeded
 
 _MAX_GROUPS = 32  # Wu and He, "Group Normalization", ECCV 2018
 _MIN_CHANNELS = 4  # a channel that is normalised alone is erased wherever its map is 1×1
@@ -80,7 +78,7 @@ def check_no_batch_statistics(model: Classifier) -> None:
     buffers = dict(model.named_buffers())
     before = {name: value.clone() for name, value in buffers.items()}
     was_training = model.training
-    with torch.random.fork_rng(), torch.no_grad():
+    with seeded(0), torch.no_grad():
         model.train()(_probe(model))
     model.train(was_training)
     changed = []
@@ -101,7 +99,7 @@ def check_vectorises(model: Classifier) -> None:
     """Raise a :class:`RequestError` where :func:`vectorised_gradients` cannot run the model."""
     images = _probe(model)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    with torch.random.fork_rng():
+    with seeded(0):
         try:
             vectorised_gradients(model, images, labels)
         except RuntimeError as error:

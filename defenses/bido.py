@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.training.defense import Defense, DefenseConfig, register_defense
-from mibench.training.loop import TrainingConfig, TrainState
+from mibench.training.loop import Job, TrainingConfig, TrainState
 from mibench.types import DefenseCard
 
 RIDGE = 1e-5  # ε of normalised HSIC, times m
@@ -110,66 +110,8 @@ MEASURES = {"hsic": HSIC, "coco": COCO}
 PUBLISHED = {"hsic": (0.05, 0.5), "coco": (5.0, 25.0)}
 
 
-class BidoConfig(DefenseConfig):
-    """Options of BiDO."""
-
-    measure: Literal["hsic", "coco"] = Field(
-        "hsic", description="measure of dependence: `hsic` (normalised) or `coco`"
-    )
-    scale: float = Field(
-        1.0,
-        ge=0,
-        le=1e30,
-        allow_inf_nan=False,
-        description="factor of both weights, the defense's strength; 0: the control",
-    )
-    lambda_x: float | None = Field(
-        None,
-        ge=0,
-        le=1e30,
-        allow_inf_nan=False,
-        description="weight λ_x of the dependence between layers and images, made small; None: "
-        "published, 0.05 for `hsic` and 5 for `coco`",
-    )
-    lambda_y: float | None = Field(
-        None,
-        ge=0,
-        le=1e30,
-        allow_inf_nan=False,
-        description="weight λ_y of the dependence between layers and labels, made large; None: "
-        "published, 0.5 for `hsic` and 25 for `coco`",
-    )
-    sigma: float = Field(
-        5.0,
-        gt=0,
-        le=1e15,
-        allow_inf_nan=False,
-        description="bandwidth σ of the Gaussian kernels exp(−‖a − b‖²/(2σ²·dim))",
-    )
-    images_per_identity: int = Field(
-        4, ge=2, le=65_536, description="images of each identity in a batch"
-    )
-
-    @property
-    def weights(self) -> tuple[float, float]:
-        """(λ_x, λ_y), each multiplied by ``scale``."""
-        x, y = PUBLISHED[self.measure]
-        x = x if self.lambda_x is None else self.lambda_x
-        y = y if self.lambda_y is None else self.lambda_y
-        return self.scale * x, self.scale * y
-
-    @model_validator(mode="after")
-    def _active_or_control(self) -> BidoConfig:
-        if self.scale > 0 and self.weights == (0, 0):
-            raise ValueError(
-                "lambda_x and lambda_y are both 0, which switches BiDO off; for its control set "
-                "scale=0"
-            )
-        return self
-
-
 @register_defense("bido")
-class Bido(Defense):
+class Bido(Defense["Bido.Config"]):
     """Cross-entropy + Σ over layers of λ_x·d(Z, X) − λ_y·d(Z, Y).
 
     Kernels: Gaussian for the layers Z and the images X (in [0, 1], flattened), linear for one-hot
@@ -182,7 +124,7 @@ class Bido(Defense):
         KDD 2022.
     """
 
-    card: ClassVar[DefenseCard] = DefenseCard(
+    card = DefenseCard(
         title="Bilateral Dependency Optimization: Defending Against Model-inversion Attacks",
         authors="Xiong Peng, Feng Liu, Jingfeng Zhang, Long Lan, Junjie Ye, Tongliang Liu, Bo Han",
         year=2022,
@@ -209,16 +151,63 @@ class Bido(Defense):
         ),
         adaptive_attack="the white-box attacks as they are: a plain classifier is deployed",
     )
-    Config: ClassVar[type[DefenseConfig]] = BidoConfig
-    strength: ClassVar[str | None] = "scale"
-    strengths: ClassVar[tuple[float, ...]] = (0, 0.5, 1, 2, 5)
-    training: ClassVar[dict[str, Any]] = {
-        "optimizer": "adam",
-        "learning_rate": 1e-4,
-        "weight_decay": 0.0,
-    }
 
-    config: BidoConfig
+    class Config(DefenseConfig):
+        """Options of BiDO."""
+
+        measure: Literal["hsic", "coco"] = Field(
+            "hsic", description="measure of dependence: `hsic` (normalised) or `coco`"
+        )
+        scale: float = Field(
+            1.0,
+            ge=0,
+            le=1e30,
+            description="factor of both weights, the defense's strength; 0: the control",
+        )
+        lambda_x: float | None = Field(
+            None,
+            ge=0,
+            le=1e30,
+            description="weight λ_x of the dependence between layers and images, made small; None: "
+            "published, 0.05 for `hsic` and 5 for `coco`",
+        )
+        lambda_y: float | None = Field(
+            None,
+            ge=0,
+            le=1e30,
+            description="weight λ_y of the dependence between layers and labels, made large; None: "
+            "published, 0.5 for `hsic` and 25 for `coco`",
+        )
+        sigma: float = Field(
+            5.0,
+            gt=0,
+            le=1e15,
+            description="bandwidth σ of the Gaussian kernels exp(−‖a − b‖²/(2σ²·dim))",
+        )
+        images_per_identity: int = Field(
+            4, ge=2, le=65_536, description="images of each identity in a batch"
+        )
+
+        @property
+        def weights(self) -> tuple[float, float]:
+            """(λ_x, λ_y), each multiplied by ``scale``."""
+            x, y = PUBLISHED[self.measure]
+            x = x if self.lambda_x is None else self.lambda_x
+            y = y if self.lambda_y is None else self.lambda_y
+            return self.scale * x, self.scale * y
+
+        @model_validator(mode="after")
+        def _active_or_control(self) -> Bido.Config:
+            if self.scale > 0 and self.weights == (0, 0):
+                raise ValueError(
+                    "lambda_x and lambda_y are both 0, which switches BiDO off; for its control "
+                    "set scale=0"
+                )
+            return self
+
+    strength = "scale"
+    strengths = (0, 0.5, 1, 2, 5)
+    training = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0}
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
         """Cross-entropy and the layers' weighted dependence on images and labels."""
@@ -226,20 +215,14 @@ class Bido(Defense):
             return super().loss(model, images, labels, state)
         outputs = model.outputs(images, stages=True)
         layers = (*outputs.stages[:-1], outputs.features)
-        targets = F.one_hot(labels, model.classes).to(images.dtype)
-        dependence = self._dependence(layers, images, targets)
-        return F.cross_entropy(outputs.logits, labels) + dependence
-
-    def _dependence(self, layers: tuple[Tensor, ...], images: Tensor, targets: Tensor) -> Tensor:
-        """Σ λ_x·d(Z, X) − λ_y·d(Z, Y) over the layers."""
-        measure, sigma = MEASURES[self.config.measure], self.config.sigma
-        grams = [gaussian_gram(values.flatten(1), sigma) for values in (images, *layers)]
+        grams = [linear_gram(F.one_hot(labels, model.classes).to(images.dtype))]
+        grams += [gaussian_gram(each.flatten(1), self.config.sigma) for each in (images, *layers)]
+        measure, (weight_x, weight_y) = MEASURES[self.config.measure], self.config.weights
         # One batched transformation of all Gram matrices instead of one for each layer and term.
-        transformed = measure.transform(torch.stack([linear_gram(targets), *grams]))
+        transformed = measure.transform(torch.stack(grams))
         y, x, z = transformed[0], transformed[1], transformed[2:]
-        on_images, on_labels = measure.compare(z, x), measure.compare(z, y)
-        weight_x, weight_y = self.config.weights
-        return (weight_x * on_images - weight_y * on_labels).sum()
+        dependence = weight_x * measure.compare(z, x) - weight_y * measure.compare(z, y)
+        return F.cross_entropy(outputs.logits, labels) + dependence.sum()
 
     def check(self, labels: Tensor, config: TrainingConfig) -> None:
         """Refuse what leaves no batch of two identities, without which labels say nothing.
@@ -247,30 +230,31 @@ class Bido(Defense):
         Raises:
             RequestError: there is one identity, or a batch has no room for two.
         """
-        self.steps_per_epoch(labels, config.batch_size)
+        self._batches(labels, config.batch_size)
 
-    def sampler(
-        self, labels: Tensor, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
+    def sampler(self, job: Job) -> Iterator[Tensor]:
         """Batches of ``images_per_identity`` images of each of their two or more identities.
 
         An epoch shows every image once, but for what :meth:`_dealt` drops; an identity whose images
         do not fill its last group fills it up with images that it has already shown. A batch holds
         an identity twice only when fewer identities are left than it has places.
         """
-        groups = [
-            list(self._grouped((labels == label).nonzero().squeeze(1), generator))
-            for label in labels.unique().tolist()
-        ]
+        labels, rng, size = job.train.labels.cpu(), job.rng, self.config.images_per_identity
+        groups = []
+        for label in labels.unique():
+            positions = (labels == label).nonzero()[:, 0]
+            shuffled = positions[torch.randperm(len(positions), generator=rng)]
+            repeated = torch.arange(math.ceil(len(positions) / size) * size) % len(positions)
+            groups.append(list(shuffled[repeated].view(-1, size)))
         left = torch.tensor([len(group) for group in groups])
         batches = [
             torch.cat([groups[identity].pop() for identity in batch])
-            for batch in self._dealt(left, batch_size, generator)
+            for batch in self._dealt(left, job.config.batch_size, rng)
         ]
-        for position in torch.randperm(len(batches), generator=generator).tolist():
+        for position in torch.randperm(len(batches), generator=rng).tolist():
             yield batches[position]
 
-    def _dealt(self, left: Tensor, batch_size: int, generator: torch.Generator) -> list[list[int]]:
+    def _dealt(self, left: Tensor, batch_size: int, rng: torch.Generator) -> list[list[int]]:
         """Which identities the batches of an epoch hold, one entry a group.
 
         Where nothing but groups of one identity is left for a batch, they are dropped: it has more
@@ -289,7 +273,7 @@ class Bido(Defense):
             batch: list[int] = []
             while len(batch) < wanted:
                 # Identities with the most groups left come first, so that none piles up at the end.
-                order = left + torch.rand(len(left), generator=generator)
+                order = left + torch.rand(len(left), generator=rng)
                 taken = order.topk(min(wanted - len(batch), int((left > 0).sum()))).indices
                 left[taken] -= 1
                 batch += taken.tolist()
@@ -297,15 +281,12 @@ class Bido(Defense):
                 batches.append(batch)
         return batches
 
-    def _grouped(self, positions: Tensor, generator: torch.Generator) -> Tensor:
-        """One identity's image positions, shuffled, in rows of ``images_per_identity``."""
-        size = self.config.images_per_identity
-        shuffled = positions[torch.randperm(len(positions), generator=generator)]
-        rows = math.ceil(len(positions) / size)
-        return shuffled[torch.arange(rows * size) % len(positions)].view(rows, size)
+    def steps_per_epoch(self, job: Job) -> int:
+        """How many batches :meth:`sampler` yields."""
+        return self._batches(job.train.labels.cpu(), job.config.batch_size)
 
-    def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
-        """How many batches :meth:`sampler` yields; raises as :meth:`check` does."""
+    def _batches(self, labels: Tensor, batch_size: int) -> int:
+        """Batches of an epoch; raises as :meth:`check` does."""
         size = self.config.images_per_identity
         if batch_size < 2 * size:
             raise RequestError(

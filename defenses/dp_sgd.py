@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 from mibench.defenses._accounting import Accountant, Mechanism
 from mibench.defenses._per_image_gradients import (
-    GradientFunction,
     check_no_batch_statistics,
     check_vectorises,
     looped_gradients,
@@ -26,89 +24,31 @@ from mibench.defenses._per_image_gradients import (
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.training.defense import Defense, DefenseConfig, register_defense
-from mibench.training.loop import TrainingConfig, TrainState
+from mibench.training.loop import Job, TrainingConfig, TrainState
 from mibench.types import DefenseCard
 
 DEFAULT_EPSILON = 8.0
-# What a subclass may replace and keep the guarantee: layers and the start, which are checked or
-# public, and what is done with the trained model.
-_OUTSIDE = {"Config", "prepare", "pretrain", "deploy", "postprocess"}
 _LOOPED_AT_ONCE = 16  # spares most of Opacus' work for each part; more was not faster
 
 
-class DpSgdConfig(DefenseConfig):
-    """Options of DP-SGD. The noise is given directly or found from ``target_epsilon``."""
-
-    noise_multiplier: float | None = Field(
-        None,
-        ge=0,
-        le=1e6,
-        description="standard deviation of the noise in units of `max_grad_norm`; null: the least "
-        "that reaches `target_epsilon`; 0: the control, without clipping, noise or guarantee",
-    )
-    target_epsilon: float | None = Field(
-        None,
-        gt=0,
-        le=1e9,
-        description="ε to spend over the whole training; null: 8 unless `noise_multiplier` is "
-        "given, which excludes it",
-    )
-    delta: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="δ of the guarantee, below 1/N; null: 1/N^1.1 for N training images",
-    )
-    max_grad_norm: float = Field(
-        1.0,
-        # Far beyond these, clipped gradients or their noise leave single precision.
-        ge=1e-9,
-        le=1e9,
-        description="L2 norm that one image's gradient is clipped to",
-    )
-    accountant: Accountant = Field(
-        "rdp",
-        description="privacy accountant: Rényi (`rdp`) or privacy loss variables (`prv`), which is "
-        "tighter, and knows no ε over about 100",
-    )
-    gradients: Literal["auto", "loop", "vmap"] = Field(
-        "auto",
-        description="how per-image gradients are computed (exactly, either way): image by image "
-        "(`loop`), vectorised (`vmap`), or `loop` on CPUs and `vmap` elsewhere",
-    )
-    gradient_memory: int = Field(
-        512,
-        ge=1,
-        le=2**20,
-        description="MiB that the per-image gradients held at once may take; bounds memory, not "
-        "results",
-    )
-
-    @model_validator(mode="after")
-    def _one_source_of_noise(self) -> DpSgdConfig:
-        if self.noise_multiplier is not None and self.target_epsilon is not None:
-            raise ValueError(
-                "give `noise_multiplier` or `target_epsilon`, not both: the other follows from it; "
-                "one that the protocol sets is unset by null"
-            )
-        return self
-
-
 @register_defense("dp-sgd")
-class DpSgd(Defense):
-    """DP-SGD (Abadi et al., CCS 2016, algorithm 1) with Opacus' optimizer and accountants.
+class DpSgd(Defense["DpSgd.Config"]):
+    """DP-SGD (algorithm 1) with Opacus' optimizer and accountants.
 
-    Each image joins a batch independently with probability q = batch size / N (Poisson sampling),
-    its gradient is clipped to norm C, and the update is (Σ clipped gradients + N(0, σ²C²I)) /
-    (qN). An empty batch takes its step of noise like any other. ε follows from q, σ and the number
-    of steps, and is computed before the first; a training that ends early has spent no more. Batch
-    normalisation is replaced by group normalisation, in the control too.
+    Each of N images joins a lot independently with probability q = batch size / N (Poisson
+    sampling), its gradient is clipped to norm C, and the update is (Σ clipped gradients +
+    N(0, σ²C²I)) / (qN). An empty lot takes its step of noise like any other. ε follows from q, σ
+    and the number of steps, and is computed before the first; a training that ends early has spent
+    no more. Batch normalisation is replaced by group normalisation, in the control too.
 
     ε holds for this algorithm alone. A subclass that changes a part of it also says what it
     guarantees, in ``guarantee()``; without that it is refused (see :meth:`check`).
+
+    References:
+        Abadi et al. "Deep Learning with Differential Privacy". CCS 2016.
     """
 
-    card: ClassVar[DefenseCard] = DefenseCard(
+    card = DefenseCard(
         title="Deep Learning with Differential Privacy",
         authors="Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang",
         year=2016,
@@ -129,10 +69,68 @@ class DpSgd(Defense):
         adaptive_attack="white-box inversion as it is: the noise is spent in training, and the "
         "deployed model is deterministic",
     )
-    Config = DpSgdConfig
+
+    class Config(DefenseConfig):
+        """Options of DP-SGD. The noise is given directly or found from ``target_epsilon``."""
+
+        noise_multiplier: float | None = Field(
+            None,
+            ge=0,
+            le=1e6,
+            description="standard deviation of the noise in units of `max_grad_norm`; null: the "
+            "least that reaches `target_epsilon`; 0: the control, without clipping, noise or "
+            "guarantee",
+        )
+        target_epsilon: float | None = Field(
+            None,
+            gt=0,
+            le=1e9,
+            description="ε to spend over the whole training; null: 8 unless `noise_multiplier` is "
+            "given, which excludes it",
+        )
+        delta: float | None = Field(
+            None,
+            gt=0,
+            lt=1,
+            description="δ of the guarantee, below 1/N; null: 1/N^1.1 for N training images",
+        )
+        max_grad_norm: float = Field(
+            1.0,
+            # Far beyond these, clipped gradients or their noise leave single precision.
+            ge=1e-9,
+            le=1e9,
+            description="L2 norm that one image's gradient is clipped to",
+        )
+        accountant: Accountant = Field(
+            "rdp",
+            description="privacy accountant: Rényi (`rdp`) or privacy loss variables (`prv`), "
+            "which is tighter, and knows no ε over about 100",
+        )
+        gradients: Literal["auto", "loop", "vmap"] = Field(
+            "auto",
+            description="how per-image gradients are computed (exactly, either way): image by "
+            "image (`loop`), vectorised (`vmap`), or `loop` on CPUs and `vmap` elsewhere",
+        )
+        gradient_memory: int = Field(
+            512,
+            ge=1,
+            le=2**20,
+            description="MiB that the per-image gradients held at once may take; bounds memory, "
+            "not results",
+        )
+
+        @model_validator(mode="after")
+        def _one_source_of_noise(self) -> DpSgd.Config:
+            if self.noise_multiplier is not None and self.target_epsilon is not None:
+                raise ValueError(
+                    "give `noise_multiplier` or `target_epsilon`, not both: the other follows from "
+                    "it; one that the protocol sets is unset by null"
+                )
+            return self
+
     strength = "noise_multiplier"
     strengths = (0.0, 0.3, 0.6, 1.0, 2.0)
-    training: ClassVar[dict[str, Any]] = {
+    training = {
         "batch_size": 256,
         "optimizer": "sgd",
         # Clipped gradients are short: ten times the usual rate. More, and the control is unstable.
@@ -140,9 +138,10 @@ class DpSgd(Defense):
         "weight_decay": 0.0,
     }
 
-    def __init__(self, config: DpSgdConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._engine: _Engine | None = None  # None: not engaged yet, or the control
+        self._private: DPOptimizer | None = None  # None: not made yet, or the control
+        self._planned: dict[str, float] = {}
 
     def check(self, labels: Tensor, config: TrainingConfig) -> None:
         """Refuse a training whose ε would be unknown or wrong; the control has none.
@@ -151,55 +150,60 @@ class DpSgd(Defense):
             RequestError: the class changes what ε was computed for, δ protects no single image,
                 or the accountant gives no ε or finds no noise.
         """
-        self._plan(labels, config)
+        self._plan(len(labels), config, _lots(len(labels), config))
 
-    def _plan(self, labels: Tensor, config: TrainingConfig) -> _Plan | None:
-        """Noise, ε and δ of the whole training; None for the control."""
-        if self.config.noise_multiplier == 0:
-            return None
+    def _plan(self, images: int, config: TrainingConfig, lots: int) -> dict[str, float]:
+        """ε, δ and noise of the whole training; empty for the control.
+
+        Args:
+            lots: how many there are in an epoch.
+        """
+        own = self.config
+        if own.noise_multiplier == 0:
+            return {}
         self._check_own_algorithm()
-        count = len(labels)
-        delta = self.config.delta or count**-1.1
-        if delta >= 1 / count:
+        delta = own.delta or images**-1.1
+        if delta >= 1 / images:
             raise RequestError(
-                f"dp-sgd: δ = {delta:.3g} is no guarantee for one of {count} images, since "
-                f"publishing one of them would have it: set defense.delta below {1 / count:.3g}"
+                f"dp-sgd: δ = {delta:.3g} is no guarantee for one of {images} images, since "
+                f"publishing one of them would have it: set defense.delta below {1 / images:.3g}"
             )
-        mechanism = self._mechanism(labels, config, delta)
-        noise = self.config.noise_multiplier or self._find_noise(mechanism)
+        mechanism = Mechanism(own.accountant, _rate(images, config), config.steps(lots), delta)
+        target = own.target_epsilon or DEFAULT_EPSILON
+        noise = own.noise_multiplier or mechanism.least_noise(target)
+        if noise is None:
+            raise RequestError(
+                f"dp-sgd: the accountant {own.accountant} knows no noise that spends "
+                f"target_epsilon={target:g} in {mechanism.text}: where it is too small, raise "
+                "target_epsilon or delta or train for fewer epochs; where it is too large, lower "
+                "it or give defense.noise_multiplier instead"
+            )
         epsilon = mechanism.epsilon(noise)
         if math.isinf(epsilon):
             way = "less" if noise > 1 else "more"
-            if mechanism.accountant == "prv":
+            if own.accountant == "prv":
                 way = f"--set defense.accountant=rdp, or {way}"
             raise RequestError(
-                f"dp-sgd: the accountant {mechanism.accountant} knows no ε for "
+                f"dp-sgd: the accountant {own.accountant} knows no ε for "
                 f"defense.noise_multiplier={noise:g} in {mechanism.text}: use {way} noise "
                 "(0 is the control, without a guarantee)"
             )
-        return _Plan(noise, epsilon, delta)
-
-    def _mechanism(self, labels: Tensor, config: TrainingConfig, delta: float) -> Mechanism:
-        return Mechanism(
-            self.config.accountant,
-            _sample_rate(labels, config.batch_size),
-            config.steps(self.steps_per_epoch(labels, config.batch_size)),
-            delta,
-        )
+        return {"epsilon": epsilon, "delta": delta, "noise_multiplier": noise}
 
     def _check_own_algorithm(self) -> None:
         """Refuse a subclass that replaces a part of the algorithm and keeps the guarantee.
 
-        Raises:
-            RequestError: naming the parts.
+        Layers it may replace, which are checked in :meth:`optimizer`. What is done before the loop
+        and after it sees private images, and so is a part.
         """
         if type(self).guarantee is not DpSgd.guarantee:
             return
         below = type(self).__mro__[: type(self).__mro__.index(DpSgd)]
         replaced = sorted(
             name
-            for name in {name for each in (self, *below) for name in vars(each)} - _OUTSIDE
-            if not name.startswith("__") and callable(getattr(DpSgd, name, None))
+            for name in {name for each in (self, *below) for name in vars(each)}
+            if name not in ("Config", "build") and not name.startswith("__")
+            if callable(getattr(DpSgd, name, None))
         )
         if replaced:
             raise RequestError(
@@ -208,7 +212,7 @@ class DpSgd(Defense):
                 "too, with what holds (super().guarantee() if ε does, {} for none)"
             )
 
-    def prepare(self, model: Classifier) -> Classifier:
+    def build(self, model: Classifier) -> Classifier:
         """Replace batch normalisation.
 
         Raises:
@@ -218,103 +222,95 @@ class DpSgd(Defense):
         check_no_batch_statistics(model)
         return model
 
-    def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
-        """How many batches :meth:`sampler` yields: as many as hold all images on average."""
-        return math.ceil(len(labels) / batch_size)
+    def steps_per_epoch(self, job: Job) -> int:
+        """As many lots as hold all images on average."""
+        return _lots(len(job.train), job.config)
 
-    def sampler(
-        self, labels: Tensor, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
-        """Poisson batches: their size varies, and can be 0."""
-        rate = _sample_rate(labels, batch_size)
-        for _ in range(self.steps_per_epoch(labels, batch_size)):
-            draws = torch.rand(len(labels), generator=generator, dtype=torch.float64)
-            yield (draws < rate).nonzero()[:, 0]
+    def sampler(self, job: Job) -> Iterator[Tensor]:
+        """Poisson sampling: the size of a lot varies, and can be 0."""
+        images = len(job.train)
+        for _ in range(self.steps_per_epoch(job)):
+            draws = torch.rand(images, generator=job.rng, dtype=torch.float64)
+            yield (draws < _rate(images, job.config)).nonzero()[:, 0]
 
-    def engage(
-        self,
-        model: Classifier,
-        optimizer: torch.optim.Optimizer,
-        labels: Tensor,
-        config: TrainingConfig,
-        generator: torch.Generator,
-    ) -> tuple[Classifier, torch.optim.Optimizer]:
-        """Put Opacus' optimizer around ``optimizer``; not in the control.
+    def optimizer(self, job: Job) -> torch.optim.Optimizer:
+        """Opacus' optimizer, which clips and adds noise, around the usual one; not in the control.
 
         Raises:
             RequestError: as :meth:`check` does; a layer records statistics of the training images,
                 or the model cannot be vectorised.
         """
-        self._engine = None
-        # Drawn in the control too, so that both see the same batches.
-        seed = int(torch.randint(2**62, (1,), generator=generator))
-        self._expected_batch = _sample_rate(labels, config.batch_size) * len(labels)
-        plan = self._plan(labels, config)
-        if plan is None:
-            return model, optimizer
+        own, model, images = self.config, job.model, len(job.train)
+        usual = super().optimizer(job)
+        # Drawn in the control too, so that both see the same lots.
+        seed = int(torch.randint(2**62, (1,), generator=job.rng))
+        self._lot = _rate(images, job.config) * images  # its size on average
+        self._planned = self._plan(images, job.config, self.steps_per_epoch(job))
+        self._private = None
+        if not self._planned:
+            return usual
         check_no_batch_statistics(model)  # again, for what a subclass has made of it
-        device = next(model.parameters()).device
-        private = DPOptimizer(
-            optimizer,
-            noise_multiplier=plan.noise,
-            max_grad_norm=self.config.max_grad_norm,
-            expected_batch_size=self._expected_batch,
+        device = job.train.images.device
+        size = sum(p.numel() * p.element_size() for p in trainable(model).values())
+        self._at_once = max(1, own.gradient_memory * 2**20 // size)
+        if own.gradients == "loop" or (own.gradients == "auto" and device.type == "cpu"):
+            self._gradients, self._at_once = looped_gradients, min(self._at_once, _LOOPED_AT_ONCE)
+        else:
+            check_vectorises(model)
+            self._gradients = vectorised_gradients
+        self._private = DPOptimizer(
+            usual,
+            noise_multiplier=self._planned["noise_multiplier"],
+            max_grad_norm=own.max_grad_norm,
+            expected_batch_size=self._lot,
             generator=torch.Generator(device).manual_seed(seed),
         )
-        how, at_once = self._gradient_function(model, device)
-        self._engine = _Engine(private, plan, how, at_once)
-        return model, private
+        return self._private
 
     def backward(
         self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState
     ) -> Tensor:
-        """Prepare the step on a batch of images ``(n, 3, h, w)``, n ≥ 0; :meth:`loss` is not asked.
-
-        Opacus clips and sums part after part of the batch; the last part is left to the loop's
-        ``optimizer.step()``, which then adds the noise once.
+        """Prepare the step on a lot of images ``(n, 3, h, w)``, n ≥ 0; :meth:`loss` is not asked.
 
         Returns:
-            The sum of the losses over the *expected* batch size, which is what is stepped on.
+            The sum of the losses over the *expected* size of a lot, which is what is stepped on.
         """
+        total = images.new_zeros(())
         parameters = list(trainable(model).values())
-        if self._engine is None:
+        if self._private is None:
             for p in parameters:
-                p.grad = torch.zeros_like(p)  # stays so in an empty batch
-            if len(images) == 0:
-                return images.new_zeros(())
-            loss = F.cross_entropy(model(images), labels, reduction="sum") / self._expected_batch
-            loss.backward()
-            return loss.detach()
-        engine, total = self._engine, images.new_zeros(())
+                p.grad = torch.zeros_like(p)  # stays so in an empty lot
+            if len(images) > 0:
+                total = F.cross_entropy(model(images), labels, reduction="sum") / self._lot
+                total.backward()
+            return total.detach()
         for p in parameters:
             p.grad_sample = p.new_zeros(0, *p.shape)  # type: ignore[attr-defined]
-        starts = range(0, len(images), engine.at_once)
+        starts = range(0, len(images), self._at_once)
         for start in starts:
-            part = slice(start, start + engine.at_once)
-            losses, gradients = engine.gradients(model, images[part], labels[part])
+            part = slice(start, start + self._at_once)
+            losses, gradients = self._gradients(model, images[part], labels[part])
             for p, gradient in zip(parameters, gradients, strict=True):
                 p.grad_sample = gradient  # type: ignore[attr-defined]
             total += losses.sum()
+            # Opacus clips and sums part after part; the last one is left to the loop's own
+            # step(), which then adds the noise once.
             if start != starts[-1]:
-                engine.optimizer.signal_skip_step()
-                engine.optimizer.step()
-                engine.optimizer.zero_grad()
-        return total / self._expected_batch
+                self._private.signal_skip_step()
+                self._private.step()
+                self._private.zero_grad()
+        return total / self._lot
 
-    def release(self, model: Classifier) -> Classifier:
+    def finish(self, job: Job) -> None:
         """Take Opacus' attributes off the parameters."""
-        for p in model.parameters():
+        for p in job.model.parameters():
             p.grad = None
             for name in ("grad_sample", "summed_grad"):
                 vars(p).pop(name, None)
-        return model
 
-    def guarantee(self) -> dict[str, float | str]:
+    def guarantee(self) -> dict[str, float]:
         """ε and δ of the training, and the noise multiplier; empty for the control."""
-        if self._engine is None:
-            return {}
-        plan = self._engine.plan
-        return {"epsilon": plan.epsilon, "delta": plan.delta, "noise_multiplier": plan.noise}
+        return dict(self._planned)
 
     def audit(
         self,
@@ -345,7 +341,8 @@ class DpSgd(Defense):
             return [f"delta is {delta}, of {images} images it is {expected}"]
         if config.noise_multiplier is not None and noise != config.noise_multiplier:
             return [f"noise_multiplier is {noise}, {config.noise_multiplier} was set"]
-        mechanism = self._mechanism(torch.zeros(images, dtype=torch.int64), training, delta)
+        steps = training.steps(_lots(images, training))
+        mechanism = Mechanism(config.accountant, _rate(images, training), steps, delta)
         epsilon = mechanism.epsilon(noise)
         if math.isinf(epsilon):
             return [f"the accountant {config.accountant} knows no epsilon for noise {noise}"]
@@ -353,54 +350,15 @@ class DpSgd(Defense):
         if config.noise_multiplier is None and complete and not 0.9 * most <= stated <= most:
             return [f"epsilon is {stated}, the noise is to be the least that reaches {most}"]
         if abs(stated - epsilon) > 1e-6 * epsilon and (complete or stated > epsilon):
-            return [
-                f"epsilon is {stated}, of {mechanism.steps} steps of noise {noise} it is {epsilon}"
-            ]
+            return [f"epsilon is {stated}, of {steps} steps of noise {noise} it is {epsilon}"]
         return []
 
-    def _find_noise(self, mechanism: Mechanism) -> float:
-        epsilon = self.config.target_epsilon or DEFAULT_EPSILON
-        noise = mechanism.least_noise(epsilon)
-        if noise is None:
-            raise RequestError(
-                f"dp-sgd: the accountant {mechanism.accountant} knows no noise that spends "
-                f"target_epsilon={epsilon:g} in {mechanism.text}: where it is too small, raise "
-                "target_epsilon or delta or train for fewer epochs; where it is too large, lower "
-                "it or give defense.noise_multiplier instead"
-            )
-        return noise
 
-    def _gradient_function(
-        self, model: Classifier, device: torch.device
-    ) -> tuple[GradientFunction, int]:
-        """How per-image gradients are computed, and for how many images at once."""
-        how = self.config.gradients
-        size = sum(p.numel() * p.element_size() for p in trainable(model).values())
-        at_once = max(1, self.config.gradient_memory * 2**20 // size)
-        if how == "loop" or (how == "auto" and device.type == "cpu"):
-            return looped_gradients, min(at_once, _LOOPED_AT_ONCE)
-        check_vectorises(model)
-        return vectorised_gradients, at_once
+def _rate(images: int, config: TrainingConfig) -> float:
+    """Probability q that an image joins a lot."""
+    return min(1.0, config.batch_size / images)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is settled before a private training: its noise multiplier, ε and δ."""
-
-    noise: float
-    epsilon: float
-    delta: float
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """What one private training works with."""
-
-    optimizer: DPOptimizer
-    plan: _Plan
-    gradients: GradientFunction
-    at_once: int
-
-
-def _sample_rate(labels: Tensor, batch_size: int) -> float:
-    return min(1.0, batch_size / len(labels))
+def _lots(images: int, config: TrainingConfig) -> int:
+    """Lots of an epoch."""
+    return math.ceil(images / config.batch_size)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,19 +12,6 @@ from mibench.streams import noise_like
 from mibench.training.defense import Defense, DefenseConfig, register_defense
 from mibench.training.loop import TrainState
 from mibench.types import DefenseCard
-
-
-class MidConfig(DefenseConfig):
-    """Options of MID."""
-
-    beta: float = Field(
-        0.01,
-        ge=0,
-        le=1e30,
-        allow_inf_nan=False,
-        description="weight β of the bottleneck's KL divergence, in nats; 0: the control, which "
-        "keeps the noisy bottleneck",
-    )
 
 
 class BottleneckHead(nn.Module):
@@ -68,7 +53,7 @@ def kl_to_standard_normal(mu: Tensor, sigma: Tensor) -> Tensor:
 
 
 @register_defense("mid")
-class Mid(Defense):
+class Mid(Defense["Mid.Config"]):
     """Cross-entropy + β·KL(N(μ, σ²) ‖ N(0, 1)), an upper bound on the information about the image.
 
     The features that white-box attacks read are the ones before the bottleneck.
@@ -78,7 +63,7 @@ class Mid(Defense):
         Regularization". AAAI 2021.
     """
 
-    card: ClassVar[DefenseCard] = DefenseCard(
+    card = DefenseCard(
         title="Improving Robustness to Model Inversion Attacks via Mutual Information "
         "Regularization",
         authors="Tianhao Wang, Yuheng Zhang, Ruoxi Jia",
@@ -97,14 +82,23 @@ class Mid(Defense):
         ),
         adaptive_attack="eot: the expectation over the bottleneck's noise (`identity.eot`)",
     )
-    Config: ClassVar[type[DefenseConfig]] = MidConfig
-    strength: ClassVar[str | None] = "beta"
-    strengths: ClassVar[tuple[float, ...]] = (0, 0.003, 0.01, 0.02, 0.05)
-    stochastic: ClassVar[bool] = True
 
-    config: MidConfig
+    class Config(DefenseConfig):
+        """Options of MID."""
 
-    def prepare(self, model: Classifier) -> Classifier:
+        beta: float = Field(
+            0.01,
+            ge=0,
+            le=1e30,
+            description="weight β of the bottleneck's KL divergence, in nats; 0: the control, "
+            "which keeps the noisy bottleneck",
+        )
+
+    strength = "beta"
+    strengths = (0, 0.003, 0.01, 0.02, 0.05)
+    stochastic = True
+
+    def build(self, model: Classifier) -> Classifier:
         """Put the bottleneck in place of the linear head."""
         model.head = BottleneckHead(model.feature_size, model.classes)
         return model

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mibench.training.defense import Defense, register_defense
+from mibench.training.defense import Defense, DefenseConfig, register_defense
 from mibench.types import DefenseCard
 
 
 @register_defense("none")
-class NoDefense(Defense):
+class NoDefense(Defense[DefenseConfig]):
     """The shared training loop as it is.
 
     It has no knob of its own. Its privacy–utility curve is early stopping, the trivial defense that
     every other must beat, and that is the target's own field ``epochs``.
+
+    References:
+        Fredrikson, Jha, Ristenpart. "Model Inversion Attacks that Exploit Confidence Information
+        and Basic Countermeasures". CCS 2015.
     """
 
-    card: ClassVar[DefenseCard] = DefenseCard(
+    card = DefenseCard(
         title="No defense",
         authors="–",
         year=2015,

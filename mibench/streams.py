@@ -25,6 +25,22 @@ def stream(seed: int, *names: object) -> torch.Generator:
     return generator
 
 
+@contextlib.contextmanager
+def seeded(source: torch.Generator | int) -> Iterator[None]:
+    """Seed torch's own generators, which layers draw from; after the block they are as before.
+
+    Args:
+        source: a generator, of which one number is drawn as the seed, or the seed itself.
+    """
+    if isinstance(source, torch.Generator):
+        source = int(torch.randint(2**31, (1,), generator=source))
+    # `manual_seed` reaches every GPU that is in use, so all of them are put back.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(source)
+        yield
+
+
 class RowStreams:
     """One generator per row of a batch; row ``i`` of every draw comes from generator ``i``."""
 

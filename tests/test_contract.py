@@ -1,27 +1,17 @@
-"""What every registered attack and defense must keep, whoever wrote it."""
+"""What every registered attack must keep, whoever wrote it."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import BaseModel
 
-from mibench.data.images import ImageSet
 from mibench.inversion.attack import ATTACKS, Attack
-from mibench.models.classifiers import Classifier, predict
-from mibench.progress import SILENT
-from mibench.streams import RowStreams, noise_from, stream
-from mibench.training.defense import DEFENSES, Defense
-from mibench.training.loop import TrainingConfig, train_classifier
-from mibench.types import AttackCard, DefenseCard
+from mibench.types import AttackCard
 from tests.kit.problems import CLASSES, tiny_problem
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFENSE_NAMES = DEFENSES.names()
 ATTACK_NAMES = ATTACKS.names()
 
 
@@ -31,123 +21,6 @@ def described(config: type[BaseModel], where: str) -> None:
         assert field.description, f"{where}.{name} needs a description"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             described(field.annotation, f"{where}.{name}")
-
-
-# --- defenses -------------------------------------------------------------------------------------
-
-
-def private(count: int = 32, classes: int = 4) -> ImageSet:
-    """Small private data: each identity a colour, with noise."""
-    generator = stream(0, "private")
-    labels = torch.arange(count) % classes
-    colours = torch.rand(classes, 3, 1, 1, generator=generator)[labels]
-    images = (colours + 0.1 * torch.randn(count, 3, 32, 32, generator=generator)).clamp(0, 1)
-    return ImageSet((images * 255).to(torch.uint8), labels, tuple("abcdefgh"[:classes]))
-
-
-def trained(name: str, seed: int = 0, **settings: Any) -> tuple[Defense, Classifier]:
-    """A defense's target after two epochs."""
-    cls = DEFENSES.get(name)
-    defense = cls(cls.Config(**settings))
-    torch.manual_seed(seed)
-    model = defense.prepare(Classifier("test_resnet", 4, 32))
-    fields = {"epochs": 2, "batch_size": 16, **cls.training}
-    config = TrainingConfig(**{**fields, "epochs": 2, "batch_size": 16})
-    generator = stream(seed, "contract")
-    model, result = train_classifier(model, private(), config, generator, SILENT, defense)
-    assert result.diverged is None
-    return defense, defense.deploy(model)
-
-
-@pytest.mark.parametrize("name", DEFENSE_NAMES)
-def test_defense_card_and_config(name: str) -> None:
-    cls = DEFENSES.get(name)
-    assert isinstance(cls.card, DefenseCard)
-    assert cls.card.adaptive_attack
-    described(cls.Config, name)
-    if cls.strength is not None:
-        assert cls.strength in cls.Config.model_fields
-        assert cls.strengths[0] == 0, "the control comes first"
-        assert len(cls.strengths) >= 4
-        for strength in cls.strengths:
-            cls.Config(**{cls.strength: strength})
-
-
-@pytest.mark.parametrize("name", DEFENSE_NAMES)
-def test_defense_trains_and_deploys(name: str) -> None:
-    defense, model = trained(name)
-    data = private()
-    logits, features = predict(model, data.images)
-    assert logits.shape == (32, 4)
-    assert torch.isfinite(logits).all()
-    assert features.shape == (32, model.feature_size)
-    assert not model.training
-    assert model.stochastic == defense.stochastic
-    guarantee = defense.guarantee()
-    assert bool(guarantee) == (defense.card.privacy_unit is not None)
-    if guarantee:
-        assert 0 < guarantee["epsilon"] < float("inf")
-        assert 0 < guarantee["delta"] < 1
-
-
-@pytest.mark.parametrize("name", DEFENSE_NAMES)
-def test_defense_is_rebuilt_from_its_tensors(name: str) -> None:
-    """What the store keeps, prepare() on a fresh model and the tensors, is the deployed model."""
-    defense, model = trained(name)
-    cls = type(defense)
-    fresh = cls(defense.config)
-    again = fresh.prepare(Classifier("test_resnet", 4, 32))
-    again.load_state_dict(model.state_dict())
-    again = fresh.deploy(again).eval()
-    images = private().images[:6].float() / 255
-    for each in (model, again):
-        assert not any(m._forward_hooks or m._backward_hooks for m in each.modules())
-    results = []
-    for each in (model, again):
-        with noise_from(RowStreams([stream(0, i) for i in range(6)], torch.device("cpu"))):
-            results.append(each(images))
-    torch.testing.assert_close(results[0], results[1])
-
-
-@pytest.mark.parametrize("name", DEFENSE_NAMES)
-def test_defense_can_be_attacked(name: str) -> None:
-    """Outputs are differentiable in the images, and noise is a row's own."""
-    _, model = trained(name)
-    images = (private().images[:4].float() / 255).requires_grad_(True)
-
-    def run(rows: list[int]) -> torch.Tensor:
-        with noise_from(RowStreams([stream(0, i) for i in rows], torch.device("cpu"))):
-            return model(images[rows])
-
-    together, alone = run([0, 1, 2, 3]), run([2])
-    torch.testing.assert_close(together[2:3], alone, rtol=1e-4, atol=1e-5)
-    together.sum().backward()
-    assert images.grad is not None
-    assert images.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", DEFENSE_NAMES)
-def test_defense_is_deterministic_in_its_seed(name: str) -> None:
-    (_, one), (_, same), (_, other) = trained(name), trained(name), trained(name, seed=1)
-    states = [
-        torch.cat([v.flatten().float() for v in m.state_dict().values()])
-        for m in (one, same, other)
-    ]
-    assert torch.equal(states[0], states[1])
-    assert not torch.equal(states[0], states[2])
-
-
-@pytest.mark.parametrize("name", [n for n in DEFENSE_NAMES if DEFENSES.get(n).strength])
-def test_the_control_switches_the_defense_off(name: str) -> None:
-    strength = DEFENSES.get(name).strength
-    assert strength is not None
-    (control_defense, control), (_, default) = trained(name, **{strength: 0}), trained(name)
-    assert not control_defense.guarantee(), "a control protects nothing"
-    images = private().images
-    assert not torch.equal(predict(control, images)[1], predict(default, images)[1])
-
-
-# --- attacks --------------------------------------------------------------------------------------
 
 
 def short(cls: type[Attack]) -> Attack:
@@ -210,29 +83,3 @@ def test_only_latents_get_gradients(name: str) -> None:
             assert parameter.grad is None
             assert not parameter.requires_grad
     assert target.queries >= 3 * 3, "queries are counted"
-
-
-# --- the guide ------------------------------------------------------------------------------------
-
-
-def test_the_example_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the example registers ends with this test: others go through every registered defense.
-    monkeypatch.setattr(DEFENSES, "_classes", {name: DEFENSES.get(name) for name in DEFENSE_NAMES})
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    path = tmp_path / "label_smoothing.py"
-    path.write_text(code)
-    cls = DEFENSES.get(f"{path}:LabelSmoothing")
-    defense = cls(cls.Config())
-    model = defense.prepare(Classifier("test_resnet", 4, 32))
-    config = TrainingConfig(epochs=2, batch_size=16)
-    model, result = train_classifier(model, private(), config, stream(0), SILENT, defense)
-    assert result.diverged is None
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    labels = torch.tensor([0, 0])
-    smooth = cls(cls.Config(alpha=0.2)).loss(lambda _: logits, None, labels, None)
-    torch_own = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
-    torch.testing.assert_close(smooth, torch_own)
-    # (1 + 0.05) · NLL − 0.05 · mean(−log p), by hand; torch ignores a negative smoothing.
-    negative = defense.loss(lambda _: logits, None, labels, None)
-    torch.testing.assert_close(negative, torch.tensor(1.05 * 0.720095 - 0.05 * 0.970095))

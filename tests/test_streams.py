@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from mibench.streams import RowStreams, noise_from, noise_like, stream
+from mibench.streams import RowStreams, noise_from, noise_like, seeded, stream
 
 CPU = torch.device("cpu")
 
@@ -40,6 +40,30 @@ def test_streams_do_not_share_state_with_one_another_or_torch() -> None:
     expected = torch.rand(4, generator=stream(0, "x"))
     assert torch.equal(torch.rand(4, generator=second), expected)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_torchs_own_generator_is_seeded_in_a_block_and_left_as_it_was() -> None:
+    torch.rand(7)
+    before = torch.get_rng_state()
+    with seeded(5):
+        first = torch.randn(4)
+        with seeded(6):
+            assert not torch.equal(torch.randn(4), first)
+        second = torch.randn(4)
+    assert torch.equal(torch.cat([first, second]), torch.randn(8, generator=torch.manual_seed(5)))
+    torch.set_rng_state(before)
+    with pytest.raises(ValueError, match="no"), seeded(5):
+        raise ValueError("no")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_generator_gives_one_number_as_the_seed() -> None:
+    used, same = stream(0, "x"), stream(0, "x")
+    with seeded(used):
+        drawn = torch.rand(3)
+    with seeded(int(torch.randint(2**31, (1,), generator=same))):
+        assert torch.equal(drawn, torch.rand(3))
+    assert torch.equal(torch.rand(3, generator=used), torch.rand(3, generator=same))
 
 
 @pytest.mark.parametrize("shape", [(3,), (40,), (2, 5, 4)])
@@ -79,10 +103,9 @@ def test_sources_nest_and_are_left_after_an_error() -> None:
         with pytest.raises(ValueError, match="holds 1 rows"), noise_from(inner):
             noise_like(torch.zeros(2, 4))
         assert torch.equal(noise_like(torch.zeros(1, 4)), rows("outer").normal(4))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
+    with seeded(5):
         outside = noise_like(torch.zeros(6, 4))
-        torch.manual_seed(5)
+    with seeded(5):
         assert torch.equal(outside, torch.randn(6, 4))
 
 

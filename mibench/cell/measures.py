@@ -14,7 +14,7 @@ from mibench import metrics
 from mibench.assets import load_asset
 from mibench.cell.reconstructions import Reconstructions, attacked
 from mibench.cell.stage import Bench, Stage
-from mibench.data.images import ImageSet
+from mibench.data.images import ImageSet, to_float
 from mibench.errors import DivergedError, MibenchError, RequestError
 from mibench.judges.evaluators import Judge, judge, pinned_judge
 from mibench.metrics.inception import SHA256, inception_place
@@ -247,11 +247,11 @@ class Evaluation:
                 label="target on public images",
             )[0].softmax(1)
             best = scores[:, self.labels].topk(min(samples, len(public)), dim=0).indices.T
-            images[FLOOR_PUBLIC] = public.images[best].float() / 255
+            images[FLOOR_PUBLIC] = to_float(public.images[best])
         test = self.data.test
         private = [test.images[test.labels == label][:samples] for label in self.labels]
         fewest = min(len(each) for each in private)
-        images[CEILING] = torch.stack([each[:fewest] for each in private]).float() / 255
+        images[CEILING] = to_float(torch.stack([each[:fewest] for each in private]))
         return images
 
 

@@ -13,7 +13,7 @@ from mibench.errors import DivergedError
 from mibench.priors._networks import Prior
 from mibench.priors.gan import train_general_gan
 from mibench.store.artifact import Artifact, save_json, save_tensors
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 
 if TYPE_CHECKING:
     from mibench.cell.images import Images
@@ -85,10 +85,8 @@ class OwnPrior(Stage[Prior]):
         # A fresh copy, to train on.
         job = PriorJob(public, lambda: self.general.load(bench), generator, bench.progress)
         extra = {"target": bench.get(self.target).frozen} if kind.target_specific_prior() else {}
-        devices = [bench.device] if bench.device.type == "cuda" else []
         # A stochastic target draws its noise from torch's own generator: seed that too.
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(stream(seed, "prior", "noise").initial_seed() % 2**63)
+        with seeded(stream(seed, "prior", "noise").initial_seed()):
             prior = attack.train_prior(job, **extra)
         _save(folder, prior)
         return {}

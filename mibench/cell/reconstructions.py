@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mibench.cell.stage import Bench, Stage
+from mibench.data.images import to_float
 from mibench.errors import DivergedError
 from mibench.inversion.access import ACCESS, TargetAccess, WhiteBoxTarget
 from mibench.inversion.attack import Problem
@@ -110,7 +111,7 @@ class Reconstructions(Stage[Shards]):
         latent = torch.zeros(2, prior.generator.latent, device=bench.device)
         frozen = Prior(
             freeze(prior.generator, latent),
-            freeze(prior.critic, data.public.images[:2].float() / 255),
+            freeze(prior.critic, to_float(data.public.images[:2])),
             prior.recipe,
             prior.bank,
         )

@@ -9,12 +9,13 @@ import torch
 
 from mibench.cell.stage import Bench, Stage
 from mibench.cell.target import Target, defined, start_inputs
+from mibench.data.images import to_float
 from mibench.errors import DivergedError
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import initialise
 from mibench.store.artifact import save_json, save_tensors
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 from mibench.training.students import distill
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class Student(Stage[Classifier]):
 
     def _empty(self, bench: Bench, generator: torch.Generator) -> Classifier:
         identities = bench.get(self.images).identities
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        with seeded(generator):
             return Classifier(self.architecture, identities, self.cell.protocol.resolution)
 
     def load(self, bench: Bench) -> Classifier:
@@ -67,5 +67,5 @@ class Student(Stage[Classifier]):
             raise DivergedError(f"student {self.architecture}: {diverged}")
         model = self._empty(bench, stream(0, "weights are loaded"))
         model.load_state_dict(artifact.load_tensors("model.safetensors"))
-        sample = bench.get(self.images).public.images[:2].float() / 255
+        sample = to_float(bench.get(self.images).public.images[:2])
         return freeze(model.to(bench.device).eval(), sample)

@@ -10,13 +10,14 @@ import timm
 import torch
 
 from mibench.cell.stage import Bench, Stage
+from mibench.data.images import to_float
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import Initialisation, initialise
 from mibench.store.artifact import Artifact, save_json, save_tensors
-from mibench.streams import stream
-from mibench.training.defense import claimed
-from mibench.training.loop import train_classifier
+from mibench.streams import seeded, stream
+from mibench.training.defense import Defense, claimed
+from mibench.training.loop import Job, train
 
 if TYPE_CHECKING:
     from mibench.cell.images import Images
@@ -64,17 +65,17 @@ class Trained:
     def frozen(self) -> Classifier:
         def make() -> Classifier:
             data = self._bench.get(self._stage.images)
-            return freeze(self.model, data.public.images[:2].float() / 255)
+            return freeze(self.model, to_float(data.public.images[:2]))
 
         return self._bench.once((self._stage.key, "frozen"), make)
 
     def _load(self) -> Classifier:
-        weights = self._artifact.load_tensors("model.safetensors")
+        cell, rng = self._stage.cell, stream(0, "weights are loaded")
         # Its weights are in the store: those that it started from are not loaded again.
-        empty = self._stage.empty(self._bench, stream(0, "weights are loaded"), Initialisation())
-        empty.load_state_dict(weights)
-        defense = self._stage.cell.defense_class(self._stage.cell.defense_config)
-        return defense.deploy(empty).to(self._bench.device).eval()
+        defense = cell.defense_class(cell.defense_config)
+        model = self._stage.empty(self._bench, rng, Initialisation(), defense)
+        model.load_state_dict(self._artifact.load_tensors("model.safetensors"))
+        return model.to(self._bench.device).eval()
 
 
 class Target(Stage[Trained]):
@@ -97,17 +98,14 @@ class Target(Stage[Trained]):
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         cell, data = self.cell, bench.get(self.images)
-        generator = stream(cell.request.seed, "target", cell.architecture, cell.defense_name)
+        rng = stream(cell.request.seed, "target", cell.architecture, cell.defense_name)
         defense = cell.defense_class(cell.defense_config)
-        defense.check(data.train.labels.cpu(), cell.training)
-        model = self.empty(bench, generator, cell.protocol.start(cell.architecture))
-        model = defense.pretrain(model, data.public, generator, bench.progress)
-        model, result = train_classifier(
-            model, data.train, cell.training, generator, bench.progress, defense
-        )
-        save_tensors(folder / "model.safetensors", dict(model.state_dict()))
-        diverged, deployed = result.diverged, defense.deploy(model)
-        logits, _ = predict(deployed, data.val.images, progress=bench.progress, label="testing")
+        model = self.empty(bench, rng, cell.protocol.start(cell.architecture), defense)
+        job = Job(model, data.train, data.val, data.public, cell.training, rng, bench.progress)
+        result = train(job, defense)
+        save_tensors(folder / "model.safetensors", dict(job.model.state_dict()))
+        diverged = result.diverged
+        logits, _ = predict(job.model, data.val.images, progress=bench.progress, label="testing")
         if diverged is None and not torch.isfinite(logits).all():
             diverged = "its outputs on the validation images are not finite"
         summary: dict[str, Any] = {
@@ -124,14 +122,14 @@ class Target(Stage[Trained]):
         save_json(folder / "result.json", summary)
         return {"iterations": result.steps}
 
-    def empty(self, bench: Bench, generator: torch.Generator, start: Initialisation) -> Classifier:
+    def empty(
+        self, bench: Bench, rng: torch.Generator, start: Initialisation, defense: Defense[Any]
+    ) -> Classifier:
         """The network before its training, its structure as the defense wants it."""
         cell, data = self.cell, bench.get(self.images)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+        with seeded(rng):
             model = Classifier(cell.architecture, data.identities, cell.protocol.resolution)
-            defense = cell.defense_class(cell.defense_config)
-            return defense.prepare(initialise(model, start))
+            return defense.built(initialise(model, start))
 
     def load(self, bench: Bench) -> Trained:
         artifact = bench.artifact(self)

@@ -229,10 +229,13 @@ def _read_class(kind: str, name: str) -> Class:
     file = _names(kind).file(name)
     if file is not None:
         for each in read_module(file).values():
-            if isinstance(each, Class) and each.bases == (kind.capitalize(),):
-                for decorator in each.decorators:
-                    if decorator == Call(f"register_{kind}", (name,)):
-                        return each
+            if (
+                not isinstance(each, Class)
+                or Call(f"register_{kind}", (name,)) not in each.decorators
+            ):
+                continue
+            if [base.partition("[")[0] for base in each.bases] == [kind.capitalize()]:
+                return each
     raise UnreadableError
 
 

@@ -14,12 +14,14 @@ from mibench.models.classifiers import Classifier, predict
 from mibench.models.initialisation import Initialisation, initialise
 from mibench.models.resize import resize
 from mibench.progress import SILENT, Progress
+from mibench.streams import seeded
 from mibench.training.loop import (
+    Hooks,
+    Job,
     TrainingConfig,
-    TrainingHooks,
     TrainingResult,
     TrainState,
-    train_classifier,
+    train,
 )
 from mibench.types import Frozen
 
@@ -53,13 +55,13 @@ class Judge(Classifier):
         return super().normalise(resize(images, self.resolution))
 
 
-class AttributeTraining(TrainingHooks):
+class AttributeTraining(Hooks):
     """Regression of attributes in [0, 1], which the labels index."""
 
     def __init__(self, attributes: Tensor) -> None:
         self.attributes = attributes
 
-    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
         # Mirroring would swap the parting of the hair, which is an attribute.
         return images
 
@@ -73,7 +75,7 @@ def train_judge(
     classes: int,
     generator: torch.Generator,
     progress: Progress,
-    hooks: TrainingHooks | None = None,
+    hooks: Hooks | None = None,
     label: str = "evaluator",
     start: Initialisation | None = None,
 ) -> tuple[Judge, TrainingResult]:
@@ -85,12 +87,11 @@ def train_judge(
     Raises:
         RequestError: the weights that ``start`` names are absent.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with seeded(generator):
         model = Judge(config.architecture, classes, config.resolution)
     initialise(model, start or Initialisation())
-    _, result = train_classifier(model, data, config.training, generator, progress, hooks, label)
-    return model, result
+    job = Job(model, data, None, None, config.training, generator, progress, label)
+    return model, train(job, hooks)
 
 
 def judge(

@@ -48,12 +48,14 @@ def copies(images: Tensor, data: Dataset, progress: Progress = SILENT) -> list[s
     """
     import torch
 
+    from mibench.data.images import to_float
+
     parts = {name: getattr(data, name) for name in ("train", "val", "test", "public")}
     known = torch.cat([part.images for part in parts.values()])
     where = [(name, i) for name, part in parts.items() for i in range(len(part))]
     some = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
     some = some.to(known.device)
-    usual, _ = nearest(known[some].float() / 255, known, progress, apart=some)
+    usual, _ = nearest(to_float(known[some]), known, progress, apart=some)
     threshold = max(LEAST, float(usual.double().quantile(_QUANTILE)))
     found, which = nearest(images.flatten(0, 1), known, progress)
     result = []
@@ -85,9 +87,11 @@ def nearest(
     """
     import torch
 
+    from mibench.data.images import to_float
+
     own = torch.stack([_thumbnails(each) for each in (images, images.flip(-1))])
     scores = torch.cat(
-        [(own @ _thumbnails(part.float() / 255).T).amax(0) for part in known.split(4096)], dim=1
+        [(own @ _thumbnails(to_float(part)).T).amax(0) for part in known.split(4096)], dim=1
     )
     if apart is not None:
         scores[torch.arange(len(images), device=scores.device), apart] = -2
@@ -95,7 +99,7 @@ def nearest(
     rows = max(1, _NUMBERS // (_CANDIDATES * images[0].numel()))
     parts = list(zip(images.split(rows), chosen.split(rows), strict=True))
     values = [
-        _aligned(parts[i][0], known[parts[i][1]].float() / 255)
+        _aligned(parts[i][0], to_float(known[parts[i][1]]))
         for i in progress.steps(len(parts), "looking for copies")
     ]
     best = torch.cat(values).max(dim=1)

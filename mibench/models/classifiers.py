@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from mibench.data.images import to_float
 from mibench.errors import RequestError
 from mibench.progress import SILENT, Progress
 from mibench.registry import closest
 from mibench.settings import shown
+from mibench.streams import seeded
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Outputs:
 
 
 class Head(nn.Linear):
-    """The last layer; a defense may put another module in its place."""
+    """The last layer."""
 
     def read(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits of features, and further terms that a loss needs."""
@@ -43,7 +44,7 @@ class Head(nn.Linear):
 
 
 class Classifier(nn.Module):
-    """A timm backbone with normalisation inside and a replaceable head.
+    """A timm backbone with normalisation inside, and two modules that a defense may replace.
 
     Args:
         architecture: a timm model name.
@@ -52,6 +53,12 @@ class Classifier(nn.Module):
 
     Shapes:
         ``(n, 3, resolution, resolution)`` in [0, 1] to logits ``(n, classes)``.
+
+    Attributes:
+        head: the last layer, whose ``read`` gives logits and further terms that a loss needs.
+        output: the output filter, from logits ``(n, classes)`` to what the deployed model answers;
+            in training mode they pass it by.
+        stochastic: whether the deployed model draws noise at inference.
 
     Raises:
         RequestError: timm has no such architecture, or it cannot take the resolution.
@@ -62,7 +69,6 @@ class Classifier(nn.Module):
         check_architecture(architecture)
         self.architecture, self.classes, self.resolution = architecture, classes, resolution
         self.stochastic = False
-        self.output_filter: Callable[[Tensor], Tensor] | None = None
         try:
             self.backbone: Any
             self.backbone, features = _backbone(architecture, classes, resolution)
@@ -74,7 +80,8 @@ class Classifier(nn.Module):
                 f"{error}. Choose another architecture (`mibench list targets`) or a larger "
                 "resolution"
             ) from error
-        self.head: Any = Head(features, classes)  # a defense may put its own head here
+        self.head: Any = Head(features, classes)
+        self.output: nn.Module = nn.Identity()
         self.feature_size = features
         mean = torch.tensor(self.backbone.default_cfg.get("mean", (0.5, 0.5, 0.5)))
         std = torch.tensor(self.backbone.default_cfg.get("std", (0.5, 0.5, 0.5)))
@@ -101,8 +108,8 @@ class Classifier(nn.Module):
         else:
             features = self.features(images)
         logits, extra = self.head.read(features)
-        if self.output_filter is not None:
-            logits = self.output_filter(logits)
+        if not self.training:
+            logits = self.output(logits)
         return Outputs(logits, features, tuple(between), extra)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -160,14 +167,12 @@ def predict(
     ``progress`` is told of each batch under ``label``.
     """
     logits, features = [], []
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
+    with seeded(0):
         batches = images.split(batch_size)
         for index in progress.steps(len(batches), label):
             batch = batches[index]
             if batch.dtype == torch.uint8:
-                batch = batch.float() / 255
+                batch = to_float(batch)
             result = model.outputs(batch.contiguous(memory_format=torch.channels_last))
             logits.append(result.logits)
             features.append(result.features)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from mibench.streams import seeded
+
 Network = TypeVar("Network", bound=nn.Module)
 _Pair = tuple[nn.Module, nn.modules.batchnorm._BatchNorm]
 
@@ -78,10 +80,10 @@ def _fold(network: nn.Module, conv: nn.Module, norm: nn.modules.batchnorm._Batch
 
 
 def _agree(plain: nn.Module, folded: nn.Module, sample: Tensor) -> bool:
-    with torch.random.fork_rng(devices=[]):  # a stochastic network draws the same noise twice
-        torch.manual_seed(0)
-        before = plain(sample)
-        torch.manual_seed(0)
-        after = folded(sample)
+    outputs = []
+    for network in (plain, folded):
+        with seeded(0):  # a stochastic network draws the same noise twice
+            outputs.append(network(sample))
+    before, after = outputs
     scale = before.abs().max().clamp_min(1e-6)
     return bool(((before - after).abs().max() / scale) < 1e-3)

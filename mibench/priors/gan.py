@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet, to_float
 from mibench.priors._networks import Critic, Generator, GeneratorName
 from mibench.progress import Progress
+from mibench.streams import seeded
 from mibench.types import BUDGETED, Frozen
 
 Recipe = Literal["hinge", "wgan-gp"]
@@ -155,8 +156,7 @@ def train_general_gan(
         The averaged generator, and the critic with its spectral norm baked in.
     """
     images, device = public.images, public.images.device
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with seeded(generator):
         maker = Generator(
             images.shape[2], config.latent, config.generator_width, config.architecture
         )

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, final
 
-import torch
-from torch import Tensor
-
-from mibench.data.images import ImageSet
 from mibench.errors import MibenchError
 from mibench.models.classifiers import Classifier
-from mibench.progress import Progress
 from mibench.registry import Registry
-from mibench.training.loop import TrainingConfig, TrainingHooks
+from mibench.training.loop import Hooks, TrainingConfig
 from mibench.types import DefenseCard, Frozen
 
 
@@ -22,11 +17,14 @@ class DefenseConfig(Frozen):
     """Base of every defense's ``Config``."""
 
 
-class Defense(TrainingHooks):
+C = TypeVar("C", bound=DefenseConfig)
+
+
+class Defense(Hooks, Generic[C]):
     """Base class of defenses; register with :func:`register_defense`.
 
-    A defense changes the shared training loop through the hooks of
-    :class:`~mibench.training.loop.TrainingHooks` and never writes a loop of its own.
+    A defense changes the shared training through hooks: :meth:`build`, those of
+    :class:`~mibench.training.loop.Hooks`, and :meth:`guarantee`. It writes no loop of its own.
 
     Class attributes:
         card: provenance; Config: its options.
@@ -43,20 +41,25 @@ class Defense(TrainingHooks):
     stochastic: ClassVar[bool] = False
     training: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: C) -> None:
         self.config = config
 
-    def pretrain(
-        self, model: Classifier, public: ImageSet, generator: torch.Generator, progress: Progress
-    ) -> Classifier:
-        """Prepare weights on public images before the loop; nothing by default."""
+    def build(self, model: Classifier) -> Classifier:
+        """Wrap or replace layers, ``model.head`` and ``model.output`` among them.
+
+        Called before training and again before what was trained is loaded, so all that is learned
+        or fitted later has its place here, as a parameter or a buffer.
+        """
         return model
 
-    def postprocess(self, logits: Tensor) -> Tensor:
-        """The deployed model's output, given its logits ``(n, classes)``."""
-        return logits
+    @final
+    def built(self, model: Classifier) -> Classifier:
+        """The module that is trained or loaded, deployed and attacked."""
+        model = self.build(model)
+        model.stochastic = self.stochastic
+        return model
 
-    def guarantee(self) -> dict[str, float | str]:
+    def guarantee(self) -> dict[str, float]:
         """Formal guarantee of the trained model: ``epsilon``, ``delta``; empty without one.
 
         The main knob may stand beside them where it was found in training, as noise for a given ε.
@@ -82,15 +85,8 @@ class Defense(TrainingHooks):
         """
         return ["the defense gives no guarantee"] if claimed else []
 
-    def deploy(self, model: Classifier) -> Classifier:
-        """The module that is deployed and attacked: the trained one with its output hook."""
-        model.stochastic = self.stochastic
-        if type(self).postprocess is not Defense.postprocess:
-            model.output_filter = self.postprocess
-        return model
 
-
-def claimed(defense: Defense) -> dict[str, float]:
+def claimed(defense: Defense[Any]) -> dict[str, float]:
     """A defense's guarantee as it may stand in a record.
 
     Raises:
@@ -117,5 +113,7 @@ def claimed(defense: Defense) -> dict[str, float]:
     )
 
 
-DEFENSES: Registry[Defense] = Registry("defense", Defense, "mibench.defenses", "mibench.defenses")
+DEFENSES: Registry[Defense[Any]] = Registry(
+    "defense", Defense, "mibench.defenses", "mibench.defenses"
+)
 register_defense = DEFENSES.register

@@ -17,6 +17,7 @@ from mibench.data.images import ImageSet, to_float
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.progress import Progress
+from mibench.streams import seeded
 from mibench.types import BUDGETED, Frozen
 
 
@@ -61,13 +62,46 @@ class TrainingConfig(Frozen):
 
 
 @dataclass
+class Job:
+    """One training: what is trained on what, and how. Hooks may replace ``model``.
+
+    Attributes:
+        model: the classifier; after :func:`train` it is trained, in evaluation mode.
+        train: training images, on the device to train on.
+        val: private images that are not trained on; None where there are none.
+        public: public images, of other identities; None where there are none.
+        config: budget and optimizer.
+        rng: CPU generator of all that is random in the training.
+        progress: told of each step under ``label``.
+    """
+
+    model: Classifier
+    train: ImageSet
+    val: ImageSet | None
+    public: ImageSet | None
+    config: TrainingConfig
+    rng: torch.Generator
+    progress: Progress
+    label: str = "target"
+
+
+@dataclass
 class TrainState:
-    """Where training stands, as a defense's loss sees it; counts start at 0."""
+    """Where training stands, as hooks on a batch see it; counts start at 0.
+
+    Attributes:
+        rng: the job's generator.
+        augment: whether the standard augmentation is wanted (``target.augment``).
+        mirror: whether the training images may be mirrored.
+    """
 
     epoch: int
     step: int
     epochs: int | float
     steps: int
+    rng: torch.Generator
+    augment: bool = True
+    mirror: bool = True
 
     @property
     def fraction(self) -> float:
@@ -84,19 +118,13 @@ class TrainingResult:
     diverged: str | None
 
 
-class TrainingHooks:
-    """What a defense may change of the shared loop; every hook has a sensible default.
-
-    Attributes:
-        mirror: whether the training images may be mirrored; the loop sets it.
-    """
-
-    mirror: bool = True
+class Hooks:
+    """What may be changed of the shared training, in the order in which it asks."""
 
     def check(self, labels: Tensor, config: TrainingConfig) -> None:
         """Refuse training images or settings that these hooks cannot work with.
 
-        Called before anything is trained; ``pretrain`` of a defense included.
+        Called before anything is trained.
 
         Args:
             labels: of the training images, ``(n,)`` on the CPU.
@@ -106,28 +134,45 @@ class TrainingHooks:
             RequestError: naming what is wrong, and what to do.
         """
 
-    def prepare(self, model: Classifier) -> Classifier:
-        """Wrap or replace layers before training. Returns the module that will be deployed."""
-        return model
+    def pretrain(self, job: Job) -> None:
+        """Prepare ``job.model`` before the loop, as by training it on ``job.public``."""
 
-    def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Change a training batch ``(n, 3, h, w)`` in [0, 1]."""
-        return shift_and_mirror(images, generator, self.mirror)
+    def optimizer(self, job: Job) -> torch.optim.Optimizer:
+        """The optimizer that the job names, over the parameters that require gradients."""
+        config = job.config
+        parameters = [p for p in job.model.parameters() if p.requires_grad]
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters,
+                config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                nesterov=config.momentum > 0,
+            )
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, config.learning_rate, weight_decay=config.weight_decay)
 
-    def sampler(
-        self, labels: Tensor, batch_size: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
-        """Index batches of one epoch over training images with ``labels`` (CPU).
+    def steps_per_epoch(self, job: Job) -> int:
+        """How many batches :meth:`sampler` yields."""
+        images = len(job.train)
+        return max(1, min(math.ceil(images / job.config.batch_size), images // 2))
+
+    def sampler(self, job: Job) -> Iterator[Tensor]:
+        """Batches of one epoch: positions in ``job.train``, on the CPU.
 
         No batch holds one image, which would break BatchNorm; so an odd number of images in
         batches of two makes one batch of three.
         """
-        order = torch.randperm(len(labels), generator=generator)
-        yield from torch.tensor_split(order, self.steps_per_epoch(labels, batch_size))
+        order = torch.randperm(len(job.train), generator=job.rng)
+        yield from torch.tensor_split(order, self.steps_per_epoch(job))
 
-    def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
-        """How many batches :meth:`sampler` yields."""
-        return max(1, min(math.ceil(len(labels) / batch_size), len(labels) // 2))
+    def augment(self, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        """Change a training batch ``(n, 3, h, w)`` in [0, 1].
+
+        ``target.augment=false`` silences the standard augmentation, which is here, and nothing
+        that a defense adds to it or puts in its place.
+        """
+        return shift_and_mirror(images, state.rng, state.mirror) if state.augment else images
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
         """Scalar loss of a batch."""
@@ -138,42 +183,15 @@ class TrainingHooks:
     ) -> Tensor:
         """Compute the gradients of a batch, which the optimizer steps on. Returns its loss."""
         loss = self.loss(model, images, labels, state)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def optimizer(self, model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
-        """The optimizer of the model's trainable parameters."""
-        return make_optimizer(model, config)
+    def finish(self, job: Job) -> None:
+        """Fit what is fitted after the loop; the model is in evaluation mode.
 
-    def engage(
-        self,
-        model: Classifier,
-        optimizer: torch.optim.Optimizer,
-        labels: Tensor,
-        config: TrainingConfig,
-        generator: torch.Generator,
-    ) -> tuple[Classifier, torch.optim.Optimizer]:
-        """Last change before the loop starts (a privacy engine); returns what the loop trains."""
-        return model, optimizer
-
-    def release(self, model: Classifier) -> Classifier:
-        """Undo :meth:`engage` after the loop; returns the module to deploy."""
-        return model
-
-
-def make_optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names, over the parameters that require gradients."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters,
-            config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
-        )
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, config.learning_rate, weight_decay=config.weight_decay)
+        On ``job.val``, say, whose accuracy is then one on images that something was fitted to. Not
+        called where training diverged.
+        """
 
 
 def shift_and_mirror(images: Tensor, generator: torch.Generator, mirror: bool = True) -> Tensor:
@@ -206,77 +224,65 @@ def _schedule(config: TrainingConfig, steps: int, step: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def train_classifier(
-    model: Classifier,
-    data: ImageSet,
-    config: TrainingConfig,
-    generator: torch.Generator,
-    progress: Progress,
-    hooks: TrainingHooks | None = None,
-    label: str = "target",
-) -> tuple[Classifier, TrainingResult]:
-    """Train a classifier on private (or, for a student, public) images.
+def train(job: Job, hooks: Hooks | None = None) -> TrainingResult:
+    """Train ``job.model``; hooks are a defense's, or None to train plainly.
 
-    Args:
-        model: the classifier, already through ``hooks.prepare``.
-        data: training images, on the device to train on.
-        config: budget and optimizer.
-        generator: CPU generator of batches, augmentation and the model's own noise.
-        progress: told of each step under ``label``.
-        hooks: a defense; None trains plainly.
-
-    Returns:
-        The trained model in evaluation mode, and how training ended. A loss that is not finite
-        ends training at once with ``diverged`` set; weights that are not finite at the end set it.
+    A loss that is not finite ends training at once with ``diverged`` set, without ``finish``;
+    weights that are not finite at the end set it too.
 
     Raises:
-        RequestError: there are fewer than two images, or ``hooks`` cannot work with them.
+        RequestError: there are fewer than two images, or the hooks cannot work with them.
     """
-    hooks = hooks or TrainingHooks()
-    hooks.mirror = data.mirror
-    device = data.images.device
-    labels = data.labels.cpu()
-    if len(labels) < 2:
-        raise RequestError(f"{label}: training takes at least two images, and there is one or none")
-    hooks.check(labels, config)
-    per_epoch = hooks.steps_per_epoch(labels, config.batch_size)
-    state = TrainState(0, 0, config.epochs, config.steps(per_epoch))
-    model = model.to(device).to(memory_format=torch.channels_last).train()
-    loss_value, diverged = math.nan, None
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        optimizer = hooks.optimizer(model, config)
-        trained, optimizer = hooks.engage(model, optimizer, labels, config, generator)
+    hooks = hooks or Hooks()
+    config, device = job.config, job.train.images.device
+    if len(job.train) < 2:
+        raise RequestError(
+            f"{job.label}: training takes at least two images, and there is one or none"
+        )
+    hooks.check(job.train.labels.cpu(), config)
+    with seeded(job.rng):
+        job.model.to(device)
+        hooks.pretrain(job)
+        job.model.to(device).to(memory_format=torch.channels_last).train()
+        optimizer = hooks.optimizer(job)
+        data = job.train
         base = [group["lr"] for group in optimizer.param_groups]
-        progress.begin(state.steps, label)
-        for state.epoch in range(math.ceil(config.epochs)):
-            left = state.steps - state.step
-            for index in islice(hooks.sampler(labels, config.batch_size, generator), left):
-                factor = _schedule(config, state.steps, state.step)
-                for group, rate in zip(optimizer.param_groups, base, strict=True):
-                    group["lr"] = rate * factor
-                index = index.to(device)
-                images = to_float(data.images[index])
-                if config.augment:
-                    images = hooks.augment(images, generator)
-                images = images.contiguous(memory_format=torch.channels_last)
-                optimizer.zero_grad(set_to_none=True)
-                loss = hooks.backward(trained, images, data.labels[index], state)
-                optimizer.step()
-                state.step += 1
-                loss_value = loss.item()
-                if not math.isfinite(loss_value):
-                    diverged = f"the loss is {loss_value} at step {state.step} of {state.steps}"
-                    break
-                progress.report(loss=loss_value)
-                progress.advance(1)
-            if diverged:
+        steps = config.steps(hooks.steps_per_epoch(job))
+        state = TrainState(0, 0, config.epochs, steps, job.rng, config.augment, data.mirror)
+        loss, diverged = math.nan, None
+
+        def batches() -> Iterator[Tensor]:
+            for state.epoch in range(math.ceil(config.epochs)):
+                yield from hooks.sampler(job)
+
+        job.progress.begin(steps, job.label)
+        for batch in islice(batches(), steps):
+            factor = _schedule(config, steps, state.step)
+            for group, rate in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = rate * factor
+            index = batch.to(device)
+            labels = data.labels[index]
+            images = hooks.augment(to_float(data.images[index]), labels, state)
+            images = images.contiguous(memory_format=torch.channels_last)
+            optimizer.zero_grad(set_to_none=True)
+            found = hooks.backward(job.model, images, labels, state)
+            optimizer.step()
+            state.step += 1
+            loss = found.item()  # only now, since it waits for the device
+            if not math.isfinite(loss):
+                diverged = f"the loss is {loss} at step {state.step} of {steps}"
                 break
-        progress.end()
-        deployed = hooks.release(trained)
-    if diverged is None and not all(
-        torch.isfinite(w).all() for w in deployed.state_dict().values()
-    ):
-        diverged = f"weights are not finite after step {state.step} of {state.steps}"
-    return deployed.eval(), TrainingResult(state.step, loss_value, diverged)
+            job.progress.report(loss=loss)
+            job.progress.advance(1)
+        job.progress.end()
+        job.model.eval()
+        if diverged is None and _finite(job.model):
+            hooks.finish(job)
+            job.model.eval()
+    if diverged is None and not _finite(job.model):
+        diverged = f"weights are not finite after step {state.step} of {steps}"
+    return TrainingResult(state.step, loss, diverged)
+
+
+def _finite(model: torch.nn.Module) -> bool:
+    return all(bool(torch.isfinite(weights).all()) for weights in model.state_dict().values())

@@ -13,13 +13,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.models.classifiers import Classifier, predict
 from mibench.progress import Progress
-from mibench.training.loop import (
-    TrainingConfig,
-    TrainingHooks,
-    TrainingResult,
-    TrainState,
-    train_classifier,
-)
+from mibench.training.loop import Hooks, Job, TrainingConfig, TrainingResult, TrainState, train
 from mibench.types import Frozen
 
 
@@ -45,7 +39,7 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     )
 
 
-class Distillation(TrainingHooks):
+class Distillation(Hooks):
     """Training against a teacher's outputs; labels are not used."""
 
     def __init__(self, teacher: Classifier) -> None:
@@ -62,13 +56,13 @@ def distill(
     student: Classifier,
     public: ImageSet,
     config: TrainingConfig,
-    generator: torch.Generator,
+    rng: torch.Generator,
     progress: Progress,
 ) -> tuple[Classifier, TrainingResult, float]:
     """Train a student; also returns the share of 2,000 public images on which it agrees."""
-    hooks = Distillation(teacher)
     label = f"student {student.architecture}"
-    student, result = train_classifier(student, public, config, generator, progress, hooks, label)
+    job = Job(student, public, None, None, config, rng, progress, label)
+    result = train(job, Distillation(teacher))
     images = public.images[:2000]
     same = predict(student, images)[0].argmax(1) == predict(teacher, images)[0].argmax(1)
     return student, result, round(float(same.float().mean()), 4)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.models.classifiers import Classifier
 from mibench.progress import SILENT
-from mibench.training.loop import TrainingConfig, make_optimizer, train_classifier
+from mibench.training.loop import Hooks, Job, TrainingConfig, train
 
 GOAL = 0.9
 
@@ -40,10 +40,11 @@ def main() -> None:
     ).to(device)
     config = TrainingConfig(epochs=1)
     model = Classifier(options.target, 10, options.resolution)
+    job = Job(model, data, None, None, config, torch.Generator(), SILENT)
 
     def ours() -> float:
         start = time.perf_counter()
-        train_classifier(model, data, config, torch.Generator(), SILENT)
+        train(job)
         return time.perf_counter() - start
 
     def resident() -> float:
@@ -51,7 +52,7 @@ def main() -> None:
         batch = torch.rand(config.batch_size, *size[1:], device=device)
         batch = batch.contiguous(memory_format=torch.channels_last)
         labels = data.labels[: config.batch_size]
-        optimizer = make_optimizer(model, config)
+        optimizer = Hooks().optimizer(job)
         start = time.perf_counter()
         for _ in range(options.images // config.batch_size):
             optimizer.zero_grad(set_to_none=True)

@@ -19,16 +19,16 @@ from mibench.errors import RequestError
 from mibench.grid.spec import make_grid
 from mibench.leaderboard.checks import foreign
 from mibench.models.classifiers import Classifier, predict
-from mibench.progress import SILENT
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.record import FLOOR_PRIOR, Record
 from mibench.settings import scaled
 from mibench.streams import stream
 from mibench.training.defense import DEFENSES
-from mibench.training.loop import TrainingConfig, train_classifier
+from mibench.training.loop import TrainingConfig, train
 from mibench.types import BUDGETED, Frozen
 from tests.kit.cells import graph
 from tests.kit.command_line import invoke
+from tests.kit.training import job
 from tests.training.test_training import Recorder, faces
 
 
@@ -130,7 +130,7 @@ def test_training_ends_within_an_epoch(epochs: float, seen: list[int]) -> None:
     config = TrainingConfig(epochs=epochs, batch_size=8)
     data = faces()
     model = Classifier("test_resnet", 3, 32)
-    _, result = train_classifier(model, data, config, stream(0, "x"), SILENT, hooks)
+    result = train(job(data, config, model, stream(0, "x")), hooks)
     assert [state.epoch for state in hooks.states] == seen  # 24 images are 3 batches
     assert result.steps == len(seen)
     assert {(s.epochs, s.steps) for s in hooks.states} == {(epochs, result.steps)}
@@ -143,8 +143,8 @@ def test_noise_is_for_the_steps_that_are_taken() -> None:
     for epochs in (2, 0.5):
         config = TrainingConfig(epochs=epochs, batch_size=8)
         defense = cls(cls.Config(noise_multiplier=None, target_epsilon=3.0))
-        model = defense.prepare(Classifier("test_resnet", 3, 32))
-        train_classifier(model, data, config, stream(0, "x"), SILENT, defense)
+        model = defense.built(Classifier("test_resnet", 3, 32))
+        train(job(data, config, model, stream(0, "x")), defense)
         guarantee = defense.guarantee()
         assert guarantee["epsilon"] <= 3.0 + 1e-2
         noise.append(guarantee["noise_multiplier"])

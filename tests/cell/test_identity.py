@@ -443,7 +443,7 @@ def test_a_file_that_exits_is_refused(tiny: Protocol, place: Path, how: str) -> 
     assert not (place / "out").exists()
 
 
-@pytest.mark.parametrize("hook", ["loss", "prepare", "guarantee", "deploy", "postprocess"])
+@pytest.mark.parametrize("hook", ["loss", "build", "guarantee", "finish", "augment"])
 def test_a_hook_that_exits_fails_and_is_named(tiny: Protocol, place: Path, hook: str) -> None:
     (place / "quit.py").write_text(EXITS.format(hook=hook, how="sys.exit()"))
     options = ["--protocol", "tiny", "--attack", "gmi", "--defense", "quit.py:Mine", "--quiet"]

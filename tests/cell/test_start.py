@@ -17,6 +17,7 @@ from mibench.cell.resolve import Cell, resolve
 from mibench.errors import RequestError
 from mibench.models.initialisation import Initialisation
 from mibench.store.store import Store
+from mibench.streams import seeded
 from mibench.training.loop import TrainingConfig
 from tests.kit.cells import bench, graph_of
 
@@ -25,8 +26,7 @@ STILL = TrainingConfig(epochs=0.01, batch_size=16, learning_rate=1e-12, optimize
 
 def weights(path: Path, architecture: str, seed: int = 0) -> Initialisation:
     """A file of an architecture's weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         save_file(timm.create_model(architecture).state_dict(), path)
     pinned = hashlib.sha256(path.read_bytes()).hexdigest()
     return Initialisation(source="file", path=str(path), sha256=pinned)

@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
-from mibench.defenses.bido import COCO, HSIC, Bido, BidoConfig, Measure, gaussian_gram, linear_gram
+from mibench.defenses.bido import COCO, HSIC, Bido, Measure, gaussian_gram, linear_gram
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
-from mibench.progress import SILENT
 from mibench.streams import stream
 from mibench.training.defense import DEFENSES
-from mibench.training.loop import TrainingConfig, TrainingHooks, TrainState, train_classifier
+from mibench.training.loop import Hooks, Job, TrainingConfig, TrainState, train
+from tests.kit import training
 
 Array = npt.NDArray[np.float64]
-STATE = TrainState(0, 0, 1, 1)
+STATE = TrainState(0, 0, 1, 1, stream(0))
 CLASSES = 8
 
 
@@ -166,9 +166,7 @@ def test_dependence_is_larger_on_labels_than_on_shuffled_ones(measure: Measure) 
 
 
 def classifier(architecture: str = "test_resnet") -> Classifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return Classifier(architecture, CLASSES, 32)
+    return training.classifier(architecture, CLASSES)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -176,12 +174,13 @@ def batch() -> tuple[Tensor, Tensor]:
     return torch.rand(32, 3, 32, 32, generator=generator), torch.arange(CLASSES).repeat(4)
 
 
-def trained_weights(hooks: TrainingHooks) -> Tensor:
+def trained_weights(hooks: Hooks) -> Tensor:
     """All weights after four steps of the shared loop."""
     images, labels = batch()
     data = ImageSet((images * 255).byte(), labels, tuple("abcdefgh"))
     config = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.01)
-    model, result = train_classifier(classifier(), data, config, stream(1), SILENT, hooks)
+    model = classifier()
+    result = train(training.job(data, config, model, stream(1)), hooks)
     assert result.steps == 4
     assert result.diverged is None
     return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -199,29 +198,29 @@ CHANGES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def default_weights() -> Tensor:
-    return trained_weights(Bido(BidoConfig()))
+    return trained_weights(Bido(Bido.Config()))
 
 
 def test_every_field_has_a_change() -> None:
-    assert set(CHANGES) == set(BidoConfig.model_fields)
+    assert set(CHANGES) == set(Bido.Config.model_fields)
 
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_every_field_changes_what_is_trained(field: str, default_weights: Tensor) -> None:
-    changed = trained_weights(Bido(BidoConfig(**{field: CHANGES[field]})))
+    changed = trained_weights(Bido(Bido.Config(**{field: CHANGES[field]})))
     assert not torch.allclose(changed, default_weights, atol=1e-4)
 
 
 def test_training_repeats(default_weights: Tensor) -> None:
-    assert torch.equal(trained_weights(Bido(BidoConfig())), default_weights)
+    assert torch.equal(trained_weights(Bido(Bido.Config())), default_weights)
 
 
 def test_the_control_is_cross_entropy_on_the_same_batches() -> None:
-    class OnlyBatches(TrainingHooks):
-        sampler = Bido(BidoConfig()).sampler
-        steps_per_epoch = Bido(BidoConfig()).steps_per_epoch
+    class OnlyBatches(Hooks):
+        sampler = Bido(Bido.Config()).sampler
+        steps_per_epoch = Bido(Bido.Config()).steps_per_epoch
 
-    control = trained_weights(Bido(BidoConfig(scale=0)))
+    control = trained_weights(Bido(Bido.Config(scale=0)))
     assert torch.equal(control, trained_weights(OnlyBatches()))
 
 
@@ -229,7 +228,7 @@ def test_the_control_is_cross_entropy_on_the_same_batches() -> None:
 @pytest.mark.parametrize("name", MEASURES)
 def test_loss_is_the_formula_over_stages_and_features(architecture: str, name: Any) -> None:
     model, (images, labels) = classifier(architecture).eval(), batch()
-    defense = Bido(BidoConfig(measure=name, lambda_x=0.3, lambda_y=0.7, scale=2))
+    defense = Bido(Bido.Config(measure=name, lambda_x=0.3, lambda_y=0.7, scale=2))
     loss = defense.loss(model, images, labels, STATE)
     outputs = model.outputs(images, stages=True)
     layers = [stage.flatten(1) for stage in outputs.stages[:-1]] + [outputs.features]
@@ -258,7 +257,7 @@ def test_the_first_weight_is_of_the_images_and_lowers_dependence() -> None:
     x = gaussian_gram(images.flatten(1), 5.0)
     y = linear_gram(F.one_hot(labels, CLASSES).float())
     for weights, gram, sign in (((1.0, 0.0), x, -1), ((0.0, 1.0), y, 1)):
-        defense = Bido(BidoConfig(lambda_x=weights[0], lambda_y=weights[1], scale=10))
+        defense = Bido(Bido.Config(lambda_x=weights[0], lambda_y=weights[1], scale=10))
         model = classifier()
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
         seen = []
@@ -273,16 +272,16 @@ def test_the_first_weight_is_of_the_images_and_lowers_dependence() -> None:
 
 
 def test_weights_default_to_the_measures_published_pair() -> None:
-    assert BidoConfig().weights == (0.05, 0.5)
-    assert BidoConfig(measure="coco").weights == (5, 25)
-    assert BidoConfig(measure="coco", lambda_x=1, scale=3).weights == (3, 75)
+    assert Bido.Config().weights == (0.05, 0.5)
+    assert Bido.Config(measure="coco").weights == (5, 25)
+    assert Bido.Config(measure="coco", lambda_x=1, scale=3).weights == (3, 75)
 
 
 def test_inert_weights_are_refused_and_the_explicit_control_is_not() -> None:
     with pytest.raises(ValidationError, match="scale=0"):
-        BidoConfig(lambda_x=0, lambda_y=0)
-    assert BidoConfig(lambda_x=0, lambda_y=0, scale=0).weights == (0, 0)
-    assert BidoConfig(lambda_x=0).weights == (0, 0.5)
+        Bido.Config(lambda_x=0, lambda_y=0)
+    assert Bido.Config(lambda_x=0, lambda_y=0, scale=0).weights == (0, 0)
+    assert Bido.Config(lambda_x=0).weights == (0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +290,12 @@ def test_inert_weights_are_refused_and_the_explicit_control_is_not() -> None:
 )
 def test_impossible_values_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
-        BidoConfig(**{field: value})
+        Bido.Config(**{field: value})
+
+
+def job(labels: Tensor, batch_size: int, rng: torch.Generator | None = None) -> Job:
+    config = TrainingConfig(batch_size=batch_size)
+    return training.job(training.blank(labels), config, rng=rng)
 
 
 def uneven() -> Tensor:
@@ -313,29 +317,29 @@ def test_unbalanced_people_stay_finite_over_an_epoch(measure: Any) -> None:
     images = torch.randint(256, (len(labels), 3, 32, 32), generator=stream(0), dtype=torch.uint8)
     images = images // 8 + (labels * 3)[:, None, None, None].byte()
     names = tuple(map(str, range(62)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Classifier("test_resnet", 62, 32)
-    defense = Bido(BidoConfig(measure=measure))
+    model = training.classifier(classes=62, seed=0)
+    defense = Bido(Bido.Config(measure=measure))
     config = TrainingConfig(epochs=1, batch_size=32, **Bido.training)
-    model, result = train_classifier(
-        model, ImageSet(images, labels, names), config, stream(1), SILENT, defense
-    )
+    wanted = training.job(ImageSet(images, labels, names), config, model, stream(1))
+    result = train(wanted, defense)
     assert result.diverged is None
     assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_batches_of_one_identity_are_dropped_and_no_others() -> None:
     labels = torch.arange(62).repeat_interleave(PEOPLE)
-    defense = Bido(BidoConfig())
-    batches = list(defense.sampler(labels, 32, stream(0)))
+    defense = Bido(Bido.Config())
+    wanted = job(labels, 32)
+    batches = list(defense.sampler(wanted))
     groups = int(PEOPLE.add(3).div(4, rounding_mode="floor").sum())
     # 93 groups of the first, and 32 of them would have been batches of their own.
-    assert len(batches) == defense.steps_per_epoch(labels, 32) < math.ceil(groups / 8)
+    assert len(batches) == defense.steps_per_epoch(wanted) < math.ceil(groups / 8)
     shown = torch.cat(batches).bincount(minlength=len(labels)) > 0
     assert shown[labels > 0].all()
     assert 0.5 < shown[labels == 0].float().mean() < 1
-    again = torch.cat(list(defense.sampler(labels, 32, stream(1)))).bincount(minlength=len(labels))
+    again = torch.cat(list(defense.sampler(job(labels, 32, stream(1))))).bincount(
+        minlength=len(labels)
+    )
     assert (shown | (again > 0))[labels == 0].sum() > shown[labels == 0].sum()  # not the same ones
 
 
@@ -353,9 +357,10 @@ def test_every_batch_has_two_identities(
     images: list[int], size: int, places: int, spare: int, seed: int
 ) -> None:
     labels = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
-    defense, batch_size = Bido(BidoConfig(images_per_identity=size)), places * size + spare
-    batches = list(defense.sampler(labels, batch_size, stream(seed)))
-    assert len(batches) == defense.steps_per_epoch(labels, batch_size) > 0
+    defense, batch_size = Bido(Bido.Config(images_per_identity=size)), places * size + spare
+    wanted = job(labels, batch_size, stream(seed))
+    batches = list(defense.sampler(wanted))
+    assert len(batches) == defense.steps_per_epoch(wanted) > 0
     for index in batches:
         counts = labels[index].bincount()
         assert len(index) <= batch_size
@@ -370,7 +375,7 @@ def test_every_batch_has_two_identities(
     assert len(missing) <= 1
     if dropped and places > 2:
         assert max(groups) > sum(groups) / places
-    again = list(defense.sampler(labels, batch_size, stream(seed)))
+    again = list(defense.sampler(job(labels, batch_size, stream(seed))))
     assert all(map(torch.equal, batches, again))
 
 
@@ -386,7 +391,7 @@ def test_batches_behind_filed_records(people: int, images: int, expected: str) -
     """Balanced sets keep the batches that they had before leftovers were dropped."""
     found = hashlib.sha256()
     labels = torch.arange(people).repeat_interleave(images)
-    for index in Bido(BidoConfig()).sampler(labels, 64, stream(0, "batches")):
+    for index in Bido(Bido.Config()).sampler(job(labels, 64, stream(0, "batches"))):
         found.update(index.numpy().tobytes() + b"|")
     assert found.hexdigest() == expected
 
@@ -395,7 +400,7 @@ def test_one_identity_is_refused_before_training() -> None:
     data = ImageSet(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.full((40,), 3), ("a",) * 4)
     config = TrainingConfig(epochs=1, batch_size=16)
     with pytest.raises(RequestError, match="show 1: give at least two"):
-        train_classifier(classifier(), data, config, stream(0), SILENT, Bido(BidoConfig()))
+        train(training.job(data, config, classifier()), Bido(Bido.Config()))
 
 
 @pytest.mark.parametrize(
@@ -409,9 +414,10 @@ def test_one_identity_is_refused_before_training() -> None:
     ids=["even", "uneven", "gaps", "few"],
 )
 def test_batches(labels: Tensor, size: int) -> None:
-    defense = Bido(BidoConfig(images_per_identity=size))
-    batches = list(defense.sampler(labels, 64, stream(0)))
-    assert len(batches) == defense.steps_per_epoch(labels, 64)
+    defense = Bido(Bido.Config(images_per_identity=size))
+    wanted = job(labels, 64)
+    batches = list(defense.sampler(wanted))
+    assert len(batches) == defense.steps_per_epoch(wanted)
     shown = torch.cat(batches).bincount(minlength=len(labels))
     assert shown.min() == 1  # every image is there
     for label in labels.unique().tolist():
@@ -431,16 +437,16 @@ def test_batches(labels: Tensor, size: int) -> None:
 
 def test_a_full_batch_is_16_identities_of_4_different_images() -> None:
     labels = torch.arange(32).repeat(8)
-    for index in Bido(BidoConfig()).sampler(labels, 64, stream(0)):
+    for index in Bido(Bido.Config()).sampler(job(labels, 64)):
         assert len(index.unique()) == 64
         assert len(labels[index].unique()) == 16
 
 
 def test_batches_follow_the_generator() -> None:
     labels = torch.arange(30).repeat(8)
-    defense = Bido(BidoConfig())
+    defense = Bido(Bido.Config())
     first, again, other = (
-        torch.cat(list(defense.sampler(labels, 64, stream(seed)))) for seed in (0, 0, 1)
+        torch.cat(list(defense.sampler(job(labels, 64, stream(seed))))) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -448,11 +454,11 @@ def test_batches_follow_the_generator() -> None:
 
 def test_a_batch_without_room_for_two_identities_is_refused() -> None:
     with pytest.raises(RequestError, match=r"target\.batch_size=7.*8 or more"):
-        Bido(BidoConfig()).steps_per_epoch(torch.arange(30), 7)
+        Bido(Bido.Config()).steps_per_epoch(job(torch.arange(30), 7))
 
 
 def test_registered_with_a_control() -> None:
     assert DEFENSES.get("bido") is Bido
     assert Bido.strengths[0] == 0
-    assert Bido.strength in BidoConfig.model_fields
+    assert Bido.strength in Bido.Config.model_fields
     assert set(Bido.training) <= set(TrainingConfig.model_fields)

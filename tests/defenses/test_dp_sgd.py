@@ -25,15 +25,16 @@ from mibench.defenses._per_image_gradients import (
     trainable,
     vectorised_gradients,
 )
-from mibench.defenses.dp_sgd import DpSgd, DpSgdConfig
+from mibench.defenses.dp_sgd import DpSgd
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
-from mibench.progress import SILENT
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 from mibench.training.defense import DEFENSES
-from mibench.training.loop import TrainingConfig, TrainingHooks, TrainState, train_classifier
+from mibench.training.loop import Job, TrainingConfig, TrainState
+from mibench.training.loop import train as train_job
+from tests.kit import training
 
-STATE = TrainState(epoch=0, step=0, epochs=1, steps=1)
+STATE = TrainState(0, 0, 1, 1, stream(0))
 SGD = TrainingConfig(
     epochs=2,
     batch_size=4,
@@ -48,8 +49,7 @@ QUIET = 1e-9  # a noise multiplier too small to see
 
 
 def make(architecture: str = "test_vit", resolution: int = 32, seed: int = 0) -> Classifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Classifier(architecture, 4, resolution)
 
 
@@ -65,10 +65,12 @@ def batch(count: int, resolution: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    hooks: TrainingHooks, architecture: str = "test_vit", seed: int = 0, count: int = 12
+    defense: DpSgd, architecture: str = "test_vit", seed: int = 0, count: int = 12
 ) -> Classifier:
-    model = hooks.prepare(make(architecture))
-    return train_classifier(model, data(count), SGD, stream(seed, "train"), SILENT, hooks)[0]
+    model = defense.built(make(architecture))
+    wanted = training.job(data(count), SGD, model, stream(seed, "train"))
+    train_job(wanted, defense)
+    return wanted.model
 
 
 def flat(tensors: list[Tensor]) -> Tensor:
@@ -83,10 +85,9 @@ def gradient_sum(
     images: Tensor, labels: Tensor, architecture: str = "test_vit", **options: object
 ) -> Tensor:
     """What the optimizer is left with for a batch, times the expected batch size of 4."""
-    defense = DpSgd(DpSgdConfig(**{"noise_multiplier": QUIET, **options}))
-    model = defense.prepare(make(architecture))
-    inner = torch.optim.SGD(model.parameters(), 0.1)
-    _, optimizer = defense.engage(model, inner, torch.zeros(12), SGD, stream(0, "noise"))
+    defense = DpSgd(DpSgd.Config(**{"noise_multiplier": QUIET, **options}))
+    model = defense.built(make(architecture))
+    optimizer = defense.optimizer(training.job(data(), SGD, model, stream(0, "noise")))
     optimizer.zero_grad(set_to_none=True)
     defense.backward(model, images, labels, STATE)
     optimizer.step()
@@ -117,7 +118,7 @@ def integer_order_epsilon(q: float, sigma: float, steps: int, delta: float) -> f
 
 @pytest.mark.parametrize(("name", "accountant"), [("rdp", RDPAccountant), ("prv", PRVAccountant)])
 def test_epsilon_is_the_accountants_for_the_steps_taken(name: str, accountant: type) -> None:
-    defense = DpSgd(DpSgdConfig(noise_multiplier=1.3, accountant=name))
+    defense = DpSgd(DpSgd.Config(noise_multiplier=1.3, accountant=name))
     train(defense, count=10)  # 10 images in batches of 4: 3 steps an epoch, q = 0.4
     direct = accountant()
     direct.history = [(1.3, 0.4, 6)]
@@ -128,7 +129,7 @@ def test_epsilon_is_the_accountants_for_the_steps_taken(name: str, accountant: t
 
 
 def test_epsilon_agrees_with_the_formula() -> None:
-    defense = DpSgd(DpSgdConfig(noise_multiplier=1.5, delta=1e-4))
+    defense = DpSgd(DpSgd.Config(noise_multiplier=1.5, delta=1e-4))
     train(defense, count=12)
     epsilon = float(defense.guarantee()["epsilon"])
     whole = integer_order_epsilon(4 / 12, 1.5, 6, 1e-4)
@@ -138,14 +139,14 @@ def test_epsilon_agrees_with_the_formula() -> None:
 
 @pytest.mark.parametrize(("options", "target"), [({}, 8.0), ({"target_epsilon": 2.0}, 2.0)])
 def test_noise_reaches_the_target(options: dict[str, float], target: float) -> None:
-    defense = DpSgd(DpSgdConfig(**options))
+    defense = DpSgd(DpSgd.Config(**options))
     train(defense)
     assert target - 0.011 <= float(defense.guarantee()["epsilon"]) <= target
 
 
 def test_impossible_target_is_refused() -> None:
     with pytest.raises(RequestError, match=r"target_epsilon=1e-07.*raise target_epsilon"):
-        train(DpSgd(DpSgdConfig(target_epsilon=1e-7, delta=1e-9)))
+        train(DpSgd(DpSgd.Config(target_epsilon=1e-7, delta=1e-9)))
 
 
 PLAN = {"noise_multiplier": 1.0}
@@ -168,20 +169,20 @@ def test_what_has_no_epsilon_is_refused_before_training(
     """With the images and steps of ``synthfaces-32``."""
     labels, config = torch.zeros(3000), SGD.model_copy(update={"batch_size": 64, "epochs": 30})
     with pytest.raises(RequestError, match=match):
-        DpSgd(DpSgdConfig(**options)).check(labels, config)
+        DpSgd(DpSgd.Config(**options)).check(labels, config)
 
 
 def test_noise_beyond_any_accountant_is_no_setting() -> None:
     with pytest.raises(ValidationError, match="less than or equal to 1000000"):
-        DpSgdConfig(noise_multiplier=1e12)
+        DpSgd.Config(noise_multiplier=1e12)
 
 
 def test_noise_that_only_one_accountant_can_account_for_passes_with_it() -> None:
     labels, config = torch.zeros(3000), SGD.model_copy(update={"batch_size": 64, "epochs": 30})
-    DpSgd(DpSgdConfig(noise_multiplier=0.005)).check(labels, config)
-    DpSgd(DpSgdConfig(target_epsilon=1000)).check(labels, config)
-    DpSgd(DpSgdConfig(target_epsilon=0.05, accountant="prv")).check(labels, config)
-    DpSgd(DpSgdConfig(noise_multiplier=0, accountant="prv", delta=0.5)).check(labels, config)
+    DpSgd(DpSgd.Config(noise_multiplier=0.005)).check(labels, config)
+    DpSgd(DpSgd.Config(target_epsilon=1000)).check(labels, config)
+    DpSgd(DpSgd.Config(target_epsilon=0.05, accountant="prv")).check(labels, config)
+    DpSgd(DpSgd.Config(noise_multiplier=0, accountant="prv", delta=0.5)).check(labels, config)
 
 
 def test_a_training_that_ends_early_has_the_epsilon_that_was_planned() -> None:
@@ -193,10 +194,9 @@ def test_a_training_that_ends_early_has_the_epsilon_that_was_planned() -> None:
         def guarantee(self):
             return super().guarantee()
 
-    whole, lost = DpSgd(DpSgdConfig(**PLAN)), Lost(DpSgdConfig(**PLAN))
+    whole, lost = DpSgd(DpSgd.Config(**PLAN)), Lost(DpSgd.Config(**PLAN))
     train(whole)
-    model = lost.prepare(make())
-    _, result = train_classifier(model, data(), SGD, stream(0), SILENT, lost)
+    result = train_job(training.job(data(), SGD, lost.built(make())), lost)
     assert result.diverged is not None
     assert result.steps == 3
     assert lost.guarantee() == whole.guarantee()
@@ -205,10 +205,8 @@ def test_a_training_that_ends_early_has_the_epsilon_that_was_planned() -> None:
 # A guarantee is dp-sgd's own
 
 
-def batches_in_order(
-    self: object, labels: Tensor, batch_size: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    yield from torch.arange(len(labels)).split(batch_size)
+def batches_in_order(self: object, job: Job) -> Iterator[Tensor]:
+    yield from torch.arange(len(job.train)).split(job.config.batch_size)
 
 
 def anything(self: object, *arguments: object) -> Any:
@@ -218,7 +216,7 @@ def anything(self: object, *arguments: object) -> Any:
 REPLACED = {
     "sampler": batches_in_order,
     **dict.fromkeys(
-        ("steps_per_epoch", "backward", "loss", "optimizer", "engage", "augment", "release"),
+        ("steps_per_epoch", "backward", "loss", "optimizer", "augment", "pretrain", "finish"),
         anything,
     ),
 }
@@ -232,15 +230,14 @@ def test_a_replaced_part_loses_the_guarantee(hook: str) -> None:
     for cls in (changed, below, mixed):
         message = rf"{cls.__name__} replaces {hook} of dp-sgd.*override guarantee\(\)"
         with pytest.raises(RequestError, match=message):
-            train(cls(DpSgdConfig(**PLAN)))
+            train(cls(DpSgd.Config(**PLAN)))
     own = type("Own", (changed,), {"guarantee": lambda self: {}})
-    own(DpSgdConfig(**PLAN))._check_own_algorithm()
-    if hook not in ("steps_per_epoch", "engage"):
-        changed(DpSgdConfig(noise_multiplier=0)).check(torch.zeros(12), SGD)  # claims nothing
+    own(DpSgd.Config(**PLAN))._check_own_algorithm()
+    changed(DpSgd.Config(noise_multiplier=0)).check(torch.zeros(12), SGD)  # claims nothing
 
 
 def test_a_replaced_part_of_one_object_loses_it_too() -> None:
-    defense = DpSgd(DpSgdConfig(**PLAN))
+    defense = DpSgd(DpSgd.Config(**PLAN))
     defense.sampler = functools.partial(batches_in_order, defense)  # type: ignore[method-assign]
     with pytest.raises(RequestError, match="replaces sampler"):
         train(defense)
@@ -255,24 +252,22 @@ def test_what_is_outside_the_algorithm_may_be_replaced() -> None:
         def helper(self):
             return 1
 
-        def prepare(self, model):
-            return super().prepare(model)
+        def build(self, model):
+            model.output = nn.Softsign()
+            return super().build(model)
 
-        def postprocess(self, logits):
-            return logits.round()
-
-    defense = Other(DpSgdConfig(**PLAN))
+    defense = Other(DpSgd.Config(**PLAN))
     train(defense)
     assert defense.guarantee()["epsilon"] > 0
 
 
 def test_batch_statistics_that_a_subclass_puts_back_are_refused() -> None:
     class Kept(DpSgd):
-        def prepare(self, model):
+        def build(self, model):
             return model
 
     with pytest.raises(RequestError, match="BatchNorm2d"):
-        train(Kept(DpSgdConfig(**PLAN)), "test_resnet")
+        train(Kept(DpSgd.Config(**PLAN)), "test_resnet")
 
 
 @pytest.mark.parametrize(
@@ -289,12 +284,12 @@ def test_batch_statistics_that_a_subclass_puts_back_are_refused() -> None:
 )
 def test_impossible_values_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
-        DpSgdConfig(**{field: value})
+        DpSgd.Config(**{field: value})
 
 
 def test_two_sources_of_noise_are_refused() -> None:
     with pytest.raises(ValidationError, match="not both"):
-        DpSgdConfig(noise_multiplier=1.0, target_epsilon=8.0)
+        DpSgd.Config(noise_multiplier=1.0, target_epsilon=8.0)
 
 
 # Clipping and noise
@@ -337,17 +332,17 @@ def test_noise_of_an_empty_batch_has_the_stated_size() -> None:
 @pytest.mark.parametrize("options", [{"noise_multiplier": 1.0}, {"noise_multiplier": 0}])
 def test_empty_batches_count_as_steps(options: dict[str, float]) -> None:
     class Empty(DpSgd):
-        def sampler(self, labels, batch_size, generator):
-            for _ in range(self.steps_per_epoch(labels, batch_size)):
+        def sampler(self, job):
+            for _ in range(self.steps_per_epoch(job)):
                 yield torch.zeros(0, dtype=torch.int64)
 
         def guarantee(self):  # of the steps alone; without it such a sampler is refused
             return super().guarantee()
 
-    defense = Empty(DpSgdConfig(**options))
-    model = defense.prepare(make())
-    before = weights(model).clone()
-    trained, result = train_classifier(model, data(), SGD, stream(0), SILENT, defense)
+    defense = Empty(DpSgd.Config(**options))
+    trained = defense.built(make())
+    before = weights(trained).clone()
+    result = train_job(training.job(data(), SGD, trained), defense)
     assert result.steps == 6
     assert result.diverged is None
     if options["noise_multiplier"]:
@@ -371,19 +366,19 @@ def test_memory_bound_sets_how_many_images_go_at_once() -> None:
     model = make()
     size = sum(p.numel() for p in model.parameters()) * 4
     for mebibytes in (1, 64):
-        defense = DpSgd(DpSgdConfig(gradients="vmap", gradient_memory=mebibytes))
-        at_once = defense._gradient_function(model, torch.device("cpu"))[1]
-        assert at_once == max(1, mebibytes * 2**20 // size)
+        defense = DpSgd(DpSgd.Config(gradients="vmap", gradient_memory=mebibytes))
+        defense.optimizer(training.job(data(), SGD, model))
+        assert defense._at_once == max(1, mebibytes * 2**20 // size)
 
 
 # Sampling
 
 
 def test_poisson_sampling() -> None:
-    defense = DpSgd(DpSgdConfig())
-    labels, generator = torch.zeros(30), stream(0, "sampler")
-    epochs = [list(defense.sampler(labels, 8, generator)) for _ in range(1000)]
-    assert {len(epoch) for epoch in epochs} == {4} == {defense.steps_per_epoch(labels, 8)}
+    defense = DpSgd(DpSgd.Config())
+    job = training.job(data(30), TrainingConfig(batch_size=8), rng=stream(0, "sampler"))
+    epochs = [list(defense.sampler(job)) for _ in range(1000)]
+    assert {len(epoch) for epoch in epochs} == {4} == {defense.steps_per_epoch(job)}
     batches = [index for epoch in epochs for index in epoch]
     assert all(len(index.unique()) == len(index) for index in batches)
     rate, draws = 8 / 30, len(batches)
@@ -395,10 +390,10 @@ def test_poisson_sampling() -> None:
 
 
 def test_small_rates_give_empty_batches_and_full_rates_everything() -> None:
-    defense, labels = DpSgd(DpSgdConfig()), torch.zeros(20)
-    sizes = {len(index) for index in defense.sampler(labels, 1, stream(0))}
-    assert 0 in sizes
-    (whole,) = defense.sampler(labels, 50, stream(0))
+    defense = DpSgd(DpSgd.Config())
+    job = training.job(data(20), TrainingConfig(batch_size=2))
+    assert 0 in {len(index) for _ in range(10) for index in defense.sampler(job)}
+    (whole,) = defense.sampler(training.job(data(20), TrainingConfig(batch_size=50)))
     assert whole.tolist() == list(range(20))
 
 
@@ -408,41 +403,38 @@ def test_small_rates_give_empty_batches_and_full_rates_everything() -> None:
 class Plain(DpSgd):
     """The same sampler and layers with a plain loss, written without the defense's code."""
 
-    def engage(self, model, optimizer, labels, config, generator):
-        torch.randint(2**62, (1,), generator=generator)
-        return model, optimizer
+    def optimizer(self, job):
+        torch.randint(2**62, (1,), generator=job.rng)
+        return super(DpSgd, self).optimizer(job)
 
     def backward(self, model, images, labels, state):
         loss = F.cross_entropy(model(images), labels) * len(images) / 4
         loss.backward()
         return loss.detach()
 
-    def release(self, model):
-        return model
-
     def guarantee(self):
         return {}
 
 
 def test_control_is_plain_training_of_the_same_model() -> None:
-    control = DpSgd(DpSgdConfig(noise_multiplier=0))
+    control = DpSgd(DpSgd.Config(noise_multiplier=0))
     trained = train(control, "test_resnet")
-    plain = train(Plain(DpSgdConfig()), "test_resnet")
+    plain = train(Plain(DpSgd.Config()), "test_resnet")
     torch.testing.assert_close(weights(trained), weights(plain), rtol=0, atol=1e-6)
     assert control.guarantee() == {}
 
 
 def test_private_training_without_effective_clip_and_noise_is_the_control() -> None:
-    control = train(DpSgd(DpSgdConfig(noise_multiplier=0)))
-    loose = train(DpSgd(DpSgdConfig(noise_multiplier=1e-12, max_grad_norm=1e3)))
+    control = train(DpSgd(DpSgd.Config(noise_multiplier=0)))
+    loose = train(DpSgd(DpSgd.Config(noise_multiplier=1e-12, max_grad_norm=1e3)))
     torch.testing.assert_close(weights(control), weights(loose), rtol=1e-3, atol=1e-5)
-    clipped = train(DpSgd(DpSgdConfig(noise_multiplier=1e-12, max_grad_norm=1e-3)))
+    clipped = train(DpSgd(DpSgd.Config(noise_multiplier=1e-12, max_grad_norm=1e-3)))
     assert (weights(control) - weights(clipped)).norm() > 0.01
 
 
 def test_reproducible_in_the_generator() -> None:
     first, again, other, louder = (
-        weights(train(DpSgd(DpSgdConfig(noise_multiplier=sigma)), seed=seed))
+        weights(train(DpSgd(DpSgd.Config(noise_multiplier=sigma)), seed=seed))
         for sigma, seed in ((1.0, 0), (1.0, 0), (1.0, 1), (2.0, 0))
     )
     assert torch.equal(first, again)
@@ -451,7 +443,7 @@ def test_reproducible_in_the_generator() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    trained = train(DpSgd(DpSgdConfig(noise_multiplier=1.0)), "test_resnet")
+    trained = train(DpSgd(DpSgd.Config(noise_multiplier=1.0)), "test_resnet")
     assert type(trained) is Classifier
     assert not trained.training
     for module in trained.modules():
@@ -469,7 +461,7 @@ def test_registered_with_its_unit() -> None:
     assert defense is DpSgd
     assert defense.card.privacy_unit == "example"
     assert defense.strengths[0] == 0
-    assert defense.strength in DpSgdConfig.model_fields
+    assert defense.strength in DpSgd.Config.model_fields
     TrainingConfig(**defense.training)
 
 
@@ -517,12 +509,11 @@ def test_what_cannot_be_vectorised_is_refused_with_the_way_out() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum().item() > 0 else -x
 
-    defense = DpSgd(DpSgdConfig(noise_multiplier=1.0, gradients="vmap"))
-    model = defense.prepare(make())
+    defense = DpSgd(DpSgd.Config(noise_multiplier=1.0, gradients="vmap"))
+    model = defense.built(make())
     model.backbone.norm_pre = Branching()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(RequestError, match="gradients=loop"):
-        defense.engage(model, optimizer, torch.zeros(12), SGD, stream(0))
+        defense.optimizer(training.job(data(), SGD, model))
 
 
 # Families
@@ -548,9 +539,9 @@ HEAVY = (
 def test_takes_a_step_on(name: str) -> None:
     architecture, _, side = name.partition(":")
     resolution = int(side or 32)
-    defense = DpSgd(DpSgdConfig(noise_multiplier=1.0))
+    defense = DpSgd(DpSgd.Config(noise_multiplier=1.0))
     # Doubles: normalised 1×1 maps of random networks amplify float32's rounding to per cents.
-    model = defense.prepare(make(architecture, resolution)).double()
+    model = defense.built(make(architecture, resolution)).double()
     model.backbone.drop_rate = 0.0  # GhostNet's dropout would differ between the two passes,
     for module in model.modules():  # and so would Swin's stochastic depth
         if isinstance(module, DropPath):
@@ -567,8 +558,7 @@ def test_takes_a_step_on(name: str) -> None:
     assert [g.shape[1:] for g in gradients] == [p.shape for p in model.parameters()]
     assert all(len(g) == 2 and g.isfinite().all() for g in gradients)
 
-    inner = torch.optim.SGD(model.parameters(), 0.1)
-    _, optimizer = defense.engage(model, inner, torch.zeros(4), SGD, stream(0))
+    optimizer = defense.optimizer(training.job(data(4), SGD, model))
     before = [p.detach().clone() for p in model.parameters()]
     defense.backward(model, images[:1], labels[:1], STATE)
     assert all(p.grad_sample.shape == (1, *p.shape) for p in model.parameters())
@@ -580,12 +570,10 @@ def test_takes_a_step_on(name: str) -> None:
 @pytest.mark.slow
 def test_takes_a_step_on_vgg() -> None:
     """VGG's 129 million parameters, in single precision and with one image."""
-    defense = DpSgd(DpSgdConfig(noise_multiplier=1.0))
-    model = defense.prepare(make("vgg11_bn"))
+    defense = DpSgd(DpSgd.Config(noise_multiplier=1.0))
+    model = defense.built(make("vgg11_bn"))
     before = model.head.weight.detach().clone()
-    _, optimizer = defense.engage(
-        model, torch.optim.SGD(model.parameters(), 0.1), torch.zeros(4), SGD, stream(0)
-    )
+    optimizer = defense.optimizer(training.job(data(4), SGD, model))
     defense.backward(model, *batch(1), STATE)
     assert all(p.grad_sample.shape == (1, *p.shape) for p in model.parameters())
     optimizer.step()

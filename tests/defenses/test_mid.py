@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,22 +14,21 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
-from mibench.defenses.mid import BottleneckHead, Mid, MidConfig, kl_to_standard_normal
+from mibench.defenses.mid import BottleneckHead, Mid, kl_to_standard_normal
 from mibench.defenses.none import NoDefense
 from mibench.inversion.access import BlackBoxTarget
 from mibench.models.classifiers import Classifier
-from mibench.progress import SILENT
-from mibench.streams import RowStreams, noise_from, stream
-from mibench.training.defense import DEFENSES, DefenseConfig
-from mibench.training.loop import TrainingConfig, TrainingHooks, TrainState, train_classifier
+from mibench.streams import RowStreams, noise_from, seeded, stream
+from mibench.training.defense import DEFENSES, Defense, DefenseConfig
+from mibench.training.loop import Hooks, TrainingConfig, TrainState, train
+from tests.kit import training
 
-STATE = TrainState(0, 0, 1, 1)
+STATE = TrainState(0, 0, 1, 1, stream(0))
 
 
-def classifier(hooks: TrainingHooks, architecture: str = "test_resnet") -> Classifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return hooks.prepare(Classifier(architecture, 6, 32))
+def classifier(defense: Defense[Any], architecture: str = "test_resnet") -> Classifier:
+    with seeded(3):
+        return defense.built(Classifier(architecture, 6, 32))
 
 
 def batch(count: int = 12) -> tuple[Tensor, Tensor]:
@@ -36,12 +36,13 @@ def batch(count: int = 12) -> tuple[Tensor, Tensor]:
     return torch.rand(count, 3, 32, 32, generator=generator), torch.arange(count) % 6
 
 
-def trained_weights(hooks: TrainingHooks) -> Tensor:
+def trained_weights(defense: Defense[Any], hooks: Hooks | None = None) -> Tensor:
     """All weights after three steps of the shared loop."""
     images, labels = batch()
     data = ImageSet((images * 255).byte(), labels, tuple("abcdef"))
     config = TrainingConfig(epochs=3, batch_size=12, learning_rate=0.05)
-    model, result = train_classifier(classifier(hooks), data, config, stream(1), SILENT, hooks)
+    model = classifier(defense)
+    result = train(training.job(data, config, model, stream(1)), hooks or defense)
     assert result.steps == 3
     assert result.diverged is None
     return torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -84,8 +85,8 @@ def test_head_computes_the_formula() -> None:
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_model_is_noisy_at_inference_and_features_are_not(architecture: str) -> None:
-    defense = Mid(MidConfig())
-    model = defense.deploy(classifier(defense, architecture)).eval()
+    defense = Mid(Mid.Config())
+    model = classifier(defense, architecture).eval()
     images, _ = batch(4)
     first, second = model.outputs(images), model.outputs(images)
     assert model.stochastic
@@ -96,7 +97,7 @@ def test_model_is_noisy_at_inference_and_features_are_not(architecture: str) -> 
 
 
 def test_noise_is_each_rows_own() -> None:
-    defense = Mid(MidConfig())
+    defense = Mid(Mid.Config())
     model = classifier(defense).eval()
     images, _ = batch(3)
     with noise_from(streams("a", "b", "c")):
@@ -111,8 +112,8 @@ def test_noise_is_each_rows_own() -> None:
 
 
 def test_black_box_answers_repeat_with_their_streams() -> None:
-    defense = Mid(MidConfig(beta=1e-2))
-    target = BlackBoxTarget(defense.deploy(classifier(defense)).eval())
+    defense = Mid(Mid.Config(beta=1e-2))
+    target = BlackBoxTarget(classifier(defense).eval())
     images = batch(3)[0]
     scores = target.scores(images, streams("a", "b", "c"))
     assert torch.equal(scores, target.scores(images, streams("a", "b", "c")))
@@ -127,10 +128,10 @@ def test_black_box_answers_repeat_with_their_streams() -> None:
 def test_loss_adds_beta_times_the_mean_kl() -> None:
     images, labels = batch()
     losses = {}
-    model = classifier(Mid(MidConfig())).eval()
+    model = classifier(Mid(Mid.Config())).eval()
     for beta in (0.0, 0.5):
         with noise_from(streams(*range(12))):
-            losses[beta] = Mid(MidConfig(beta=beta)).loss(model, images, labels, STATE)
+            losses[beta] = Mid(Mid.Config(beta=beta)).loss(model, images, labels, STATE)
     with noise_from(streams(*range(12))):
         outputs = model.outputs(images)
     kl = kl_divergence(Normal(outputs.extra["mu"], outputs.extra["sigma"]), Normal(0.0, 1.0))
@@ -139,20 +140,17 @@ def test_loss_adds_beta_times_the_mean_kl() -> None:
 
 
 def test_the_control_trains_the_same_head_without_the_kl() -> None:
-    class Bottleneck(TrainingHooks):
-        def prepare(self, model: Classifier) -> Classifier:
-            return Mid(MidConfig()).prepare(model)
-
-    assert torch.equal(trained_weights(Mid(MidConfig(beta=0))), trained_weights(Bottleneck()))
+    control = trained_weights(Mid(Mid.Config(beta=0)))
+    assert torch.equal(control, trained_weights(Mid(Mid.Config()), hooks=Hooks()))
 
 
 def test_beta_changes_what_is_trained() -> None:
-    weights = [trained_weights(Mid(MidConfig(beta=beta))) for beta in Mid.strengths]
+    weights = [trained_weights(Mid(Mid.Config(beta=beta))) for beta in Mid.strengths]
     assert all(not torch.allclose(weights[0], other) for other in weights[1:])
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    defense = Mid(MidConfig())
+    defense = Mid(Mid.Config())
     model = classifier(defense)
     defense.loss(model, *batch(), STATE).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.head.parameters())
@@ -174,13 +172,13 @@ def test_kl_alone_drives_the_bottleneck_to_the_prior() -> None:
 @pytest.mark.parametrize("beta", [-0.1, math.nan, math.inf])
 def test_impossible_strengths_are_refused(beta: float) -> None:
     with pytest.raises(ValidationError, match="beta"):
-        MidConfig(beta=beta)
+        Mid.Config(beta=beta)
 
 
 def test_the_deployed_model_can_be_copied_and_restored() -> None:
-    defense = Mid(MidConfig())
+    defense = Mid(Mid.Config())
     model = classifier(defense).eval()
-    restored = defense.prepare(Classifier("test_resnet", 6, 32)).eval()
+    restored = defense.built(Classifier("test_resnet", 6, 32)).eval()
     restored.load_state_dict(model.state_dict())
     images, _ = batch(2)
     for other in (restored, copy.deepcopy(model)):
@@ -194,11 +192,10 @@ def test_registered_with_a_control() -> None:
     assert DEFENSES.get("mid") is Mid
     assert DEFENSES.get("none") is NoDefense
     assert Mid.strengths[0] == 0
-    assert Mid.strength in MidConfig.model_fields
+    assert Mid.strength in Mid.Config.model_fields
 
 
 def test_none_is_the_plain_loop() -> None:
     assert not NoDefense.stochastic
-    assert torch.equal(
-        trained_weights(NoDefense(DefenseConfig())), trained_weights(TrainingHooks())
-    )
+    none = NoDefense(DefenseConfig())
+    assert torch.equal(trained_weights(none), trained_weights(none, hooks=Hooks()))

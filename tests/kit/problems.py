@@ -17,7 +17,7 @@ from mibench.models.freeze import freeze
 from mibench.priors._networks import Critic, Generator, Prior
 from mibench.progress import SILENT, Progress
 from mibench.protocols import high_resolution, papers
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 
 CLASSES, RESOLUTION, LATENT = 5, 32, 16
 CPU = torch.device("cpu")
@@ -36,8 +36,7 @@ def public_images(count: int = 16) -> ImageSet:
 @cache
 def tiny_prior(critic_classes: int = 0, latent: int = LATENT, seed: int = 0) -> Prior:
     """A frozen prior; with ``critic_classes`` the critic is KEDMI's, and a bank comes with it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         generator = Generator(RESOLUTION, latent, 2)
         latents = torch.randn(64, latent)
         with torch.no_grad():
@@ -61,8 +60,7 @@ def tiny_classifier(architecture: str = "test_resnet", seed: int = 0) -> Classif
     The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
     the ``k``-th number of its latent is the largest of the first ``CLASSES``.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = Classifier(architecture, CLASSES, RESOLUTION)
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(60):

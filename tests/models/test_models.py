@@ -11,7 +11,7 @@ from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.priors._networks import Critic, Generator, MinibatchDiscrimination, Prior
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 
 FAMILIES = [
     "test_resnet",
@@ -41,8 +41,7 @@ def images(count: int = 3, size: int = 32) -> Tensor:
 
 def classifier(architecture: str, classes: int = 4) -> Classifier:
     """A classifier in evaluation mode whose normalisations do something."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         model = Classifier(architecture, classes, 32).eval()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -124,14 +123,19 @@ def test_normalisation_is_inside(architecture: str) -> None:
         torch.testing.assert_close(model.features(gray), features)
 
 
-def test_an_output_filter_changes_logits_and_nothing_else() -> None:
+def test_an_output_filter_changes_the_deployed_models_logits_and_nothing_else() -> None:
     model = classifier("test_resnet")
+    names = set(model.state_dict())
     with torch.no_grad():
         before = model.outputs(images())
-        model.output_filter = lambda logits: logits.round()
+        model.output = nn.Softmax(1)
         after = model.outputs(images())
-        assert torch.equal(model(images()), before.logits.round())
+        assert torch.equal(model(images()), before.logits.softmax(1))
+        # Training steps on logits, whatever is answered later.
+        assert not torch.allclose(model.train()(images()).sum(1), torch.ones(3))
     assert torch.equal(after.features, before.features)
+    model.output = nn.Linear(4, 4)
+    assert set(model.state_dict()) - names == {"output.weight", "output.bias"}
 
 
 def test_predict_batches_and_takes_bytes() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import vgg16_bn
 
+from mibench.defenses import bido
 from mibench.defenses._per_image_gradients import (
     check_no_batch_statistics,
     check_vectorises,
@@ -24,7 +25,7 @@ from mibench.defenses._per_image_gradients import (
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 from mibench.training.defense import DEFENSES
 from mibench.training.loop import TrainState
 
@@ -39,8 +40,7 @@ def images(count: int = 3, size: int = 64) -> Tensor:
 @pytest.fixture(scope="module")
 def model() -> Classifier:
     """In evaluation mode, with normalisations that do something; tests must not change it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         made = Classifier(NAME, 10, 64).eval()
         for layer in made.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -163,15 +163,14 @@ def test_bido_reads_four_pooled_maps_and_the_features(
     model: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defense, seen = DEFENSES.get("bido")(DEFENSES.get("bido").Config()), []
+    usual = bido.gaussian_gram
     monkeypatch.setattr(
-        defense,
-        "_dependence",
-        lambda layers, *_: seen.extend(tuple(z.shape[1:]) for z in layers) or 0,
+        bido, "gaussian_gram", lambda z, sigma: seen.append(z.shape[1]) or usual(z, sigma)
     )
     labels = torch.tensor([0, 1, 1])
     with torch.no_grad():
-        defense.loss(model, images(), labels, TrainState(0, 0, 1, 1))
-    assert seen == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (2_048,)]
+        defense.loss(model, images(), labels, TrainState(0, 0, 1, 1, torch.Generator()))
+    assert seen[1:] == [64 * 32**2, 128 * 16**2, 256 * 8**2, 512 * 4**2, 2_048]
 
 
 def test_a_step_trains_all_but_the_frozen_shift() -> None:
@@ -209,7 +208,7 @@ def test_dp_sgd_replaces_all_its_norms_and_finds_its_gradients() -> None:
 @pytest.mark.parametrize("defense", ["none", "mid"])
 def test_defenses_prepare_it(defense: str) -> None:
     cls: Any = DEFENSES.get(defense)
-    network = cls(cls.Config()).prepare(Classifier(NAME, 3, 32)).eval()
+    network = cls(cls.Config()).built(Classifier(NAME, 3, 32)).eval()
     with torch.no_grad():
         outputs = network.outputs(images(2, 32))
     assert outputs.logits.shape == (2, 3)

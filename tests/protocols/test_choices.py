@@ -18,11 +18,11 @@ from mibench.data.rendered import render_dataset
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.judges.evaluators import judge
-from mibench.progress import SILENT
 from mibench.protocols import Protocol
 from mibench.streams import stream
-from mibench.training.loop import TrainingConfig, TrainingHooks, train_classifier
+from mibench.training.loop import Hooks, TrainingConfig, train
 from tests.kit.cells import bench, graph
+from tests.kit.training import job
 from tests.training.test_training import Linear
 
 
@@ -140,7 +140,7 @@ def test_the_digest_of_a_folders_card() -> None:
     assert card.digest == "e3de66207efeefe1e4eb470ca88be14c44ef418e9d7482fd6c85793cbb438048"
 
 
-class Watched(TrainingHooks):
+class Watched(Hooks):
     def __init__(self) -> None:
         self.seen: list[torch.Tensor] = []
 
@@ -157,7 +157,7 @@ def test_training_mirrors_only_where_the_set_allows_it(mirror: bool) -> None:
     data = ImageSet(images, torch.arange(20) % 3, ("a", "b", "c"), mirror)
     hooks = Watched()
     config = TrainingConfig(epochs=3, batch_size=10)
-    train_classifier(Linear(), data, config, stream(0, "t"), SILENT, hooks)  # type: ignore[arg-type]
+    train(job(data, config, Linear(), stream(0, "t")), hooks)
     left = torch.cat([each[..., :3].mean((1, 2, 3)) for each in hooks.seen])
     assert bool((left > 0.5).any()) == mirror
 

@@ -268,7 +268,7 @@ EDITS = [
     ("cell/prior.py", 'stream(seed, "prior", self', 'stream(seed, "p", self', "general own"),
     ("cell/students.py", '"student", self', '"pupil", self', "student"),
     ("cell/target.py", "<= self.cell.protocol.chance_kappa", "< 0", "target"),
-    ("cell/measures.py", "float() / 255", "float() / 256", "measures"),
+    ("cell/measures.py", "_LEAST_IMAGES = 100", "_LEAST_IMAGES = 99", "measures"),
     ("cell/picture.py", "_ROWS = 15", "_ROWS = 14", "picture"),
     ("cell/images.py", '"public")', '"public", "more")', "images"),
     ("training/students.py", '"batchmean"', '"mean"', "student general own rec"),

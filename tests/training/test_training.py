@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.data.images import ImageSet
+from mibench.data.images import ImageSet, to_float
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.priors.gan import (
@@ -24,16 +24,17 @@ from mibench.priors.gan import (
     train_general_gan,
 )
 from mibench.progress import SILENT, Progress
-from mibench.streams import stream
+from mibench.streams import seeded, stream
 from mibench.training.loop import (
+    Hooks,
+    Job,
     TrainingConfig,
-    TrainingHooks,
     TrainingResult,
     TrainState,
-    make_optimizer,
     shift_and_mirror,
-    train_classifier,
 )
+from mibench.training.loop import train as train_job
+from tests.kit.training import blank, classifier, job
 
 COUNT, SIZE = 21, 8  # 21 images: no batch size of the tests divides them
 
@@ -55,7 +56,7 @@ class Linear(nn.Module):
 
     def __init__(self, size: int = SIZE) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with seeded(0), torch.no_grad():
             self.head = nn.Linear(3 * size * size, 3)
             generator = stream(0, "weights")
             for parameter in self.parameters():
@@ -66,22 +67,20 @@ class Linear(nn.Module):
 
 
 def train(
-    hooks: TrainingHooks | None = None,
+    hooks: Hooks | None = None,
     seed: int = 0,
     data: ImageSet | None = None,
     progress: Progress = SILENT,
     **fields: Any,
 ) -> tuple[Tensor, TrainingResult]:
-    model: Any = Linear()
     config = TrainingConfig(**{"epochs": 2, "batch_size": 8, **fields})
-    trained, result = train_classifier(
-        model, data or faces(), config, stream(seed, "training"), progress, hooks
-    )
-    assert not trained.training
-    return vector(trained.parameters()), result
+    wanted = job(data or faces(), config, Linear(), stream(seed, "training"), progress)
+    result = train_job(wanted, hooks)
+    assert not wanted.model.training
+    return vector(wanted.model.parameters()), result
 
 
-class Recorder(TrainingHooks):
+class Recorder(Hooks):
     """Keeps what the loop hands to the loss."""
 
     def __init__(self) -> None:
@@ -90,7 +89,7 @@ class Recorder(TrainingHooks):
         self.losses: list[float] = []
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
-        self.states.append(TrainState(state.epoch, state.step, state.epochs, state.steps))
+        self.states.append(dataclasses.replace(state))
         self.batches.append(images.detach().clone())
         loss = super().loss(model, images, labels, state)
         self.losses.append(loss.item())
@@ -107,11 +106,9 @@ def test_the_loss_goes_down() -> None:
 
 def test_a_real_architecture_learns_and_is_deterministic() -> None:
     def once() -> tuple[Tensor, float]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = Classifier("test_resnet", 3, 32)
+        model = classifier(classes=3, seed=0)
         config = TrainingConfig(epochs=4, batch_size=8, learning_rate=0.05)
-        model, result = train_classifier(model, faces(32), config, stream(0, "x"), SILENT)
+        result = train_job(job(faces(32), config, model, stream(0, "x")))
         return vector(model.parameters()), result.loss
 
     weights, loss = once()
@@ -129,9 +126,9 @@ def test_the_generator_alone_decides() -> None:
 @pytest.mark.parametrize("count", [2, 3, 5, 21])
 def test_no_batch_of_one_image(count: int) -> None:
     """BatchNorm on 1×1 maps raises on it."""
-    hooks, labels = TrainingHooks(), torch.zeros(count)
-    sizes = [len(index) for index in hooks.sampler(labels, 2, stream(0))]
-    assert len(sizes) == hooks.steps_per_epoch(labels, 2)
+    hooks, wanted = Hooks(), job(blank(torch.zeros(count).long()), TrainingConfig(batch_size=2))
+    sizes = [len(index) for index in hooks.sampler(wanted)]
+    assert len(sizes) == hooks.steps_per_epoch(wanted)
     assert sorted(sizes) == [2] * (count // 2 - count % 2) + [3] * (count % 2)
 
 
@@ -141,18 +138,20 @@ def test_one_image_is_refused() -> None:
 
 
 def test_hooks_are_asked_before_anything_is_trained() -> None:
-    class Refusing(TrainingHooks):
+    class Refusing(Hooks):
         def check(self, labels: Tensor, config: TrainingConfig) -> None:
             raise RequestError(f"{len(labels)} images in batches of {config.batch_size}")
 
-        def optimizer(self, model: Classifier, config: TrainingConfig) -> Any:
+        def pretrain(self, job: Job) -> None:
             raise AssertionError("nothing is trained")
+
+        optimizer: Any = pretrain
 
     with pytest.raises(RequestError, match="21 images in batches of 8"):
         train(Refusing())
 
 
-class Noisy(TrainingHooks):
+class Noisy(Hooks):
     """A loss that draws from torch's global stream, as dropout does."""
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
@@ -242,7 +241,7 @@ def test_training_against_a_plain_loop() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-class Watched(TrainingHooks):
+class Watched(Hooks):
     """Notes, in order, what happens to the gradients."""
 
     def __init__(self) -> None:
@@ -262,8 +261,8 @@ class Watched(TrainingHooks):
         self.events.append("backward")
         return loss
 
-    def optimizer(self, model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
-        watched, parameters = self, list(model.parameters())
+    def optimizer(self, job: Job) -> torch.optim.Optimizer:
+        watched, parameters = self, list(job.model.parameters())
 
         class Optimizer(torch.optim.SGD):
             def step(self, closure: Any = None) -> None:
@@ -273,7 +272,7 @@ class Watched(TrainingHooks):
                     assert torch.equal(p.grad, g)
                     watched.norms.append((float(p.grad.norm()), float(g.norm())))
 
-        return Optimizer(parameters, config.learning_rate)
+        return Optimizer(parameters, job.config.learning_rate)
 
 
 def test_the_optimizer_gets_the_gradients_of_backward_unclipped() -> None:
@@ -283,34 +282,118 @@ def test_the_optimizer_gets_the_gradients_of_backward_unclipped() -> None:
     assert max(norm for norm, _ in hooks.norms) > 1e4
 
 
+class Noting(Hooks):
+    """Notes which hooks are called, and whether the model is in training mode then."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def pretrain(self, job: Job) -> None:
+        self.events.append("pretrain")
+
+    def optimizer(self, job: Job) -> torch.optim.Optimizer:
+        self.events.append(f"optimizer {job.model.training}")
+        return super().optimizer(job)
+
+    def steps_per_epoch(self, job: Job) -> int:
+        return 2
+
+    def sampler(self, job: Job) -> Iterator[Tensor]:
+        yield torch.tensor([0, 1])
+        yield torch.tensor([2, 2, 3])
+
+    def augment(self, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        self.events.append(f"augment {labels.tolist()}")
+        return super().augment(images, labels, state)
+
+    def finish(self, job: Job) -> None:
+        self.events.append(f"finish {job.model.training}")
+
+
 def test_hooks_are_called_at_their_time() -> None:
-    events = []
-
-    class Hooks(TrainingHooks):
-        def steps_per_epoch(self, labels: Tensor, batch_size: int) -> int:
-            return 2
-
-        def sampler(
-            self, labels: Tensor, batch_size: int, generator: torch.Generator
-        ) -> Iterator[Tensor]:
-            yield torch.tensor([0, 1])
-            yield torch.tensor([2, 2, 3])
-
-        def augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-            events.append(f"augment {len(images)}")
-            return images
-
-        def engage(self, model: Any, optimizer: Any, *rest: Any) -> tuple[Any, Any]:
-            events.append("engage")
-            return model, optimizer
-
-        def release(self, model: Any) -> Any:
-            events.append("release")
-            return model
-
-    _, result = train(Hooks(), epochs=1)
-    assert events == ["engage", "augment 2", "augment 3", "release"]
+    hooks = Noting()
+    _, result = train(hooks, epochs=1)
+    assert hooks.events == [
+        *("pretrain", "optimizer True", "augment [0, 1]", "augment [2, 2, 0]", "finish False")
+    ]
     assert result.steps == 2
+
+
+def test_what_hooks_put_in_the_models_place_is_trained() -> None:
+    replaced = [Linear(), Linear(), Linear()]
+
+    class Replacing(Hooks):
+        def pretrain(self, job: Job) -> None:
+            job.model = replaced[0]  # type: ignore[assignment]
+
+        def optimizer(self, job: Job) -> torch.optim.Optimizer:
+            job.model = replaced[1]  # type: ignore[assignment]
+            return super().optimizer(job)
+
+        def finish(self, job: Job) -> None:
+            trained = vector(job.model.parameters())
+            assert not torch.equal(trained, vector(replaced[2].parameters()))
+            with torch.no_grad():
+                for p in replaced[2].parameters():
+                    p.fill_(3)
+            job.model = replaced[2].train()  # type: ignore[assignment]
+
+    found, _ = train(Replacing())
+    assert (found == 3).all()
+
+
+def test_what_hooks_draw_comes_from_the_jobs_generator() -> None:
+    """Also where they leave it to torch's own generator, as new layers do."""
+    drawn = []
+
+    class Drawing(Hooks):
+        def pretrain(self, job: Job) -> None:
+            drawn.append(torch.rand(1))
+
+        def finish(self, job: Job) -> None:
+            drawn.append(torch.rand(1))
+
+    for seed in (0, 0, 1):
+        torch.rand(1)
+        train(Drawing(), seed=seed)
+    assert drawn[:2] == drawn[2:4] != drawn[4:]
+
+
+def test_nothing_is_finished_where_training_diverged() -> None:
+    for fields in ({}, {"epochs": 1, "batch_size": 64, "weight_decay": 1e9, "warmup": 0}):
+        hooks = Noting()
+        _, result = train(hooks, learning_rate=1e30, schedule="constant", **fields)
+        assert result.diverged is not None
+        assert not any(event.startswith("finish") for event in hooks.events)
+
+
+def test_what_finish_makes_infinite_has_diverged() -> None:
+    class Broken(Hooks):
+        def finish(self, job: Job) -> None:
+            next(job.model.parameters()).data.fill_(math.nan)
+
+    assert train(Broken())[1].diverged == "weights are not finite after step 6 of 6"
+
+
+def test_no_augmentation_silences_the_standard_one_alone() -> None:
+    class Masking(Hooks):
+        def augment(self, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+            seen.append(super().augment(images, labels, state))
+            return 0 * images
+
+        def loss(self, model: Any, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+            assert not images.any()
+            return super().loss(model, images, labels, state)
+
+    # A picture of one row or column: every shift or mirror image of it differs.
+    images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+    images[..., 3, :], images[..., 3] = 100, 200
+    data = ImageSet(images, torch.arange(20) % 3, ("a", "b", "c"))
+    for augment in (True, False):
+        seen: list[Tensor] = []
+        train_job(job(data, TrainingConfig(epochs=1, augment=augment), Linear(32)), Masking())
+        same = [torch.equal(each, to_float(images[0])) for each in torch.cat(seen)]
+        assert sum(same) < 10 if augment else all(same)
 
 
 def test_a_huge_step_is_reported_as_divergence() -> None:
@@ -333,12 +416,12 @@ def test_a_nan_ends_training_at_once() -> None:
     assert progress.ended == 1
 
 
-class Rates(TrainingHooks):
+class Rates(Hooks):
     def __init__(self) -> None:
         self.rates: list[float] = []
 
-    def optimizer(self, model: Classifier, config: TrainingConfig) -> torch.optim.Optimizer:
-        self.made = make_optimizer(model, config)
+    def optimizer(self, job: Job) -> torch.optim.Optimizer:
+        self.made = super().optimizer(job)
         return self.made
 
     def backward(self, *parts: Any) -> Tensor:

@@ -1,0 +1,233 @@
+"""What every registered defense must keep, whoever wrote it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from torch.nn import functional as F
+
+import mibench
+from mibench.cell.request import Request
+from mibench.cell.resolve import resolve
+from mibench.cell.stages import Stages
+from mibench.data.images import ImageSet, to_float
+from mibench.models.classifiers import Classifier, predict
+from mibench.progress import SILENT
+from mibench.protocols import Protocol
+from mibench.store.store import Store
+from mibench.streams import RowStreams, noise_from, seeded, stream
+from mibench.training.defense import DEFENSES, Defense
+from mibench.training.loop import TrainingConfig, train
+from mibench.types import DefenseCard
+from tests.kit.training import classifier, job
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = DEFENSES.names()
+CPU = torch.device("cpu")
+
+
+def described(config: type[BaseModel], where: str) -> None:
+    """Every field of a configuration says what it means, nested ones too."""
+    for name, field in config.model_fields.items():
+        assert field.description, f"{where}.{name} needs a description"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            described(field.annotation, f"{where}.{name}")
+
+
+def private(count: int = 32, classes: int = 4) -> ImageSet:
+    """Small private data: each identity a colour, with noise."""
+    generator = stream(0, "private")
+    labels = torch.arange(count) % classes
+    colours = torch.rand(classes, 3, 1, 1, generator=generator)[labels]
+    images = (colours + 0.1 * torch.randn(count, 3, 32, 32, generator=generator)).clamp(0, 1)
+    return ImageSet((images * 255).to(torch.uint8), labels, tuple("abcdefgh"[:classes]))
+
+
+def trained(name: str, seed: int = 0, **settings: Any) -> tuple[Defense[Any], Classifier]:
+    """A defense's target after two epochs."""
+    cls = DEFENSES.get(name)
+    defense = cls(cls.Config(**settings))
+    with seeded(seed):
+        model = defense.built(Classifier("test_resnet", 4, 32))
+    fields = {"epochs": 2, "batch_size": 16, **cls.training}
+    config = TrainingConfig(**{**fields, "epochs": 2, "batch_size": 16})
+    given = job(
+        private(), config, model, stream(seed, "contract"), val=private(8), public=private()
+    )
+    assert train(given, defense).diverged is None
+    return defense, given.model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defense_card_and_config(name: str) -> None:
+    cls = DEFENSES.get(name)
+    assert isinstance(cls.card, DefenseCard)
+    assert cls.card.adaptive_attack
+    described(cls.Config, name)
+    if cls.strength is not None:
+        assert cls.strength in cls.Config.model_fields
+        assert cls.strengths[0] == 0, "the control comes first"
+        assert len(cls.strengths) >= 4
+        for strength in cls.strengths:
+            cls.Config(**{cls.strength: strength})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defense_trains_and_deploys(name: str) -> None:
+    defense, model = trained(name)
+    data = private()
+    logits, features = predict(model, data.images)
+    assert logits.shape == (32, 4)
+    assert torch.isfinite(logits).all()
+    assert features.shape == (32, model.feature_size)
+    assert not model.training
+    assert model.stochastic == defense.stochastic
+    guarantee = defense.guarantee()
+    assert bool(guarantee) == (defense.card.privacy_unit is not None)
+    if guarantee:
+        assert 0 < guarantee["epsilon"] < float("inf")
+        assert 0 < guarantee["delta"] < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defense_is_rebuilt_from_its_tensors(name: str) -> None:
+    """What the store keeps, built() on a fresh model and the tensors, is the deployed model."""
+    defense, model = trained(name)
+    cls = type(defense)
+    again = cls(defense.config).built(Classifier("test_resnet", 4, 32)).eval()
+    again.load_state_dict(model.state_dict())
+    assert again.stochastic == model.stochastic
+    images = to_float(private().images[:6])
+    for each in (model, again):
+        assert not any(m._forward_hooks or m._backward_hooks for m in each.modules())
+    results = []
+    for each in (model, again):
+        with noise_from(RowStreams([stream(0, i) for i in range(6)], CPU)):
+            results.append(each(images))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defense_can_be_attacked(name: str) -> None:
+    """Outputs are differentiable in the images, and noise is a row's own."""
+    _, model = trained(name)
+    images = to_float(private().images[:4]).requires_grad_(True)
+
+    def run(rows: list[int]) -> Tensor:
+        with noise_from(RowStreams([stream(0, i) for i in rows], CPU)):
+            return model(images[rows])
+
+    together, alone = run([0, 1, 2, 3]), run([2])
+    torch.testing.assert_close(together[2:3], alone, rtol=1e-4, atol=1e-5)
+    together.sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defense_is_deterministic_in_its_seed(name: str) -> None:
+    (_, one), (_, same), (_, other) = trained(name), trained(name), trained(name, seed=1)
+    states = [
+        torch.cat([v.flatten().float() for v in m.state_dict().values()])
+        for m in (one, same, other)
+    ]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if DEFENSES.get(n).strength])
+def test_the_control_switches_the_defense_off(name: str) -> None:
+    strength = DEFENSES.get(name).strength
+    assert strength is not None
+    (control_defense, control), (_, default) = trained(name, **{strength: 0}), trained(name)
+    assert not control_defense.guarantee(), "a control protects nothing"
+    images = private().images
+    assert not torch.equal(predict(control, images)[1], predict(default, images)[1])
+
+
+def test_the_example_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the example registers ends with this test: others go through every registered defense.
+    monkeypatch.setattr(DEFENSES, "_classes", {name: DEFENSES.get(name) for name in NAMES})
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    path = tmp_path / "label_smoothing.py"
+    path.write_text(code)
+    cls = DEFENSES.get(f"{path}:LabelSmoothing")
+    defense = cls(cls.Config())
+    given = job(private(), TrainingConfig(epochs=2, batch_size=16), defense.built(classifier()))
+    assert train(given, defense).diverged is None
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    labels = torch.tensor([0, 0])
+    smooth = cls(cls.Config(alpha=0.2)).loss(lambda _: logits, None, labels, None)
+    torch_own = F.cross_entropy(logits, labels, label_smoothing=0.2)
+    torch.testing.assert_close(smooth, torch_own)
+    # (1 + 0.05) · NLL − 0.05 · mean(−log p), by hand; torch ignores a negative smoothing.
+    negative = defense.loss(lambda _: logits, None, labels, None)
+    torch.testing.assert_close(negative, torch.tensor(1.05 * 0.720095 - 0.05 * 0.970095))
+
+
+FITTED = """
+import torch
+from torch import nn
+
+from mibench.models.classifiers import predict
+from mibench.training.defense import Defense
+from mibench.types import DefenseCard
+
+
+class Standardised(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(classes))
+        self.register_buffer("deviation", torch.ones(classes))
+
+    def forward(self, logits):
+        return (logits - self.mean) / self.deviation
+
+
+class Equal(Defense):
+    card = DefenseCard(
+        title="Every class is answered equally often and surely",
+        authors="nobody",
+        year=2024,
+        venue="tests",
+        url="https://example.org",
+        adaptive_attack="none needed",
+    )
+
+    def build(self, model):
+        model.output = Standardised(model.classes)
+        return model
+
+    def finish(self, job):
+        logits = predict(job.model, job.val.images)[0]
+        job.model.output.mean.copy_(logits.mean(0))
+        job.model.output.deviation.copy_(logits.std(0))
+"""
+
+
+def test_what_finish_fits_is_stored_and_attacked(tiny: Protocol, tmp_path: Path) -> None:
+    """A defense of one file, whose output filter is fitted on the validation images."""
+    path = tmp_path / "equal.py"
+    path.write_text(FITTED)
+    request: dict[str, Any] = {"protocol": "tiny", "attack": "gmi", "defense": f"{path}:Equal"}
+    places = {"store": tmp_path / "store", "device": "cpu"}
+    first = mibench.run(**request, **places, out=tmp_path / "first")
+    again = mibench.run(**request, **places, out=tmp_path / "again")
+    assert all(cost.cached for cost in again.costs)
+    assert first.metrics == again.metrics
+    stages = Stages(resolve(Request(**request)), Store(places["store"]), CPU, SILENT)
+    target, images = stages.target, stages.data.val.images
+    logits, features = predict(target, images)
+    assert not stages.computed
+    torch.testing.assert_close(logits.mean(0), torch.zeros(5), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits.std(0), torch.ones(5), rtol=0, atol=1e-4)
+    assert (target.head(features).std(0) - 1).abs().min() > 0.1  # and not by chance
+    attacked = predict(stages.frozen_target, images)[0]
+    torch.testing.assert_close(attacked, logits, rtol=1e-3, atol=1e-3)
