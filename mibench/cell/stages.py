@@ -25,7 +25,7 @@ from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, JudgeDivergedError
 from mibench.inversion.access import ACCESS, WhiteBoxTarget
 from mibench.inversion.attack import PriorJob, Problem
-from mibench.inversion.identity import FeatureStatistics, IdentityLoss
+from mibench.inversion.identity import IdentityLoss, PenultimateGaussian
 from mibench.judges.evaluators import Judge, JudgeConfig, train_judge
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
@@ -385,7 +385,7 @@ class Stages(Keys):
             device=self.device,
             progress=self.progress,
         )
-        images = attack(problem)
+        images = torch.cat(list(attack(problem)))
         save_tensors(
             folder / "reconstructions.safetensors", {"images": images, "labels": self.labels}
         )
@@ -402,7 +402,7 @@ class Stages(Keys):
             features = predict(
                 self.frozen_target, images, progress=self.progress, label="feature statistics"
             )[1]
-            statistics = FeatureStatistics.of(features)
+            statistics = PenultimateGaussian.of(features)
             target.queries += len(images)
         students = [self.student(each) for each in self.student_architectures()]
         return IdentityLoss(
