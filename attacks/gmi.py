@@ -50,7 +50,7 @@ class Gmi(Attack["Gmi.Config"]):
         """Options of GMI; defaults are those of its copies in KEDMI's and the seed paper's code."""
 
         iterations: int = Field(
-            2400, ge=1, le=10**9, description="steps of descent", json_schema_extra=BUDGETED
+            2400, ge=1, le=10**9, description="gradient steps", json_schema_extra=BUDGETED
         )
         learning_rate: float = Field(
             0.02, gt=0, le=1e30, description="step size at the published batch"
@@ -84,8 +84,7 @@ class Gmi(Attack["Gmi.Config"]):
         v = torch.zeros_like(z)
         for _ in problem.progress.steps(config.iterations, "gmi"):
             x = G(z.requires_grad_(True))
-            L_prior = -D(x)
-            loss = λ_id * L_id(x, y, noise) + λ_prior * L_prior
+            loss = λ_id * L_id(x, y, noise) - λ_prior * D(x)
             (gradient,) = torch.autograd.grad(loss.sum(), z)  # of z alone: no network gets any
             with torch.no_grad():
                 v_old, v = v, m * v - lr * gradient

@@ -219,25 +219,18 @@ class Kedmi(Attack["Kedmi.Config"]):
         """Options of KEDMI; of the attack, the defaults are the released code's."""
 
         iterations: int = Field(
-            2400,
-            ge=1,
-            le=10**9,
-            description="steps of Adam on (μ, log σ²)",
-            json_schema_extra=BUDGETED,
+            2400, ge=1, le=10**9, description="Adam's steps on μ and σ", json_schema_extra=BUDGETED
         )
         learning_rate: float = Field(0.02, gt=0, le=1e30, description="Adam's step")
         identity_weight: float = Field(
-            100, ge=0, le=1e30, description="weight of the identity loss"
+            100, ge=0, le=1e30, description="weight λ of the identity loss"
         )
         prior_weight: float = Field(1, ge=0, le=1e30, description="weight of the realism loss")
         initial_log_variance: float = Field(
             1, ge=-80, le=80, description="log σ² at the start (BiDO's copy of the code: 0)"
         )
         clip: float | None = Field(
-            1,
-            gt=0,
-            le=1e30,
-            description="latents are clamped to ± this in the loop; null: not at all",
+            1, gt=0, le=1e30, description="latents are clamped to ± this; null: not at all"
         )
         coupled: bool = Field(
             False,

@@ -17,13 +17,9 @@ FIT_DRAWS = 100  # standard normal draws that start the actnorms (released code)
 
 
 class GaussianPosterior(nn.Module):
-    """N(μ, L·Lᵀ) for each identity, standard normal at the start.
+    """q(z) = N(μ, L·Lᵀ) of each identity, standard normal at the start.
 
-    L is lower triangular with a positive diagonal, of which ``factor`` holds the logarithm.
-
-    Args:
-        identities: number of identities.
-        dims: dimensions of the latent.
+    L is lower triangular. ``factor`` holds it; of its diagonal the logarithm, so it is positive.
     """
 
     def __init__(self, identities: int, dims: int, device: torch.device) -> None:
@@ -31,35 +27,30 @@ class GaussianPosterior(nn.Module):
         self.mean = nn.Parameter(torch.zeros(identities, 1, dims, device=device))
         self.factor = nn.Parameter(torch.zeros(identities, dims, dims, device=device))
 
-    def cholesky(self) -> Tensor:
-        """L ``(identities, dims, dims)``."""
-        diagonal = self.factor.diagonal(dim1=1, dim2=2).exp()
-        return self.factor.tril(-1) + torch.diag_embed(diagonal)
-
-    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of noise ``(identities, n, dims)``, and the exact KL ``(identities,)``."""
-        factor = self.cholesky()
-        latents = self.mean + noise @ factor.mT
-        spread = factor.square().sum((1, 2)) - noise.shape[2]
-        log_volume = self.factor.diagonal(dim1=1, dim2=2).sum(1)
-        return latents, (self.mean.square().sum((1, 2)) + spread) / 2 - log_volume
+    def forward(self, ε: Tensor) -> tuple[Tensor, Tensor]:
+        """z = μ + L·ε ``(identities, n, dims)``, and the exact KL(q‖N(0, I)) ``(identities,)``."""
+        μ, log_diagonal = self.mean, self.factor.diagonal(dim1=1, dim2=2)
+        L = self.factor.tril(-1) + torch.diag_embed(log_diagonal.exp())
+        spread = L.square().sum((1, 2)) - ε.shape[2]
+        kl = (μ.square().sum((1, 2)) + spread) / 2 - log_diagonal.sum(1)
+        return μ + ε @ L.mT, kl
 
 
 class FlowPosterior(nn.Module):
-    """A normalising flow for each identity."""
+    """q(z) of each identity by a normalising flow."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
-    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of noise ``(identities, n, dims)``, and KL(q‖N(0, I)) ``(identities,)``.
+    def forward(self, ε: Tensor) -> tuple[Tensor, Tensor]:
+        """z of noise ε ``(identities, n, dims)``, and KL(q‖N(0, I)) ``(identities,)``.
 
         The KL is E[log q − log p] over these draws; the constants of the two densities cancel.
         """
-        latents, log_volume = self.flow(noise)
-        gap = (latents.square() - noise.square()).sum(2) / 2
-        return latents, (gap - log_volume).mean(1)
+        z, log_volume = self.flow(ε)
+        gap = (z.square() - ε.square()).sum(2) / 2
+        return z, (gap - log_volume).mean(1)
 
 
 @register_attack("vmi")
@@ -108,10 +99,7 @@ class Vmi(Attack["Vmi.Config"]):
             json_schema_extra=BUDGETED,
         )
         samples_per_step: int = Field(
-            64,
-            ge=1,
-            le=65_536,
-            description="draws of z per identity and step, over which its loss is averaged",
+            64, ge=1, le=65_536, description="draws of z in an identity's step; their mean loss"
         )
         optimizer: Literal["sgd", "adam"] = Field(
             "sgd", description="how q's parameters are updated"
@@ -175,9 +163,12 @@ class Vmi(Attack["Vmi.Config"]):
         _, L_id = problem.white_box()
         q, y, S = self.posterior(problem), problem.labels, config.samples_per_step
         λ_a, λ_KL = config.identity_weight, config.kl_weight
-        φ, lr, m = q.parameters(), config.learning_rate, config.momentum
-        adam = config.optimizer == "adam"
-        optimizer = torch.optim.Adam(φ, lr, (m, 0.999)) if adam else torch.optim.SGD(φ, lr, m)
+        lr, m = config.learning_rate, config.momentum
+        optimizer = (
+            torch.optim.SGD(q.parameters(), lr, m)
+            if config.optimizer == "sgd"
+            else torch.optim.Adam(q.parameters(), lr, (m, 0.999))
+        )
         draws, noise = problem.streams("vmi/draws"), problem.streams("vmi/loss", S)
         rows = y.repeat_interleave(S)
         for _ in problem.progress.steps(config.iterations, "vmi"):

@@ -24,11 +24,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "{}+ma": {"students": 1},
     "improved-{}": {"objective": "logit", "students": 1},
 }
-# Settings with which an attack finds the identities of the tiny problem in a second or two, and
-# those that leave it where it starts. An attack that is not listed must do it with its defaults.
+# Settings with which an attack finds the identities of the tiny problem in a second or two; an
+# attack that is not here must do it with its defaults.
 FINDS: dict[str, dict[str, Any]] = {
     "gmi": {"iterations": 40, "learning_rate": 0.2},
-    "kedmi": {"iterations": 100, "learning_rate": 0.05},
+    "kedmi": {"iterations": 100, "learning_rate": 0.1},
     "vmi": {
         "iterations": 60,
         "samples_per_step": 4,
@@ -39,8 +39,9 @@ FINDS: dict[str, dict[str, Any]] = {
         "flow_width": 6,
     },
 }
+# What to add to them so that it stays where it starts; an attack without `iterations` says so here.
 STARTS: dict[str, dict[str, Any]] = {}
-MARGIN = 0.2  # in the target's mean confidence, of which chance is 1 / CLASSES = 0.2
+MARGIN = 0.2  # of the target's confidence, whose chance level is 0.2; the attacks gain 0.3 to 0.7
 
 
 def variants() -> Iterator[Any]:
@@ -91,17 +92,16 @@ def test_it_returns_images(name: str, options: dict[str, Any]) -> None:
     assert not images.requires_grad
 
 
-@pytest.mark.usefixtures("double_precision")
-@each_variant
-def test_identities_are_independent(name: str, options: dict[str, Any]) -> None:
-    """Neither of others that are attacked, nor of how many are attacked at once."""
+@each_attack
+def test_identities_are_independent(name: str) -> None:
+    """Neither others that are attacked nor how many are attacked at once change a result."""
     cls = ATTACKS.get(name)
-    together = reconstruct(short(cls), problem(cls, **options))
-    alone = reconstruct(short(cls), problem(cls, labels=(1,), **options))
-    torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-9)
-    chunks = list(short(cls, max_rows=1)(problem(cls, **options)))
+    together = reconstruct(short(cls), problem(cls))
+    alone = reconstruct(short(cls), problem(cls, labels=(1,)))
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-3)
+    chunks = list(short(cls, max_rows=1)(problem(cls)))
     assert [len(chunk) for chunk in chunks] == [1, 1, 1]
-    torch.testing.assert_close(together, torch.cat(chunks), rtol=0, atol=1e-9)
+    torch.testing.assert_close(together, torch.cat(chunks), rtol=1e-3, atol=1e-3)
 
 
 @each_attack
@@ -131,27 +131,6 @@ def test_only_latents_get_gradients(name: str) -> None:
 # --- an attack attacks ------------------------------------------------------------------------
 
 
-def confidences(cls: type[Attack[Any]], given: Problem, **fields: Any) -> Tensor:
-    """The target's mean confidence ``(CLASSES,)`` that reconstructions are whom they are meant."""
-    images = reconstruct(cls(cls.Config(**fields)), given)
-    with torch.no_grad():
-        scores = tiny_classifier()(images.flatten(0, 1)).softmax(1)
-    return scores.view(CLASSES, -1, CLASSES).mean(1).diagonal()
-
-
-def check_that_it_attacks(name: str, options: dict[str, Any], scale: float = 1) -> None:
-    """All identities gain on average, and nearly each of them; ``scale`` breaks the attack."""
-    cls = ATTACKS.get(name)
-    given = problem(cls, labels=range(CLASSES), samples=8, **options)
-    if given.identity_loss is not None:
-        given = replace(given, identity_loss=Scaled(given.identity_loss, scale))
-    finds = FINDS.get(name, {})
-    start = confidences(cls, given, **{**finds, **STARTS.get(name, {"iterations": 1})})
-    end = confidences(cls, given, **finds)
-    assert end.mean() > start.mean() + MARGIN, (start, end)
-    assert (end > start).sum() >= CLASSES - 1, (start, end)
-
-
 class Scaled(IdentityLoss):
     """An identity loss times a number: with 0 an attack does nothing, below it the contrary."""
 
@@ -162,16 +141,37 @@ class Scaled(IdentityLoss):
         return self.scale * self.loss(images, labels, streams)
 
 
+def gains(name: str, options: dict[str, Any], scale: float = 1) -> Tensor:
+    """What each identity ``(CLASSES,)`` gains of the target's confidence over the attack's start.
+
+    Args:
+        scale: what the identity loss is multiplied by, to break the attack.
+    """
+    cls = ATTACKS.get(name)
+    given = problem(cls, labels=range(CLASSES), samples=8, **options)
+    if given.identity_loss is not None:
+        given = replace(given, identity_loss=Scaled(given.identity_loss, scale))
+    found, confidences = FINDS.get(name, {}), []
+    for fields in ({**found, **STARTS.get(name, {"iterations": 1})}, found):
+        images = reconstruct(cls(cls.Config(**fields)), given)
+        with torch.no_grad():
+            scores = tiny_classifier()(images.flatten(0, 1)).softmax(1)
+        confidences.append(scores.view(CLASSES, -1, CLASSES).mean(1).diagonal())
+    return confidences[1] - confidences[0]
+
+
 @each_variant
 def test_it_raises_the_targets_confidence(name: str, options: dict[str, Any]) -> None:
-    check_that_it_attacks(name, options)
+    found = gains(name, options)
+    assert found.mean() > MARGIN, found
+    assert (found > 0).all(), found
 
 
 @each_attack
 @pytest.mark.parametrize("scale", [0, -1])
 def test_a_broken_attack_does_not(name: str, scale: float) -> None:
-    """The bound above is one that an attack fails which stands still or goes the wrong way."""
+    """One that does nothing for its identities, or the contrary, stays far below the margin."""
     if not ATTACKS.get(name).optimises_identity:
         pytest.skip("it minimises no identity loss")
-    with pytest.raises(AssertionError):
-        check_that_it_attacks(name, {}, scale)
+    found = gains(name, {}, scale)
+    assert found.mean() < MARGIN / 4, found
