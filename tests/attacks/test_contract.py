@@ -27,13 +27,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Settings with which an attack finds the identities of the tiny problem in a second or two; an
 # attack that is not here must do it with its defaults.
 FINDS: dict[str, dict[str, Any]] = {
-    "gmi": {"iterations": 40, "learning_rate": 0.2},
+    "gmi": {"iterations": 30, "learning_rate": 0.3},
     "kedmi": {"iterations": 100, "learning_rate": 0.1},
     "vmi": {
-        "iterations": 60,
+        "iterations": 30,
         "samples_per_step": 4,
         "optimizer": "adam",
-        "learning_rate": 0.02,
+        "learning_rate": 0.04,
         "flow_depth": 2,
         "flow_levels": 2,
         "flow_width": 6,
