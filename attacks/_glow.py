@@ -101,7 +101,7 @@ class Step(nn.Module):
         self.coupling = Coupling(streams, dims, width)
 
     def forward(self, noise: Tensor) -> Transformed:
-        return self.actnorm(self.coupling(noise).index_select(2, self.back))
+        return self.actnorm.forward(self.coupling.forward(noise).index_select(2, self.back))
 
     def inverse(self, latents: Tensor) -> Transformed:
         values, log_volume = self.actnorm.inverse(latents)

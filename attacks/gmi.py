@@ -10,19 +10,8 @@ from mibench.inversion.attack import Attack, AttackConfig, Problem, register_att
 from mibench.types import BUDGETED, AttackCard
 
 
-def nesterov(
-    latents: Tensor, velocity: Tensor, gradient: Tensor, rate: float, momentum: float
-) -> tuple[Tensor, Tensor]:
-    """One step of GMI's Nesterov momentum: new latents and velocity.
-
-    v ← m·v − lr·g; z ← z − m·v_old + (1 + m)·v.
-    """
-    moved = momentum * velocity - rate * gradient
-    return latents - momentum * velocity + (1 + momentum) * moved, moved
-
-
 @register_attack("gmi")
-class Gmi(Attack):
+class Gmi(Attack["Gmi.Config"]):
     """Maximise the target's confidence and the critic's score over latents of a general GAN.
 
     References:
@@ -61,11 +50,7 @@ class Gmi(Attack):
         """Options of GMI; defaults are those of its copies in KEDMI's and the seed paper's code."""
 
         iterations: int = Field(
-            2400,
-            ge=1,
-            le=10**9,
-            description="steps of gradient descent",
-            json_schema_extra=BUDGETED,
+            2400, ge=1, le=10**9, description="gradient steps", json_schema_extra=BUDGETED
         )
         learning_rate: float = Field(
             0.02, gt=0, le=1e30, description="step size at the published batch"
@@ -75,42 +60,36 @@ class Gmi(Attack):
         )
         momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
         identity_weight: float = Field(
-            100, ge=0, le=1e30, description="weight of the identity loss"
+            100, ge=0, le=1e30, description="weight λ of the identity loss"
         )
         prior_weight: float = Field(1, ge=0, le=1e30, description="weight of the critic's score")
         clip: float = Field(
             1, gt=0, le=1e30, description="latents are clamped to ± this after each step"
         )
 
-    config: Config
-
     def invert(self, problem: Problem) -> Tensor:
-        """One restart per reconstruction, all restarts of a chunk of identities in one batch."""
-        return torch.cat(
-            [
-                self._chunk(problem, labels)
-                for labels in problem.chunks(problem.samples, self.config.max_rows)
-            ]
-        )
+        """One latent z a reconstruction, all of a chunk at once: ẑ = argmin L_prior(z) + λ·L_id(z).
 
-    def _chunk(self, problem: Problem, labels: Tensor) -> Tensor:
-        config, prior = self.config, problem.prior
-        _, identity_loss = problem.white_box()
-        rows = labels.repeat_interleave(problem.samples)
-        latents = problem.streams(labels, "start", problem.samples).normal(prior.generator.latent)
-        noise = problem.streams(labels, "noise", problem.samples)
-        velocity = torch.zeros_like(latents)
-        rate = config.learning_rate / config.reference_batch
+        L_prior is −D(G(z)), L_id the identity loss of G(z): −log C(G(z)), or an improved one.
+        """
+        config, G, D = self.config, problem.prior.generator, problem.prior.critic
+        _, L_id = problem.white_box()
+        y = problem.labels.repeat_interleave(problem.samples)
+        z = problem.streams("start", problem.samples).normal(G.latent)
+        noise = problem.streams("noise", problem.samples)
+        λ_id, λ_prior = config.identity_weight, config.prior_weight
+        # Losses are summed, so that no row's step depends on how many others there are; published
+        # ones are means over a batch, whose size is therefore in the step.
+        m, lr = config.momentum, config.learning_rate / config.reference_batch
+        v = torch.zeros_like(z)
         for _ in problem.progress.steps(config.iterations, "gmi"):
-            latents.requires_grad_(True)
-            images = prior.generator(latents)
-            identity = identity_loss(images, rows, noise)
-            loss = config.identity_weight * identity - config.prior_weight * prior.critic(images)
-            (gradient,) = torch.autograd.grad(loss.sum(), latents)
+            x = G(z.requires_grad_(True))
+            loss = λ_id * L_id(x, y, noise) - λ_prior * D(x)
+            (gradient,) = torch.autograd.grad(loss.sum(), z)  # of z alone: no network gets any
             with torch.no_grad():
-                latents, velocity = nesterov(latents, velocity, gradient, rate, config.momentum)
-                latents = latents.clamp(-config.clip, config.clip)
+                v_old, v = v, m * v - lr * gradient
+                z = (z - m * v_old + (1 + m) * v).clamp(-config.clip, config.clip)
             problem.progress.report(loss=loss.detach().mean())
         with torch.no_grad():
-            images = prior.generator(latents)
-        return images.unflatten(0, (len(labels), problem.samples))
+            found: Tensor = G(z).unflatten(0, (len(problem.labels), problem.samples))
+        return found

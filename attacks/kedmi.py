@@ -172,7 +172,7 @@ def train_specific_gan(
 
 
 @register_attack("kedmi")
-class Kedmi(Attack):
+class Kedmi(Attack["Kedmi.Config"]):
     """Optimise a latent distribution per identity under a GAN trained with the target's help.
 
     References:
@@ -220,25 +220,18 @@ class Kedmi(Attack):
         """Options of KEDMI; of the attack, the defaults are the released code's."""
 
         iterations: int = Field(
-            2400,
-            ge=1,
-            le=10**9,
-            description="steps of Adam on (μ, log σ²)",
-            json_schema_extra=BUDGETED,
+            2400, ge=1, le=10**9, description="Adam's steps on μ and σ", json_schema_extra=BUDGETED
         )
         learning_rate: float = Field(0.02, gt=0, le=1e30, description="Adam's step")
         identity_weight: float = Field(
-            100, ge=0, le=1e30, description="weight of the identity loss"
+            100, ge=0, le=1e30, description="weight λ of the identity loss"
         )
         prior_weight: float = Field(1, ge=0, le=1e30, description="weight of the realism loss")
         initial_log_variance: float = Field(
             1, ge=-80, le=80, description="log σ² at the start (BiDO's copy of the code: 0)"
         )
         clip: float | None = Field(
-            1,
-            gt=0,
-            le=1e30,
-            description="latents are clamped to ± this in the loop; null: not at all",
+            1, gt=0, le=1e30, description="latents are clamped to ± this; null: not at all"
         )
         coupled: bool = Field(
             False,
@@ -246,8 +239,6 @@ class Kedmi(Attack):
             "results then depend on one another; false: over a recorded bank",
         )
         prior_training: FineTuning = Field(FineTuning(), description="the target-specific GAN")
-
-    config: Config
 
     def train_prior(self, job: PriorJob, target: Classifier) -> Prior:
         """Train the target-specific GAN on public images that the target pseudo-labels."""
@@ -284,42 +275,45 @@ class Kedmi(Attack):
         layout = torch.channels_last
         return maker.to(memory_format=layout), judge.to(memory_format=layout)
 
+    def rows_per_identity(self, samples: int) -> int:
+        """One draw of its Gaussian a step."""
+        return 1
+
+    def chunk(self, samples: int) -> int:
+        """Coupled, they see one another: in the published batches then, not in memory's."""
+        return PUBLISHED_BATCH if self.config.coupled else super().chunk(samples)
+
     def invert(self, problem: Problem) -> Tensor:
-        """One Gaussian per identity; the reconstructions are draws from it."""
-        # Coupled identities see one another, so their batches are the published ones, not memory's.
-        rows = PUBLISHED_BATCH if self.config.coupled else self.config.max_rows
-        return torch.cat([self._chunk(problem, labels) for labels in problem.chunks(1, rows)])
+        """Distributional recovery: N(μ, σ²) over latents for each identity; results are its draws.
 
-    def _chunk(self, problem: Problem, labels: Tensor) -> Tensor:
+        μ and σ minimise E[L_prior + λ·L_id] over z = μ + σ·ε, one draw ε of N(0, I) a step.
+        """
         config, prior = self.config, problem.prior
-        _, identity_loss = problem.white_box()
+        G, D = prior.generator, prior.critic
+        _, L_id = problem.white_box()
         bank = None if config.coupled else prior.bank
-        size = prior.generator.latent
-        mean = torch.zeros(len(labels), size, device=problem.device, requires_grad=True)
-        log_variance = torch.full_like(mean, config.initial_log_variance).requires_grad_(True)
-        solver = torch.optim.Adam([mean, log_variance], config.learning_rate)
-        draws, noise = problem.streams(labels, "draws"), problem.streams(labels, "noise")
-        for _ in problem.progress.steps(config.iterations, "kedmi"):
-            images = prior.generator(self._latents(mean, log_variance, draws.normal(size)))
-            realism = realism_loss(prior.critic.score(prior.critic.features(images), bank))
-            identity = identity_loss(images, labels, noise)
-            loss = config.identity_weight * identity + config.prior_weight * realism
-            solver.zero_grad(set_to_none=True)
-            (loss.sum() / PUBLISHED_BATCH).backward()
-            solver.step()
-            problem.progress.report(loss=loss.detach().mean())
-        copies = problem.samples
-        final = problem.streams(labels, "reconstructions", copies).normal(size)
-        with torch.no_grad():
-            latents = self._latents(
-                mean.repeat_interleave(copies, 0), log_variance.repeat_interleave(copies, 0), final
-            )
-            return prior.generator(latents).unflatten(0, (len(labels), copies))
+        y, n, dims = problem.labels, problem.samples, G.latent
+        λ_id, λ_prior = config.identity_weight, config.prior_weight
+        # Identities, draws of each, dimensions. The logarithm keeps σ positive without a bound.
+        μ = torch.zeros(len(y), 1, dims, device=problem.device, requires_grad=True)
+        log_σ2 = torch.full_like(μ, config.initial_log_variance).requires_grad_(True)
+        adam = torch.optim.Adam([μ, log_σ2], config.learning_rate)
 
-    def _latents(self, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-        latents = mean + torch.exp(0.5 * log_variance) * noise
-        return (
-            latents
-            if self.config.clip is None
-            else latents.clamp(-self.config.clip, self.config.clip)
-        )
+        def latents(ε: Tensor) -> Tensor:
+            z = (μ + torch.exp(0.5 * log_σ2) * ε).flatten(0, 1)
+            return z if config.clip is None else z.clamp(-config.clip, config.clip)
+
+        draws, noise = problem.streams("draws"), problem.streams("noise")
+        for _ in problem.progress.steps(config.iterations, "kedmi"):
+            x = G(latents(draws.normal(1, dims)))
+            L_prior = realism_loss(D.score(D.features(x), bank))
+            loss = λ_id * L_id(x, y, noise) + λ_prior * L_prior
+            adam.zero_grad(set_to_none=True)
+            # The published mean over 60; Adam cancels such a factor, but for its added 1e-8.
+            (loss.sum() / PUBLISHED_BATCH).backward()
+            adam.step()
+            problem.progress.report(loss=loss.detach().mean())
+        ε = problem.streams("reconstructions", n).normal(dims).unflatten(0, (len(y), n))
+        with torch.no_grad():
+            found: Tensor = G(latents(ε)).unflatten(0, (len(y), n))
+        return found

@@ -10,20 +10,16 @@ from torch import Tensor, nn
 
 from mibench.attacks._glow import Flow
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
-from mibench.streams import RowStreams, stream
+from mibench.streams import stream
 from mibench.types import BUDGETED, AttackCard
 
 FIT_DRAWS = 100  # standard normal draws that start the actnorms (released code)
 
 
 class GaussianPosterior(nn.Module):
-    """N(μ, L·Lᵀ) for each identity, standard normal at the start.
+    """q(z) = N(μ, L·Lᵀ) of each identity, standard normal at the start.
 
-    L is lower triangular with a positive diagonal, of which ``factor`` holds the logarithm.
-
-    Args:
-        identities: number of identities.
-        dims: dimensions of the latent.
+    L is lower triangular. ``factor`` holds it; of its diagonal the logarithm, so it is positive.
     """
 
     def __init__(self, identities: int, dims: int, device: torch.device) -> None:
@@ -31,91 +27,39 @@ class GaussianPosterior(nn.Module):
         self.mean = nn.Parameter(torch.zeros(identities, 1, dims, device=device))
         self.factor = nn.Parameter(torch.zeros(identities, dims, dims, device=device))
 
-    def cholesky(self) -> Tensor:
-        """L ``(identities, dims, dims)``."""
-        diagonal = self.factor.diagonal(dim1=1, dim2=2).exp()
-        return self.factor.tril(-1) + torch.diag_embed(diagonal)
-
-    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of noise ``(identities, n, dims)``, and the exact KL ``(identities,)``."""
-        factor = self.cholesky()
-        latents = self.mean + noise @ factor.mT
-        spread = factor.square().sum((1, 2)) - noise.shape[2]
-        log_volume = self.factor.diagonal(dim1=1, dim2=2).sum(1)
-        return latents, (self.mean.square().sum((1, 2)) + spread) / 2 - log_volume
+    def forward(self, ε: Tensor) -> tuple[Tensor, Tensor]:
+        """z = μ + L·ε ``(identities, n, dims)``, and the exact KL(q‖N(0, I)) ``(identities,)``."""
+        μ, log_diagonal = self.mean, self.factor.diagonal(dim1=1, dim2=2)
+        L = self.factor.tril(-1) + torch.diag_embed(log_diagonal.exp())
+        spread = L.square().sum((1, 2)) - ε.shape[2]
+        kl = (μ.square().sum((1, 2)) + spread) / 2 - log_diagonal.sum(1)
+        return μ + ε @ L.mT, kl
 
 
 class FlowPosterior(nn.Module):
-    """A normalising flow for each identity."""
+    """q(z) of each identity by a normalising flow."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
-    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents of noise ``(identities, n, dims)``, and KL(q‖N(0, I)) ``(identities,)``.
+    def forward(self, ε: Tensor) -> tuple[Tensor, Tensor]:
+        """z of noise ε ``(identities, n, dims)``, and KL(q‖N(0, I)) ``(identities,)``.
 
         The KL is E[log q − log p] over these draws; the constants of the two densities cancel.
         """
-        latents, log_volume = self.flow(noise)
-        gap = (latents.square() - noise.square()).sum(2) / 2
-        return latents, (gap - log_volume).mean(1)
-
-
-class VmiConfig(AttackConfig):
-    """Options of VMI; the defaults are those of the released CelebA run."""
-
-    family: Literal["gaussian", "flow"] = Field(
-        "flow", description="q(z): a full-covariance `gaussian`, or a Glow-style `flow`"
-    )
-    iterations: int = Field(
-        4867,
-        ge=1,
-        le=10**9,
-        description="steps (released run: 31 epochs of 10,000 draws, 64 a step)",
-        json_schema_extra=BUDGETED,
-    )
-    samples_per_step: int = Field(
-        64,
-        ge=1,
-        le=65_536,
-        description="draws of z per identity and step, over which its loss is averaged",
-    )
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="how q's parameters are updated")
-    learning_rate: float = Field(1e-4, gt=0, le=1e30, description="the optimizer's step size")
-    momentum: float = Field(
-        0.9, ge=0, lt=1, description="momentum of SGD; the first decay rate β₁ of Adam"
-    )
-    identity_weight: float = Field(
-        1.0, ge=0, le=1e30, description="weight λ_a of the identity loss"
-    )
-    kl_weight: float = Field(
-        1e-3, ge=0, le=1e30, description="weight λ_KL of KL(q‖N(0, I)), in nats"
-    )
-    flow_depth: int = Field(10, ge=1, le=1000, description="steps K in each level of the flow")
-    flow_levels: int = Field(
-        3, ge=1, le=16, description="levels L of the flow; half of the dimensions leave after each"
-    )
-    flow_width: int = Field(
-        100, ge=1, le=65_536, description="units in each of the two hidden layers of a coupling"
-    )
-
-    @model_validator(mode="after")
-    def _flow_fields_need_the_flow(self) -> VmiConfig:
-        fields = type(self).model_fields
-        for name in ("flow_depth", "flow_levels", "flow_width"):
-            default = fields[name].default
-            if self.family == "gaussian" and getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} does nothing with the family `gaussian`: leave it at {default}, or "
-                    "set the family to `flow`"
-                )
-        return self
+        z, log_volume = self.flow(ε)
+        gap = (z.square() - ε.square()).sum(2) / 2
+        return z, (gap - log_volume).mean(1)
 
 
 @register_attack("vmi")
-class Vmi(Attack):
-    """Fit q(z) to each identity: least λ_a·E[identity loss] + λ_KL·KL(q‖p) (paper, equation 7)."""
+class Vmi(Attack["Vmi.Config"]):
+    """Fit a distribution q(z) to each identity by variational inference, and draw from it.
+
+    References:
+        Wang et al., "Variational Model Inversion Attacks", NeurIPS 2021.
+    """
 
     card = AttackCard(
         title="Variational Model Inversion Attacks",
@@ -140,74 +84,102 @@ class Vmi(Attack):
             "a latent of odd size is split unevenly; the released code refuses it",
         ),
     )
-    Config = VmiConfig
-    config: VmiConfig
 
-    def invert(self, problem: Problem) -> Tensor:
-        """Reconstructions ``(labels, samples, 3, h, w)``: draws of each identity's q(z)."""
-        chunks = list(problem.chunks(self.config.samples_per_step, self.config.max_rows))
-        images = []
-        problem.progress.begin(self.config.iterations * len(chunks), "vmi")
-        try:
-            for labels in chunks:
-                posterior = self.posterior(problem, labels)
-                self._optimise(problem, labels, posterior)
-                images.append(self._draw(problem, labels, posterior))
-        finally:
-            problem.progress.end()
-        return torch.cat(images)
+    class Config(AttackConfig):
+        """Options of VMI; the defaults are those of the released CelebA run."""
 
-    def posterior(self, problem: Problem, labels: Tensor) -> nn.Module:
-        """q(z) of each identity before the first step."""
-        dims = problem.prior.generator.latent
-        if self.config.family == "gaussian":
-            return GaussianPosterior(len(labels), dims, problem.device)
+        family: Literal["gaussian", "flow"] = Field(
+            "flow", description="q(z): a full-covariance `gaussian`, or a Glow-style `flow`"
+        )
+        iterations: int = Field(
+            4867,
+            ge=1,
+            le=10**9,
+            description="steps (released run: 31 epochs of 10,000 draws, 64 a step)",
+            json_schema_extra=BUDGETED,
+        )
+        samples_per_step: int = Field(
+            64, ge=1, le=65_536, description="draws of z in an identity's step; their mean loss"
+        )
+        optimizer: Literal["sgd", "adam"] = Field(
+            "sgd", description="how q's parameters are updated"
+        )
+        learning_rate: float = Field(1e-4, gt=0, le=1e30, description="the optimizer's step size")
+        momentum: float = Field(
+            0.9, ge=0, lt=1, description="momentum of SGD; the first decay rate β₁ of Adam"
+        )
+        identity_weight: float = Field(
+            1.0, ge=0, le=1e30, description="weight λ_a of the identity loss"
+        )
+        kl_weight: float = Field(
+            1e-3, ge=0, le=1e30, description="weight λ_KL of KL(q‖N(0, I)), in nats"
+        )
+        flow_depth: int = Field(10, ge=1, le=1000, description="steps K in each level of the flow")
+        flow_levels: int = Field(
+            3,
+            ge=1,
+            le=16,
+            description="levels L of the flow; half of the dimensions leave after each",
+        )
+        flow_width: int = Field(
+            100, ge=1, le=65_536, description="units in each of the two hidden layers of a coupling"
+        )
+
+        @model_validator(mode="after")
+        def _flow_fields_need_the_flow(self) -> Vmi.Config:
+            fields = type(self).model_fields
+            for name in ("flow_depth", "flow_levels", "flow_width"):
+                default = fields[name].default
+                if self.family == "gaussian" and getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name} does nothing with the family `gaussian`: leave it at {default}, "
+                        "or set the family to `flow`"
+                    )
+            return self
+
+    def rows_per_identity(self, samples: int) -> int:
+        """The draws of a step, or those asked for in the end."""
+        return max(self.config.samples_per_step, samples)
+
+    def posterior(self, problem: Problem) -> nn.Module:
+        """q(z) of each identity before the first step; noise ε to latents z and KL(q‖N(0, I))."""
+        config, dims = self.config, problem.prior.generator.latent
+        if config.family == "gaussian":
+            return GaussianPosterior(len(problem.labels), dims, problem.device)
         flow = Flow(
-            problem.streams(labels, "vmi/weights"),
+            problem.streams("vmi/weights"),
             dims,
-            self.config.flow_levels,
-            self.config.flow_depth,
-            self.config.flow_width,
+            config.flow_levels,
+            config.flow_depth,
+            config.flow_width,
             stream(problem.seed, "vmi/shuffles"),
         )
-        flow.fit(problem.streams(labels, "vmi/actnorm").normal(FIT_DRAWS, dims))
+        flow.fit(problem.streams("vmi/actnorm").normal(FIT_DRAWS, dims))
         return FlowPosterior(flow)
 
-    def _optimise(self, problem: Problem, labels: Tensor, posterior: nn.Module) -> None:
-        _, identity_loss = problem.white_box()
-        generator, count = problem.prior.generator, self.config.samples_per_step
-        noise = problem.streams(labels, "vmi/draws")
-        rows, row_noise = _rows(problem, labels, count)
-        optimizer = self._optimizer(posterior)
-        for _ in range(self.config.iterations):
-            latents, kl = posterior(noise.normal(count, generator.latent))
-            losses = identity_loss(generator(latents.flatten(0, 1)), rows, row_noise)
-            expected = losses.view(len(labels), count).mean(1)
-            loss = self.config.identity_weight * expected + self.config.kl_weight * kl
+    def invert(self, problem: Problem) -> Tensor:
+        """min λ_a·E_q[L_id(z)] + λ_KL·KL(q(z)‖p(z)) (paper, equation 7), then draws of q."""
+        config, G = self.config, problem.prior.generator
+        _, L_id = problem.white_box()
+        q, y, S = self.posterior(problem), problem.labels, config.samples_per_step
+        λ_a, λ_KL = config.identity_weight, config.kl_weight
+        lr, m = config.learning_rate, config.momentum
+        optimizer = (
+            torch.optim.SGD(q.parameters(), lr, m)
+            if config.optimizer == "sgd"
+            else torch.optim.Adam(q.parameters(), lr, (m, 0.999))
+        )
+        draws, noise = problem.streams("vmi/draws"), problem.streams("vmi/loss", S)
+        rows = y.repeat_interleave(S)
+        for _ in problem.progress.steps(config.iterations, "vmi"):
+            z, kl = q(draws.normal(S, G.latent))
+            identity = L_id(G(z.flatten(0, 1)), rows, noise).view(len(y), S).mean(1)
+            loss = λ_a * identity + λ_KL * kl
             optimizer.zero_grad()
-            loss.sum().backward()
+            loss.sum().backward()  # a q for each identity, which no other's loss reaches
             optimizer.step()
             problem.progress.report(loss=loss.detach().mean(), kl=kl.detach().mean())
-            problem.progress.advance(1)
-
-    def _optimizer(self, posterior: nn.Module) -> torch.optim.Optimizer:
-        rate, momentum = self.config.learning_rate, self.config.momentum
-        if self.config.optimizer == "adam":
-            return torch.optim.Adam(posterior.parameters(), rate, betas=(momentum, 0.999))
-        return torch.optim.SGD(posterior.parameters(), rate, momentum)
-
-    @torch.no_grad()
-    def _draw(self, problem: Problem, labels: Tensor, posterior: nn.Module) -> Tensor:
-        """``problem.samples`` images for each identity ``(identities, samples, 3, h, w)``."""
-        generator = problem.prior.generator
-        noise = problem.streams(labels, "vmi/reconstructions")
-        latents, _ = posterior(noise.normal(problem.samples, generator.latent))
-        parts = [generator(part) for part in latents.flatten(0, 1).split(self.config.max_rows)]
-        images = torch.cat(parts).clamp(0, 1)
-        return images.view(len(labels), problem.samples, *images.shape[1:])
-
-
-def _rows(problem: Problem, labels: Tensor, copies: int) -> tuple[Tensor, RowStreams]:
-    """Label and loss noise of each row, identity by identity."""
-    streams = problem.streams(labels, "vmi/loss", copies)
-    return labels.repeat_interleave(copies), streams
+        with torch.no_grad():
+            z, _ = q(problem.streams("vmi/reconstructions").normal(problem.samples, G.latent))
+            found: Tensor = G(z.flatten(0, 1)).unflatten(0, (len(y), problem.samples))
+        return found

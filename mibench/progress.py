@@ -47,4 +47,35 @@ class Progress:
         """The loop ended, or was left."""
 
 
+class Together(Progress):
+    """Tells a loop that each of several rounds goes through as one, to show all the time left.
+
+    A context manager, around the rounds. Rounds of more loops than one are told loop by loop.
+    """
+
+    def __init__(self, progress: Progress, rounds: int) -> None:
+        self.progress, self.rounds = progress, rounds
+        self.label: str | None = None  # of the loop that is open
+
+    def __enter__(self) -> Together:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.label is not None:
+            self.progress.end()
+
+    def begin(self, total: int, label: str) -> None:
+        """Go on with the loop of this label, or start it for all rounds."""
+        if label != self.label:
+            self.__exit__()
+            self.progress.begin(total * self.rounds, label)
+            self.label = label
+
+    def advance(self, steps: int) -> None:
+        self.progress.advance(steps)
+
+    def report(self, **values: float | Tensor) -> None:
+        self.progress.report(**values)
+
+
 SILENT = Progress()

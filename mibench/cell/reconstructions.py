@@ -15,7 +15,7 @@ from mibench.data.images import to_float
 from mibench.errors import DivergedError
 from mibench.inversion.access import ACCESS, TargetAccess, WhiteBoxTarget
 from mibench.inversion.attack import Problem
-from mibench.inversion.identity import FeatureStatistics, IdentityLoss
+from mibench.inversion.identity import IdentityLoss, PenultimateGaussian
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.priors._networks import Prior
@@ -127,13 +127,13 @@ class Reconstructions(Stage[Shards]):
             device=bench.device,
             progress=bench.progress,
         )
-        _save(folder, iter([attack(problem)]), problem.labels)
+        _save(folder, attack(problem), problem.labels)
         return {"queries": target.queries, "iterations": getattr(attack.config, "iterations", None)}
 
     def _identity_loss(self, target: TargetAccess, bench: Bench) -> IdentityLoss | None:
         if not isinstance(target, WhiteBoxTarget):
             return None
-        config, statistics = self.cell.attack_config.identity, None
+        config, penultimate = self.cell.attack_config.identity, None
         model, public = bench.get(self.target).frozen, bench.get(self.images).public
         if config.objective == "logit":
             generator = stream(self.cell.request.seed, "feature statistics")
@@ -142,10 +142,10 @@ class Reconstructions(Stage[Shards]):
             features = predict(model, images, progress=bench.progress, label="feature statistics")[
                 1
             ]
-            statistics = FeatureStatistics.of(features)
+            penultimate = PenultimateGaussian.of(features)
             target.queries += len(images)
         students: list[Classifier] = [bench.get(student) for student in self.students]
-        return IdentityLoss(target.outputs, students, config, statistics, model.stochastic)
+        return IdentityLoss(target.outputs, students, config, penultimate, model.stochastic)
 
     def load(self, bench: Bench) -> Shards:
         artifact = bench.artifact(self)

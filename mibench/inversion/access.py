@@ -27,7 +27,8 @@ class TargetAccess:
         @torch.no_grad()
         def predict(images: Tensor) -> Tensor:
             self.queries += len(images)
-            return model(images).argmax(1)
+            logits: Tensor = model(images.detach())
+            return logits.argmax(1)
 
         self._predict = predict
 
@@ -50,7 +51,8 @@ class BlackBoxTarget(TargetAccess):
         @torch.no_grad()
         def scores(images: Tensor) -> Tensor:
             self.queries += len(images)
-            return model(images).softmax(1)
+            logits: Tensor = model(images.detach())  # for forward-mode gradients
+            return logits.softmax(1)
 
         self._scores = scores
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, Literal, TypeVar, final
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from mibench.inversion.access import TargetAccess, WhiteBoxTarget
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
 from mibench.priors._networks import Prior
 from mibench.priors.gan import GanConfig
-from mibench.progress import Progress
+from mibench.progress import Progress, Together
 from mibench.registry import Registry
 from mibench.streams import RowStreams, stream
 from mibench.training.students import StudentsConfig
@@ -58,7 +58,7 @@ class Problem:
         target: the target, restricted to the attack's access.
         prior: the attacker's image prior, frozen.
         identity_loss: the identity loss object (None for attacks without white-box access).
-        labels: the attacked identities ``(k,)``.
+        labels: the attacked identities ``(k,)``; in :meth:`Attack.invert` those of one chunk.
         samples: reconstructions wanted per identity.
         public: public images; their labels are public identities.
         seed: seed of the attack's streams.
@@ -74,22 +74,19 @@ class Problem:
     device: torch.device
     progress: Progress
 
+    def of(self, labels: Tensor) -> Problem:
+        """The same problem for other identities, which draw the same numbers in any company."""
+        return replace(self, labels=labels)
+
     def stream(self, label: int, purpose: object) -> torch.Generator:
         """A random generator of its own for one identity and purpose."""
         return stream(self.seed, "identity", label, purpose)
 
-    def streams(self, labels: Tensor, purpose: object, copies: int = 1) -> RowStreams:
+    def streams(self, purpose: object, copies: int = 1) -> RowStreams:
         """One stream for each of ``copies`` rows of each label, identity by identity."""
-        generators = [
-            self.stream(label, f"{purpose}/{copy}")
-            for label in labels.tolist()
-            for copy in range(copies)
-        ]
-        return RowStreams(generators, self.device)
-
-    def chunks(self, rows_per_identity: int, max_rows: int) -> Iterator[Tensor]:
-        """The labels in chunks of at most ``max_rows`` rows, at least one identity each."""
-        yield from self.labels.split(max(1, max_rows // rows_per_identity))
+        labels = self.labels.tolist()
+        names = [(label, f"{purpose}/{copy}") for label in labels for copy in range(copies)]
+        return RowStreams([self.stream(*name) for name in names], self.device)
 
     def white_box(self) -> tuple[WhiteBoxTarget, IdentityLoss]:
         """The target and the identity loss of a white-box attack."""
@@ -114,8 +111,14 @@ class PriorJob:
     progress: Progress
 
 
-class Attack(ABC):
+Config_co = TypeVar("Config_co", bound=AttackConfig, covariant=True)
+
+
+class Attack(ABC, Generic[Config_co]):
     """Base class of attacks; register with :func:`register_attack`.
+
+    An attack implements :meth:`invert`; calling it attacks chunk by chunk. With options of its own
+    it is a ``class Mine(Attack["Mine.Config"])`` that holds a ``class Config(AttackConfig)``.
 
     Class attributes:
         card: provenance; access: what it may see of the target; Config: its options.
@@ -131,7 +134,7 @@ class Attack(ABC):
     prior_fields: ClassVar[tuple[str, ...] | None] = None
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Config_co) -> None:
         self.config = config
 
     def train_prior(self, job: PriorJob) -> Prior:
@@ -149,7 +152,19 @@ class Attack(ABC):
 
     @abstractmethod
     def invert(self, problem: Problem) -> Tensor:
-        """Reconstruct: ``(labels, samples, 3, h, w)`` in [0, 1]."""
+        """Reconstruct the identities of one chunk: ``(labels, samples, 3, h, w)`` in [0, 1].
+
+        Draw from ``problem.streams`` alone and sum losses over rows, so that what becomes of an
+        identity does not depend on the others of its chunk.
+        """
+
+    def rows_per_identity(self, samples: int) -> int:
+        """Latents that :meth:`invert` works on at once for one identity."""
+        return samples
+
+    def chunk(self, samples: int) -> int:
+        """Identities that :meth:`invert` is given at once: as many as ``max_rows`` has room for."""
+        return max(1, self.config.max_rows // self.rows_per_identity(samples))
 
     @classmethod
     def own_prior(cls) -> bool:
@@ -195,26 +210,37 @@ class Attack(ABC):
         """Whether the prior depends on the target (see :meth:`train_prior`)."""
         return "target" in inspect.signature(cls.train_prior).parameters
 
-    def __call__(self, problem: Problem) -> Tensor:
-        """Run :meth:`invert` and check what it returns.
+    @final
+    def __call__(self, problem: Problem) -> Iterator[Tensor]:
+        """Run :meth:`invert` chunk by chunk, and check and yield what it returns.
+
+        Yields:
+            ``(identities, samples, 3, h, w)`` in [0, 1], in the order of ``problem.labels``.
 
         Raises:
             ValueError: the shape is wrong, or a value is outside [0, 1].
             DivergedError: a value is not finite.
         """
-        images = self.invert(problem)
-        expected = (len(problem.labels), problem.samples, *problem.public.images.shape[1:])
-        if tuple(images.shape) != expected:
-            raise ValueError(f"invert() returned shape {tuple(images.shape)}, wanted {expected}")
-        if not torch.isfinite(images).all():
-            lost = (~torch.isfinite(images)).flatten(1).any(1).sum()
-            raise DivergedError(
-                f"reconstructions of {lost} of {len(images)} identities are not finite"
-            )
-        if images.min() < 0 or images.max() > 1:
-            raise ValueError("invert() returned values outside [0, 1]")
-        return images
+        chunks = problem.labels.split(self.chunk(problem.samples))
+        with Together(problem.progress, len(chunks)) as progress:
+            problem = replace(problem, progress=progress)
+            for labels in chunks:
+                images = self.invert(problem.of(labels))
+                wanted = (len(labels), problem.samples, *problem.public.images.shape[1:])
+                if tuple(images.shape) != wanted:
+                    raise ValueError(
+                        f"invert() returned shape {tuple(images.shape)}, wanted {wanted}"
+                    )
+                finite = images.isfinite().flatten(1).all(1)
+                if not finite.all():  # the first one, which no size of chunks changes
+                    lost = int(labels[~finite][0])
+                    raise DivergedError(f"reconstructions of identity {lost} are not finite")
+                if images.min() < 0 or images.max() > 1:
+                    raise ValueError("invert() returned values outside [0, 1]")
+                yield images
 
 
-ATTACKS: Registry[Attack] = Registry("attack", Attack, "mibench.attacks", "mibench.attacks")
+ATTACKS: Registry[Attack[AttackConfig]] = Registry(
+    "attack", Attack, "mibench.attacks", "mibench.attacks"
+)
 register_attack = ATTACKS.register

@@ -48,15 +48,19 @@ class IdentityConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class FeatureStatistics:
-    """Mean and standard deviation ``(d,)`` of the target's features on public images."""
+class PenultimateGaussian:
+    """N(μ_pen, σ_pen), which LOM draws p_reg from: the target's features on public images.
+
+    Attributes:
+        mean: μ_pen ``(d,)``. std: σ_pen ``(d,)``.
+    """
 
     mean: Tensor
     std: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> FeatureStatistics:
-        """Statistics of features ``(n, d)``; the paper takes about 5,000 public images.
+    def of(cls, features: Tensor) -> PenultimateGaussian:
+        """The Gaussian of features ``(n, d)``; the paper takes about 5,000 public images.
 
         Raises:
             RequestError: there are fewer than two, which have no standard deviation.
@@ -68,24 +72,6 @@ class FeatureStatistics:
         return cls(features.mean(0), features.std(0))
 
 
-def identity_term(objective: Objective, logits: Tensor, labels: Tensor) -> Tensor:
-    """The objective without its regulariser, one value an image ``(n,)``.
-
-    ``cross-entropy`` is −log softmax_k, ``logit`` is −logit_k (seed paper, equation 3).
-    """
-    if objective == "cross-entropy":
-        return F.cross_entropy(logits, labels, reduction="none")
-    return -logits.gather(1, labels[:, None]).squeeze(1)
-
-
-def feature_distance(features: Tensor, target: Tensor) -> Tensor:
-    """LOM's regulariser ‖f − p_reg‖², a mean over dimensions, one value an image ``(n,)``.
-
-    Source: seed paper, equation 3; the released code takes the mean where the paper writes a norm.
-    """
-    return (features - target).square().mean(1)
-
-
 class IdentityLoss:
     """How far images are from the attacked identities, one value an image.
 
@@ -93,7 +79,7 @@ class IdentityLoss:
         target: outputs of the target for images in [0, 1].
         students: the models of model augmentation; empty without it.
         config: objective, regulariser and expectation over the target's noise.
-        statistics: feature statistics of the target, needed by the objective ``logit``.
+        penultimate: the target's features, needed by the objective ``logit``.
         stochastic: whether the target draws noise at inference.
     """
 
@@ -102,40 +88,40 @@ class IdentityLoss:
         target: Callable[[Tensor], Outputs],
         students: Sequence[Classifier],
         config: IdentityConfig,
-        statistics: FeatureStatistics | None = None,
+        penultimate: PenultimateGaussian | None = None,
         stochastic: bool = False,
     ) -> None:
-        if config.objective == "logit" and statistics is None:
+        if config.objective == "logit" and penultimate is None:
             raise ValueError("the objective `logit` needs the target's feature statistics")
         self.target, self.students = target, tuple(students)
-        self.config, self.statistics = config, statistics
+        self.config, self.penultimate = config, penultimate
         self.passes = config.eot if stochastic else 1
 
     def __call__(self, images: Tensor, labels: Tensor, streams: RowStreams) -> Tensor:
         """Loss ``(n,)`` of images ``(n, 3, h, w)`` in [0, 1]; the caller sums it.
 
-        The identity term is the mean over target and students (seed paper, equation 6, with equal
-        weights); the regulariser, read off the target alone, is added to it whole, as the released
-        code does. Noise comes from ``streams``, a row an image.
+        The baseline is −log softmax_k, ``logit`` −logit_k + λ·‖f − p_reg‖² (seed paper, equation
+        3). With students the first term is a mean over all models (equation 6, equal weights).
+        Noise comes from ``streams``, a row an image.
         """
-        terms = regulariser = torch.zeros(len(images), device=images.device)
+        terms = distance = torch.zeros(len(images), device=images.device)
         with noise_from(streams):
             for _ in range(self.passes):
-                outputs = self.target(images)
-                terms = terms + self._term(outputs.logits, labels) / self.passes
-                regulariser = regulariser + self._regulariser(outputs, streams) / self.passes
+                out = self.target(images)
+                terms = terms + self._term(out.logits, labels) / self.passes
+                if self.config.objective == "logit" and self.penultimate is not None:
+                    p_reg = self.penultimate.mean
+                    if self.config.feature_target == "sampled":
+                        p_reg = p_reg + self.penultimate.std * streams.normal(len(p_reg))
+                    # Released code takes the mean over dimensions where the paper writes a norm.
+                    square = (out.features - p_reg).square().mean(1)
+                    distance = distance + square / self.passes
         for student in self.students:
             terms = terms + self._term(student(images), labels)
-        return terms / (1 + len(self.students)) + self.config.regularizer * regulariser
+        # Released code adds the regulariser whole, for it is read off the target alone.
+        return terms / (1 + len(self.students)) + self.config.regularizer * distance
 
     def _term(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return identity_term(self.config.objective, logits, labels)
-
-    def _regulariser(self, outputs: Outputs, streams: RowStreams) -> Tensor:
-        if self.statistics is None or self.config.objective != "logit":
-            return torch.zeros_like(outputs.logits[:, 0])
-        wanted = self.statistics.mean
-        if self.config.feature_target == "sampled":
-            noise = streams.normal(outputs.features.shape[1])
-            wanted = wanted + self.statistics.std * noise
-        return feature_distance(outputs.features, wanted)
+        if self.config.objective == "cross-entropy":
+            return F.cross_entropy(logits, labels, reduction="none")
+        return -logits.gather(1, labels[:, None]).squeeze(1)

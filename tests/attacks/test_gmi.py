@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mibench.attacks.gmi import Gmi, nesterov
+from mibench.attacks.gmi import Gmi
 from mibench.inversion.attack import Attack, Problem
 from mibench.priors._networks import Prior
 from tests.kit.cells import bench, graph
 from tests.kit.problems import (
-    CLASSES,
     LATENT,
     RESOLUTION,
+    reconstruct,
     tiny_classifier,
     tiny_prior,
     tiny_problem,
@@ -31,7 +31,7 @@ def attack(**fields: Any) -> Gmi:
 def run(
     labels: Sequence[int] = (0, 1, 2), samples: int = 2, options: Any = None, **fields: Any
 ) -> Tensor:
-    return attack(**fields)(tiny_problem(Gmi, labels, samples, **(options or {})))
+    return reconstruct(attack(**fields), tiny_problem(Gmi, labels, samples, **(options or {})))
 
 
 def test_the_defaults_are_the_released_codes() -> None:
@@ -39,21 +39,6 @@ def test_the_defaults_are_the_released_codes() -> None:
     assert (config.iterations, config.learning_rate, config.momentum) == (2400, 0.02, 0.9)
     assert (config.identity_weight, config.prior_weight, config.clip) == (100, 1, 1)
     assert config.reference_batch == 60
-
-
-def test_the_nesterov_step_is_the_released_codes() -> None:
-    rng = np.random.default_rng(0)
-    curve, start = rng.normal(size=(5, 5)), rng.normal(size=(3, 5))
-    hessian = curve @ curve.T / 5
-    latents, velocity = torch.tensor(start), torch.zeros(3, 5, dtype=torch.float64)
-    z, v = start.copy(), np.zeros((3, 5))
-    for _ in range(6):
-        latents, velocity = nesterov(latents, velocity, latents @ torch.tensor(hessian), 0.1, 0.7)
-        gradient, v_previous = z @ hessian, v.copy()
-        v = 0.7 * v - 0.1 * gradient
-        z = z + (-0.7 * v_previous + (1 + 0.7) * v)
-        np.testing.assert_allclose(latents, z)
-        np.testing.assert_allclose(velocity, v)
 
 
 class LinearGenerator(nn.Module):
@@ -90,10 +75,12 @@ def linear_problem(labels: Sequence[int], samples: int) -> tuple[Problem, Any, A
 
 
 @pytest.mark.parametrize("labels", [(0, 1, 2), (1,)])
-def test_the_whole_attack_against_a_loop_in_numpy(labels: tuple[int, ...]) -> None:
-    """The step is that of the published batch of 60, whatever number of identities is attacked."""
+@pytest.mark.parametrize("momentum", [0.9, 0.7, 0.0])
+def test_the_whole_attack_against_a_loop_in_numpy(labels: tuple[int, ...], momentum: float) -> None:
+    """The released code's Nesterov steps, as for the published batch of 60 with any number."""
     problem, matrix, centres, weight = linear_problem(labels, 4)
     fields = {"iterations": 25, "identity_weight": 3.0, "prior_weight": 2.0, "clip": 0.8}
+    fields["momentum"] = momentum
     images = attack(learning_rate=0.9, **fields).invert(problem)
     clamped = 0
     for row, label in enumerate(labels):
@@ -103,8 +90,8 @@ def test_the_whole_attack_against_a_loop_in_numpy(labels: tuple[int, ...]) -> No
             for _ in range(25):
                 gradient = matrix @ (3 * (z @ matrix - centres[label]) - 2 * weight)
                 v_previous = v
-                v = 0.9 * v - 0.9 / 60 * gradient
-                z = z - 0.9 * v_previous + 1.9 * v
+                v = momentum * v - 0.9 / 60 * gradient
+                z = z + (-momentum * v_previous + (1 + momentum) * v)
                 clamped += int((np.abs(z) > 0.8).sum())
                 z = np.clip(z, -0.8, 0.8)
             found = images[row, restart, :, 0, 0]
@@ -173,25 +160,9 @@ def test_students_and_objective_reach_the_loss() -> None:
         assert (run([0], options=options) - plain).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("objective", ["cross-entropy", "logit"])
-def test_the_attack_raises_the_targets_confidence(objective: str) -> None:
-    labels = range(CLASSES)
-
-    def confidence(iterations: int) -> Tensor:
-        problem = tiny_problem(Gmi, labels, 6, objective=objective)  # type: ignore[arg-type]
-        images = attack(iterations=iterations, learning_rate=0.2)(problem)
-        with torch.no_grad():
-            scores = tiny_classifier()(images.flatten(0, 1)).softmax(1).view(CLASSES, 6, CLASSES)
-        return scores.mean(1).diagonal()
-
-    before, after = confidence(1), confidence(40)
-    assert after.mean() > before.mean() + 0.2, (before, after)
-    assert (after > before).all()
-
-
 def test_queries_are_one_for_each_image() -> None:
     problem = tiny_problem(Gmi, [0, 1], 3)
-    attack(iterations=4)(problem)
+    reconstruct(attack(iterations=4), problem)
     assert problem.target.queries == 4 * 2 * 3
 
 
@@ -203,7 +174,7 @@ def test_no_network_gets_gradients_even_if_it_is_not_frozen() -> None:
         try:
             for network in networks:
                 network.requires_grad_(True)
-            attack(iterations=2)(problem)
+            reconstruct(attack(iterations=2), problem)
             assert all(p.grad is None for network in networks for p in network.parameters())
         finally:
             for network in networks:
@@ -218,7 +189,7 @@ def test_what_the_pipeline_hands_to_an_attack_is_frozen(
     seen: list[Problem] = []
     call = Attack.__call__
 
-    def spy(self: Attack, problem: Problem) -> Tensor:
+    def spy(self: Attack[Any], problem: Problem) -> Iterator[Tensor]:
         seen.append(problem)
         return call(self, problem)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class Networks:
         self.class_prior = Prior(maker, judge, "random", bank)
 
 
-def problem(networks: Networks, attack: Attack, labels: Tensor, prior: Prior) -> Problem:
+def problem(networks: Networks, attack: Attack[Any], labels: Tensor, prior: Prior) -> Problem:
     """The attack problem of the frozen networks."""
     target = WhiteBoxTarget(networks.frozen[0])
     resolution = networks.frozen[0].resolution
@@ -127,7 +128,7 @@ def main() -> None:
     kedmi_problem = problem(networks, kedmi, labels, networks.class_prior)
     compare(
         f"KEDMI, {options.steps} steps of {options.identities}",
-        lambda: kedmi(kedmi_problem),
+        lambda: list(kedmi(kedmi_problem)),
         lambda: plain.kedmi_steps(
             networks.maker, networks.class_judge, networks.models, labels, options.steps
         ),
@@ -141,7 +142,7 @@ def main() -> None:
     gmi_problem = problem(networks, gmi, few, networks.prior)
     compare(
         f"GMI, {RESTARTS} restarts of {options.gmi_identities}",
-        lambda: resized(gmi(gmi_problem).flatten(0, 1)),
+        lambda: [resized(images.flatten(0, 1)) for images in gmi(gmi_problem)],
         lambda: plain.pil_resize(
             plain.gmi_attack(
                 networks.maker, networks.judge, networks.models, few, options.gmi_steps, RESTARTS

@@ -52,11 +52,11 @@ def test_attacks_agree() -> None:
 
     from mibench.inversion.access import WhiteBoxTarget
     from mibench.inversion.identity import IdentityLoss
-    from tests.kit.problems import tiny_problem
+    from tests.kit.problems import reconstruct, tiny_problem
 
     attack = Kedmi(Kedmi.Config(iterations=3))
     problem = tiny_problem(Kedmi, critic_classes=5)
-    here = attack(problem)
+    here = reconstruct(attack, problem)
     target = WhiteBoxTarget(problem.white_box()[0].model.to(GPU))
     moved = replace(
         problem,
@@ -67,7 +67,7 @@ def test_attacks_agree() -> None:
         public=problem.public.to(GPU),
         device=GPU,
     )
-    torch.testing.assert_close(here, attack(moved).cpu(), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(here, reconstruct(attack, moved).cpu(), rtol=1e-2, atol=1e-2)
 
 
 def test_a_cell_runs_on_the_gpu(tiny: Protocol, tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from mibench.errors import RequestError
 from mibench.inversion.identity import (
-    FeatureStatistics,
     IdentityConfig,
     IdentityLoss,
-    feature_distance,
-    identity_term,
+    Objective,
+    PenultimateGaussian,
 )
 from mibench.models.classifiers import Outputs
 from mibench.streams import RowStreams, noise_like, stream
@@ -34,7 +33,7 @@ def normal(name: str, *shape: int) -> Tensor:
 
 
 LOGITS, FEATURES = 2 * normal("logits", ROWS, CLASSES), normal("features", ROWS, DIMS)
-STATISTICS = FeatureStatistics(normal("mean", DIMS), normal("std", DIMS).abs() + 0.2)
+STATISTICS = PenultimateGaussian(normal("mean", DIMS), normal("std", DIMS).abs() + 0.2)
 
 
 def streams(rows: Any = range(ROWS)) -> RowStreams:
@@ -48,7 +47,7 @@ def target(logits: Tensor = LOGITS, features: Tensor = FEATURES) -> Callable[[Te
 def loss_of(
     students: tuple[Tensor, ...] = (),
     config: IdentityConfig | None = None,
-    statistics: FeatureStatistics | None = STATISTICS,
+    statistics: PenultimateGaussian | None = STATISTICS,
     noise: RowStreams | None = None,
 ) -> Array:
     config = config or IdentityConfig(objective="logit")
@@ -69,30 +68,33 @@ def squared_distance(wanted: Array) -> Array:
     return np.array([sum((FEATURES.numpy()[i] - wanted[i]) ** 2) / DIMS for i in range(ROWS)])
 
 
-def test_the_terms_are_minus_the_logit_and_cross_entropy() -> None:
-    labels = torch.tensor(LABELS)
-    np.testing.assert_allclose(
-        identity_term("cross-entropy", LOGITS, labels), cross_entropy(LOGITS), rtol=1e-5
-    )
-    np.testing.assert_allclose(identity_term("logit", LOGITS, labels), minus_logit(LOGITS))
+@pytest.mark.parametrize("objective", ["cross-entropy", "logit"])
+def test_the_terms_are_minus_the_logit_and_cross_entropy(objective: Objective) -> None:
+    wanted = {"cross-entropy": cross_entropy, "logit": minus_logit}[objective](LOGITS)
+    config = IdentityConfig(objective=objective, regularizer=0)
+    np.testing.assert_allclose(loss_of(config=config), wanted, rtol=1e-5)
 
 
 def test_the_feature_distance_is_a_mean_over_dimensions() -> None:
-    assert feature_distance(torch.tensor([[1.0, 2, 5]]), torch.tensor([1.0, 0, 0])).tolist() == [
-        pytest.approx((0 + 4 + 25) / 3)
-    ]
+    config = IdentityConfig(objective="logit", feature_target="mean")
+    features, penultimate = torch.tensor([[1.0, 2, 5]]), torch.tensor([1.0, 0, 0])
+    loss = IdentityLoss(
+        target(torch.zeros(1, 1), features), (), config, PenultimateGaussian(penultimate, FEATURES)
+    )
+    found = loss(IMAGES[:1], torch.tensor([0]), streams([0]))
+    assert found.tolist() == [pytest.approx((0 + 4 + 25) / 3)]
 
 
 def test_feature_statistics_are_mean_and_standard_deviation_per_dimension() -> None:
     features = normal("many", 50, DIMS) * torch.arange(1, DIMS + 1) + 3
-    statistics = FeatureStatistics.of(features)
+    statistics = PenultimateGaussian.of(features)
     np.testing.assert_allclose(statistics.mean, features.numpy().mean(0), rtol=1e-5)
     np.testing.assert_allclose(statistics.std, features.numpy().std(0, ddof=1), rtol=1e-5)
 
 
 def test_one_image_has_no_statistics() -> None:
     with pytest.raises(RequestError, match="at least two public images, not 1"):
-        FeatureStatistics.of(FEATURES[:1])
+        PenultimateGaussian.of(FEATURES[:1])
 
 
 def test_the_baseline_is_cross_entropy_alone() -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
 from mibench.inversion.access import ACCESS, WhiteBoxTarget
 from mibench.inversion.attack import Attack, Problem
-from mibench.inversion.identity import FeatureStatistics, IdentityConfig, IdentityLoss, Objective
+from mibench.inversion.identity import (
+    IdentityConfig,
+    IdentityLoss,
+    Objective,
+    PenultimateGaussian,
+)
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.priors._networks import Critic, Generator, Prior
@@ -74,7 +81,7 @@ def tiny_classifier(architecture: str = "test_resnet", seed: int = 0) -> Classif
 
 
 def tiny_problem(
-    attack: type[Attack],
+    attack: type[Attack[Any]],
     labels: Sequence[int] = (0, 1, 2),
     samples: int = 2,
     *,
@@ -108,7 +115,7 @@ def tiny_problem(
             target.outputs,
             [tiny_classifier(seed=1 + number) for number in range(students)],
             config,
-            FeatureStatistics.of(features) if config.objective == "logit" else None,
+            PenultimateGaussian.of(features) if config.objective == "logit" else None,
         )
     return Problem(
         target=target,
@@ -121,3 +128,8 @@ def tiny_problem(
         device=CPU,
         progress=progress,
     )
+
+
+def reconstruct(attack: Attack[Any], problem: Problem) -> Tensor:
+    """All that an attack yields, as one tensor ``(identities, samples, 3, h, w)``."""
+    return torch.cat(list(attack(problem)))

@@ -1,0 +1,177 @@
+"""What every registered attack must keep, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from mibench.inversion.attack import ATTACKS, Attack, Problem
+from mibench.inversion.identity import IdentityLoss
+from mibench.streams import RowStreams
+from mibench.types import AttackCard
+from tests.kit.problems import CLASSES, reconstruct, tiny_classifier, tiny_problem
+
+NAMES = ATTACKS.names()
+VARIANTS: dict[str, dict[str, Any]] = {
+    "{}": {},
+    "{}+lom": {"objective": "logit"},
+    "{}+ma": {"students": 1},
+    "improved-{}": {"objective": "logit", "students": 1},
+}
+# Settings with which an attack finds the identities of the tiny problem in a second or two; an
+# attack that is not here must do it with its defaults.
+FINDS: dict[str, dict[str, Any]] = {
+    "gmi": {"iterations": 30, "learning_rate": 0.3},
+    "kedmi": {"iterations": 100, "learning_rate": 0.1},
+    "vmi": {
+        "iterations": 30,
+        "samples_per_step": 4,
+        "optimizer": "adam",
+        "learning_rate": 0.04,
+        "flow_depth": 2,
+        "flow_levels": 2,
+        "flow_width": 6,
+    },
+}
+# What to add to them so that it stays where it starts; an attack without `iterations` says so here.
+STARTS: dict[str, dict[str, Any]] = {}
+MARGIN = 0.2  # of the target's confidence, whose chance level is 0.2; the attacks gain 0.3 to 0.7
+
+
+def variants() -> Iterator[Any]:
+    """Every name of an attack, with the options of the problem that it is for."""
+    for name in NAMES:
+        for form, options in VARIANTS.items():
+            if not options or ATTACKS.get(name).optimises_identity:
+                yield pytest.param(name, options, id=form.format(name))
+
+
+each_attack = pytest.mark.parametrize("name", NAMES)
+each_variant = pytest.mark.parametrize(("name", "options"), list(variants()))
+
+
+def described(config: type[BaseModel], where: str) -> None:
+    """Every field of a configuration says what it means, nested ones too."""
+    for name, field in config.model_fields.items():
+        assert field.description, f"{where}.{name} needs a description"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            described(field.annotation, f"{where}.{name}")
+
+
+def short(cls: type[Attack[Any]], **fields: Any) -> Attack[Any]:
+    """An attack cut to a few steps, if it has steps."""
+    few = {"iterations": 3} if "iterations" in cls.Config.model_fields else {}
+    return cls(cls.Config(**{**few, **fields}))
+
+
+def problem(cls: type[Attack[Any]], **options: Any) -> Problem:
+    """A tiny problem; an attack with a prior of its own kind gets a critic with classes."""
+    return tiny_problem(cls, critic_classes=CLASSES if cls.own_prior() else 0, **options)
+
+
+@each_attack
+def test_card_and_config(name: str) -> None:
+    cls = ATTACKS.get(name)
+    assert isinstance(cls.card, AttackCard)
+    assert cls.card.prior_recipe
+    described(cls.Config, name)
+
+
+@each_variant
+def test_it_returns_images(name: str, options: dict[str, Any]) -> None:
+    cls = ATTACKS.get(name)
+    images = reconstruct(short(cls), problem(cls, **options))
+    assert images.shape == (3, 2, 3, 32, 32)
+    assert 0 <= images.min() <= images.max() <= 1
+    assert not images.requires_grad
+
+
+@each_attack
+def test_identities_are_independent(name: str) -> None:
+    """Neither others that are attacked nor how many are attacked at once change a result."""
+    cls = ATTACKS.get(name)
+    together = reconstruct(short(cls), problem(cls))
+    alone = reconstruct(short(cls), problem(cls, labels=(1,)))
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-3)
+    chunks = list(short(cls, max_rows=1)(problem(cls)))
+    assert [len(chunk) for chunk in chunks] == [1, 1, 1]
+    torch.testing.assert_close(together, torch.cat(chunks), rtol=1e-3, atol=1e-3)
+
+
+@each_attack
+def test_identities_start_apart_and_seeds_matter(name: str) -> None:
+    cls = ATTACKS.get(name)
+    first, same, other = (reconstruct(short(cls), problem(cls, seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[0, 0], first[0, 1])
+
+
+@each_attack
+def test_only_latents_get_gradients(name: str) -> None:
+    cls = ATTACKS.get(name)
+    given = problem(cls, students=1)
+    reconstruct(short(cls), given)
+    target, loss = given.white_box()
+    networks = [target.model, *loss.students, given.prior.generator, given.prior.critic]
+    for network in networks:
+        for parameter in network.parameters():
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+    assert target.queries >= 3 * 3, "queries are counted"
+
+
+# --- an attack attacks ------------------------------------------------------------------------
+
+
+class Scaled(IdentityLoss):
+    """An identity loss times a number: with 0 an attack does nothing, below it the contrary."""
+
+    def __init__(self, loss: IdentityLoss, scale: float) -> None:
+        self.loss, self.scale = loss, scale
+
+    def __call__(self, images: Tensor, labels: Tensor, streams: RowStreams) -> Tensor:
+        return self.scale * self.loss(images, labels, streams)
+
+
+def gains(name: str, options: dict[str, Any], scale: float = 1) -> Tensor:
+    """What each identity ``(CLASSES,)`` gains of the target's confidence over the attack's start.
+
+    Args:
+        scale: what the identity loss is multiplied by, to break the attack.
+    """
+    cls = ATTACKS.get(name)
+    given = problem(cls, labels=range(CLASSES), samples=8, **options)
+    if given.identity_loss is not None:
+        given = replace(given, identity_loss=Scaled(given.identity_loss, scale))
+    found, confidences = FINDS.get(name, {}), []
+    for fields in ({**found, **STARTS.get(name, {"iterations": 1})}, found):
+        images = reconstruct(cls(cls.Config(**fields)), given)
+        with torch.no_grad():
+            scores = tiny_classifier()(images.flatten(0, 1)).softmax(1)
+        confidences.append(scores.view(CLASSES, -1, CLASSES).mean(1).diagonal())
+    return confidences[1] - confidences[0]
+
+
+@each_variant
+def test_it_raises_the_targets_confidence(name: str, options: dict[str, Any]) -> None:
+    found = gains(name, options)
+    assert found.mean() > MARGIN, found
+    assert (found > 0).all(), found
+
+
+@each_attack
+@pytest.mark.parametrize("scale", [0, -1])
+def test_a_broken_attack_does_not(name: str, scale: float) -> None:
+    """One that does nothing for its identities, or the contrary, stays far below the margin."""
+    if not ATTACKS.get(name).optimises_identity:
+        pytest.skip("it minimises no identity loss")
+    found = gains(name, {}, scale)
+    assert found.mean() < MARGIN / 4, found
