@@ -52,8 +52,8 @@ class Gmi(Attack):
             "and others) is the published WGAN-GP: GMI's networks, which see images in [0, 1] that "
             "are not mirrored, a constant step size, five steps of the critic for one of the "
             "generator, and the last weights instead of a moving average. Elsewhere "
-            "`attack.prior.source=scratch` with the fields of `attack.prior.gan` that `mibench "
-            "info celeba-64` shows trains it.",
+            "`prior.source=scratch` with the fields of `prior.gan` that `mibench info celeba-64` "
+            "shows trains it.",
         ),
     )
 
@@ -97,20 +97,20 @@ class Gmi(Attack):
         config, prior = self.config, problem.prior
         _, identity_loss = problem.white_box()
         rows = labels.repeat_interleave(problem.samples)
-        latents = problem.streams(labels, "start", problem.samples).normal(prior.generator.latent)
+        latents = prior.latents(problem.streams(labels, "start", problem.samples))
         noise = problem.streams(labels, "noise", problem.samples)
         velocity = torch.zeros_like(latents)
         rate = config.learning_rate / config.reference_batch
         for _ in problem.progress.steps(config.iterations, "gmi"):
             latents.requires_grad_(True)
-            images = prior.generator(latents)
+            images = prior.images(latents)
             identity = identity_loss(images, rows, noise)
-            loss = config.identity_weight * identity - config.prior_weight * prior.critic(images)
+            loss = config.identity_weight * identity - config.prior_weight * prior.realism(images)
             (gradient,) = torch.autograd.grad(loss.sum(), latents)
             with torch.no_grad():
                 latents, velocity = nesterov(latents, velocity, gradient, rate, config.momentum)
                 latents = latents.clamp(-config.clip, config.clip)
             problem.progress.report(loss=loss.detach().mean())
         with torch.no_grad():
-            images = prior.generator(latents)
+            images = prior.images(latents)
         return images.unflatten(0, (len(labels), problem.samples))

@@ -159,7 +159,7 @@ class Vmi(Attack):
 
     def posterior(self, problem: Problem, labels: Tensor) -> nn.Module:
         """q(z) of each identity before the first step."""
-        dims = problem.prior.generator.latent
+        dims = problem.prior.size
         if self.config.family == "gaussian":
             return GaussianPosterior(len(labels), dims, problem.device)
         flow = Flow(
@@ -175,13 +175,13 @@ class Vmi(Attack):
 
     def _optimise(self, problem: Problem, labels: Tensor, posterior: nn.Module) -> None:
         _, identity_loss = problem.white_box()
-        generator, count = problem.prior.generator, self.config.samples_per_step
+        prior, count = problem.prior, self.config.samples_per_step
         noise = problem.streams(labels, "vmi/draws")
         rows, row_noise = _rows(problem, labels, count)
         optimizer = self._optimizer(posterior)
         for _ in range(self.config.iterations):
-            latents, kl = posterior(noise.normal(count, generator.latent))
-            losses = identity_loss(generator(latents.flatten(0, 1)), rows, row_noise)
+            latents, kl = posterior(noise.normal(count, prior.size))
+            losses = identity_loss(prior.images(latents.flatten(0, 1)), rows, row_noise)
             expected = losses.view(len(labels), count).mean(1)
             loss = self.config.identity_weight * expected + self.config.kl_weight * kl
             optimizer.zero_grad()
@@ -199,10 +199,10 @@ class Vmi(Attack):
     @torch.no_grad()
     def _draw(self, problem: Problem, labels: Tensor, posterior: nn.Module) -> Tensor:
         """``problem.samples`` images for each identity ``(identities, samples, 3, h, w)``."""
-        generator = problem.prior.generator
+        prior = problem.prior
         noise = problem.streams(labels, "vmi/reconstructions")
-        latents, _ = posterior(noise.normal(problem.samples, generator.latent))
-        parts = [generator(part) for part in latents.flatten(0, 1).split(self.config.max_rows)]
+        latents, _ = posterior(noise.normal(problem.samples, prior.size))
+        parts = [prior.images(part) for part in latents.flatten(0, 1).split(self.config.max_rows)]
         images = torch.cat(parts).clamp(0, 1)
         return images.view(len(labels), problem.samples, *images.shape[1:])
 

@@ -18,7 +18,7 @@ from mibench.streams import RowStreams, noise_from, stream
 from mibench.training.defense import DEFENSES, Defense
 from mibench.training.loop import TrainingConfig, train_classifier
 from mibench.types import AttackCard, DefenseCard
-from tests.kit.problems import CLASSES, tiny_problem
+from tests.kit.problems import tiny_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFENSE_NAMES = DEFENSES.names()
@@ -156,11 +156,6 @@ def short(cls: type[Attack]) -> Attack:
     return cls(cls.Config(**({"iterations": 3} if "iterations" in fields else {})))
 
 
-def problem(cls: type[Attack], **options: Any) -> Any:
-    """A tiny problem; an attack with a prior of its own kind gets a critic with classes."""
-    return tiny_problem(cls, critic_classes=CLASSES if cls.own_prior() else 0, **options)
-
-
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_attack_card_and_config(name: str) -> None:
     cls = ATTACKS.get(name)
@@ -174,7 +169,7 @@ def test_attack_card_and_config(name: str) -> None:
 @pytest.mark.parametrize("students", [0, 1])
 def test_attack_returns_images(name: str, objective: str, students: int) -> None:
     cls = ATTACKS.get(name)
-    images = short(cls)(problem(cls, objective=objective, students=students))
+    images = short(cls)(tiny_problem(cls, objective=objective, students=students))
     assert images.shape == (3, 2, 3, 32, 32)
     assert 0 <= images.min() <= images.max() <= 1
     assert not images.requires_grad
@@ -183,15 +178,15 @@ def test_attack_returns_images(name: str, objective: str, students: int) -> None
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_identities_are_independent(name: str) -> None:
     cls = ATTACKS.get(name)
-    together = short(cls)(problem(cls, labels=(0, 1, 2)))
-    alone = short(cls)(problem(cls, labels=(1,)))
+    together = short(cls)(tiny_problem(cls, labels=(0, 1, 2)))
+    alone = short(cls)(tiny_problem(cls, labels=(1,)))
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_identities_start_apart_and_seeds_matter(name: str) -> None:
     cls = ATTACKS.get(name)
-    first, same, other = (short(cls)(problem(cls, seed=seed)) for seed in (0, 0, 1))
+    first, same, other = (short(cls)(tiny_problem(cls, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
@@ -201,10 +196,10 @@ def test_identities_start_apart_and_seeds_matter(name: str) -> None:
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_only_latents_get_gradients(name: str) -> None:
     cls = ATTACKS.get(name)
-    given = problem(cls, students=1)
+    given = tiny_problem(cls, students=1)
     short(cls)(given)
     target, loss = given.white_box()
-    networks = [target.model, *loss.students, given.prior.generator, given.prior.critic]
+    networks = [target.model, *loss.students, given.prior]
     for network in networks:
         for parameter in network.parameters():
             assert parameter.grad is None

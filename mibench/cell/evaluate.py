@@ -188,10 +188,8 @@ class Evaluation:
         prior = self.stages.general_prior()
         generator = stream(self.stages.seed, "floor")
         with torch.no_grad():
-            latents = torch.randn(
-                len(self.labels) * samples, prior.generator.latent, generator=generator
-            )
-            random = prior.generator.eval()(latents.to(self.stages.device))
+            latents = torch.randn(len(self.labels) * samples, prior.size, generator=generator)
+            random = prior.images(latents.to(self.stages.device))
         images = {FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples))}
         if target:
             public = self.public

@@ -28,6 +28,8 @@ from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.metrics.inception import SHA256, find_inception, inception_place
 from mibench.models.initialisation import Initialisation
+from mibench.priors import PRIORS
+from mibench.priors.gan import Gan
 from mibench.store.source import code_digest
 from mibench.store.store import stage_key
 from mibench.training.defense import DEFENSES
@@ -56,7 +58,7 @@ _BETWEEN = {"mibench.inversion.attack:Attack", "mibench.training.defense:Defense
     )
 }
 # What trains a network that a protocol may pin.
-_TRAINS = ("mibench.priors.gan:train_general_gan", "mibench.judges.evaluators:train_judge")
+_TRAINS = ("mibench.priors.gan:Gan.train", "mibench.judges.evaluators:train_judge")
 
 
 @functools.cache  # mibench's own code is what this process loaded
@@ -190,7 +192,7 @@ class Keys:
     @property
     def general_prior_is_trained(self) -> bool:
         """Whether the general prior is a stage: the protocol pins none, or it was asked for."""
-        source = self.cell.attack_config.prior.source
+        source = self.cell.prior_config.source
         return source == "scratch" or "prior" not in self.cell.protocol.assets
 
     @property
@@ -202,7 +204,7 @@ class Keys:
     @functools.cached_property
     def general_prior_inputs(self) -> dict[str, Any]:
         """What identifies the general prior, beside images and seed."""
-        return self.cell.attack_config.prior.gan.model_dump(mode="json")
+        return self.cell.prior_config.gan.model_dump(mode="json")
 
     @functools.cached_property
     def general_prior_key(self) -> str:
@@ -217,31 +219,31 @@ class Keys:
         inputs = {"sha256": self.cell.protocol.assets[role].sha256}
         return stage_key("pinned", inputs, None, [], _code(f"{_STAGES}.{stage}", pinned=True))
 
+    @property
+    def own_prior(self) -> bool:
+        """Whether the attack's prior is another than the general one."""
+        return self.cell.prior_kind is not Gan
+
     @functools.cached_property
     def prior_inputs(self) -> dict[str, Any]:
-        """What identifies the attack's own prior: all that its training sees of the config."""
-        attack = self.cell.attack_class
-        seen = set(attack.prior_config(self.cell.attack_config).__dict__)
-        config = self.cell.attack_config.model_dump(mode="json", include=seen)
-        return {"attack": self.cell.attack.base, **config}
+        """What identifies the attack's own prior, beside what it was trained on."""
+        cell = self.cell
+        return {"kind": cell.prior_name, "config": cell.prior_config.model_dump(mode="json")}
 
     @functools.cached_property
     def prior_key(self) -> str:
         """Key of the attack's prior, which holds the target when the prior depends on it."""
-        attack = self.cell.attack_class
-        if not attack.own_prior():
+        kind = self.cell.prior_kind
+        if not self.own_prior:
             return self.general_prior_key
         parents = [self.general_prior_key, self.data_key]
-        if attack.target_specific_prior():
+        if kind.needs:
             parents.append(self.target_key)
-        # No attack's problem comes near its prior.
-        own = self._attack_code("mibench.inversion.attack:Problem")
+        # What lies in an attack's file beside its prior does not come near it.
+        stops = ("mibench.inversion.attack:Problem",)
+        own = code_digest(kind, also=PRIORS.files_of(kind), stops=stops)
         code = digest([_code(f"{_STAGES}.prior"), own])
         return stage_key("prior", self.prior_inputs, self.seed, parents, code)
-
-    def _attack_code(self, *stops: str) -> str:
-        attack = self.cell.attack_class
-        return code_digest(attack, also=ATTACKS.files_of(attack), stops=stops)
 
     def student_key(self, architecture: str) -> str:
         """Key of one student."""
@@ -277,7 +279,9 @@ class Keys:
         """Key of the reconstructions."""
         students = [self.student_key(each) for each in self.student_architectures()]
         parents = [self.target_key, self.prior_key, *students]
-        code = digest([_code(f"{_STAGES}.reconstructions"), self._attack_code()])
+        attack = self.cell.attack_class
+        own = code_digest(attack, also=ATTACKS.files_of(attack))
+        code = digest([_code(f"{_STAGES}.reconstructions"), own])
         return stage_key("reconstructions", self.attack_inputs, self.seed, parents, code)
 
     def student_architectures(self) -> tuple[str, ...]:
@@ -352,7 +356,7 @@ class Keys:
 
     def plan(self) -> dict[str, Task]:
         """All stages of the cell by name, parents first; what is pinned is no stage."""
-        assets, attack = self.cell.protocol.assets, self.cell.attack_class
+        assets = self.cell.protocol.assets
         tasks: dict[str, Task] = {}
 
         def add(name: str, key: str, inputs: dict[str, Any], *parents: str) -> None:
@@ -364,8 +368,8 @@ class Keys:
         add("target", self.target_key, self.target_inputs, "data")
         if self.general_prior_is_trained:
             add("general-prior", self.general_prior_key, self.general_prior_inputs, "data")
-        if attack.own_prior():
-            on_target = ("target",) if attack.target_specific_prior() else ()
+        if self.own_prior:
+            on_target = ("target",) if self.cell.prior_kind.needs else ()
             parents = ("data", "general-prior", *on_target)
             add("prior", self.prior_key, self.prior_inputs, *parents)
         students = []

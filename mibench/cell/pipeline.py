@@ -21,6 +21,7 @@ from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, RequestError
+from mibench.leaderboard.names import overrides
 from mibench.progress import Progress
 from mibench.record import Record
 from mibench.registry import contained
@@ -88,7 +89,8 @@ def compute(stages: Stages, task: Task) -> None:
         "metrics": lambda: result(stages),
     }
     cell = stages.cell
-    with contained(cell.defense_class, cell.attack_class), contextlib.suppress(DivergedError):
+    methods = (cell.defense_class, cell.attack_class, cell.prior_kind)
+    with contained(*methods), contextlib.suppress(DivergedError):
         work[name]()
 
 
@@ -97,7 +99,8 @@ def finish(stages: Stages, folder: Path, command: str | None) -> Record:
 
     The split of an image folder is written beside the record.
     """
-    with contained(stages.cell.defense_class, stages.cell.attack_class):
+    cell = stages.cell
+    with contained(cell.defense_class, cell.attack_class, cell.prior_kind):
         artifact = result(stages)
         made = record(stages, artifact, command)
     if isinstance(stages.split, FolderSplit):
@@ -133,9 +136,9 @@ def select_device(name: str) -> torch.device:
 def run_folder(cell: Cell, images: str | None) -> Path:
     """Where a cell's results go unless told otherwise: its name holds all that they depend on.
 
-    ``<attack>_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a method of
-    someone else has a digest of its code, and other settings, a budget and images that the
-    protocol does not draw itself follow.
+    ``<attack>[-<prior>]_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a
+    method of someone else has a digest of its code, and other settings, a budget and images that
+    the protocol does not draw itself follow.
 
     Args:
         images: digest of these images (of the :class:`~mibench.data.division.Division`), or None.
@@ -144,6 +147,8 @@ def run_folder(cell: Cell, images: str | None) -> Path:
     mains = {k: v for k, v in spec.overrides.items() if k.startswith(("defense.", "target."))}
     others = {k: v for k, v in spec.overrides.items() if k not in mains}
     attack = cell.attack.full + _digest_of(cell.attack_source)
+    if spec.prior is not None:
+        attack += f"-{cell.prior_name}{_digest_of(cell.prior_source)}"
     defense = cell.defense_name + _digest_of(cell.defense_source)
     defense += f"-{setting_token(mains)}" if mains else ""
     name = f"{attack}_{defense}_{cell.architecture}_seed{spec.seed}"
@@ -180,16 +185,18 @@ def claim(folder: Path, cell: Cell, images: str | None) -> None:
         "target": cell.architecture,
         "defense": cell.defense_name,
         "attack": cell.attack.full,
+        "prior": cell.prior,
         "seed": cell.spec.seed,
-        "settings": plain_settings([cell.passed(part) for part in PARTS]),
+        "settings": plain_settings({k: v for part in PARTS for k, v in cell.passed(part).items()}),
     }
     theirs = {
         "protocol": old.protocol.name,
         "target": old.target.name,
         "defense": old.defense.name,
         "attack": old.attack.name,
+        "prior": old.prior,
         "seed": old.seed,
-        "settings": plain_settings([getattr(old, part).passed for part in PARTS]),
+        "settings": plain_settings(overrides(old)),
     }
     if images and IMAGES in old.artifacts:
         mine[IMAGES], theirs[IMAGES] = images, old.artifacts[IMAGES]

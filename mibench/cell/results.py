@@ -162,7 +162,6 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256
-    attack_config = cell.attack_config.model_dump(mode="json")
     costs = _costs(stages, artifact)
     return Record(
         rules=RULES_VERSION,
@@ -187,8 +186,8 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         attack=Part(
             name=cell.attack.full,
             source=cell.attack_source,
-            passed=cell.passed("attack"),
-            resolved=attack_config,
+            passed={**cell.passed("attack"), **cell.passed("prior")},
+            resolved=cell.attack_resolved,
         ),
         seed=stages.seed,
         access=cell.attack_class.access,

@@ -22,6 +22,7 @@ def run(
     target: str | None = None,
     defense: str = "none",
     attack: str = "improved-kedmi",
+    prior: str | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     preset: Preset | None = None,
@@ -41,6 +42,8 @@ def run(
         target: timm architecture; None takes the protocol's own.
         defense: name of a defense, or ``path/to/file.py:Class``.
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.
+        prior: kind of the attacker's image prior, a name or ``path/to/file.py:Class``; None takes
+            the attack's own.
         seed: seed of target, prior, students and attack, from 0 to 2⁶³ − 1.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
         preset: ``"small"`` or ``"paper"``, sizes of the protocol ``folder``; None: ``"paper"``
@@ -77,6 +80,7 @@ def run(
         target=target,
         defense=defense,
         attack=attack,
+        prior=prior,
         seed=seed,
         root=None if root is None else str(root),
         preset=preset,

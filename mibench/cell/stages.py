@@ -23,15 +23,15 @@ from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import SynthFacesData, render_dataset
 from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, JudgeDivergedError
-from mibench.inversion.access import ACCESS, WhiteBoxTarget
-from mibench.inversion.attack import PriorJob, Problem
+from mibench.inversion.attack import Problem
 from mibench.inversion.identity import FeatureStatistics, IdentityLoss
 from mibench.judges.evaluators import Judge, JudgeConfig, train_judge
+from mibench.models.access import ACCESS, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import Initialisation, initialise
-from mibench.priors._networks import Prior
-from mibench.priors.gan import train_general_gan
+from mibench.priors import Prior, PriorJob, PriorKind
+from mibench.priors.gan import Gan
 from mibench.progress import Progress
 from mibench.settings import LEAST_IDENTITIES, share_of
 from mibench.store import environment as provenance
@@ -236,23 +236,21 @@ class Stages(Keys):
         Raises:
             DivergedError: its training left the numbers.
         """
-        config = self.cell.attack_config.prior
+        config = self.cell.prior_config
         if not self.general_prior_is_trained:
             tensors, description = load_asset(self.cell.protocol.assets["prior"])
-            return Prior.rebuild(description, tensors).to(self.device)
+            return Gan.load(description, tensors).to(self.device)
 
         def compute(folder: Path) -> dict[str, Any]:
-            generator = stream(self.prior_seed, "general prior")
-            public = self.data.public
-            maker, critic = train_general_gan(public, config.gan, generator, self.progress)
-            recipe = f"{config.gan.recipe} GAN, {config.gan.steps} steps"
-            _save_prior(folder, Prior(maker, critic, recipe))
+            rng = stream(self.prior_seed, "general prior")
+            job = PriorJob(self.data.public, self.general_prior, None, rng, self.progress)
+            _save_prior(folder, Gan(config).train(job))
             return {"iterations": config.gan.steps}
 
         artifact = self.stage(
             "general-prior", self.general_prior_key, self.general_prior_inputs, compute
         )
-        return _load_prior(artifact, "general prior").to(self.device)
+        return _load_prior(Gan, artifact, "general prior").to(self.device)
 
     @functools.cached_property
     def prior(self) -> Prior:
@@ -261,25 +259,24 @@ class Stages(Keys):
         Raises:
             DivergedError: its training, or that of the general prior, left the numbers.
         """
-        kind = self.cell.attack_class
-        if not kind.own_prior():
+        if not self.own_prior:
             return self.general_prior()
+        cell, kind = self.cell, self.cell.prior_kind
 
         def compute(folder: Path) -> dict[str, Any]:
-            attack = kind(kind.prior_config(self.cell.attack_config))
-            generator = stream(self.seed, "prior", self.cell.attack.base)
-            job = PriorJob(self.data.public, self.general_prior, generator, self.progress)
-            extra = {"target": self.frozen_target} if kind.target_specific_prior() else {}
+            rng = stream(self.seed, "prior", kind.stream or cell.prior_name)
+            target = ACCESS[kind.needs](self.frozen_target) if kind.needs else None
+            job = PriorJob(self.data.public, self.general_prior, target, rng, self.progress)
             devices = [self.device] if self.device.type == "cuda" else []
             # A stochastic target draws its noise from torch's own generator: seed that too.
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(stream(self.seed, "prior", "noise").initial_seed() % 2**63)
-                prior = attack.train_prior(job, **extra)
+                prior = kind(cell.prior_config).train(job)
             _save_prior(folder, prior)
             return {}
 
         artifact = self.stage("prior", self.prior_key, self.prior_inputs, compute)
-        return _load_prior(artifact, "prior").to(self.device)
+        return _load_prior(kind, artifact, "prior").to(self.device)
 
     def student(self, architecture: str) -> Classifier:
         """A student distilled from the target on public images, frozen.
@@ -365,18 +362,10 @@ class Stages(Keys):
 
     def _invert(self, folder: Path) -> dict[str, Any]:
         attack = self.cell.attack_class(self.cell.attack_config)
-        prior = self.prior
-        latent = torch.zeros(2, prior.generator.latent, device=self.device)
-        frozen = Prior(
-            freeze(prior.generator, latent),
-            freeze(prior.critic, self._sample()),
-            prior.recipe,
-            prior.bank,
-        )
         target = ACCESS[attack.access](self.frozen_target)
         problem = Problem(
             target=target,
-            prior=frozen,
+            prior=self.prior.frozen(self._sample()),
             identity_loss=self._identity_loss(target),
             labels=self.labels,
             samples=self.cell.protocol.samples,
@@ -464,8 +453,8 @@ def _save_prior(folder: Path, prior: Prior) -> None:
     save_json(folder / "prior.json", prior.description())
 
 
-def _load_prior(artifact: Artifact, name: str) -> Prior:
+def _load_prior(kind: type[PriorKind[Any]], artifact: Artifact, name: str) -> Prior:
     tensors = artifact.load_tensors("prior.safetensors")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise DivergedError(f"the {name}'s training diverged: its weights are not finite")
-    return Prior.rebuild(artifact.load_json("prior.json"), tensors)
+    return kind.load(artifact.load_json("prior.json"), tensors)

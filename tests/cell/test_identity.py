@@ -52,28 +52,12 @@ class RandomErasing(NoDefense):
         return super().loss(model, images * (torch.rand(()) > 0.1), labels, state)
 """
 ATTACK = """
-from pydantic import Field
 from mibench.attacks.gmi import Gmi
-from mibench.inversion.attack import (AttackConfig, register_attack)
+from mibench.inversion.attack import register_attack
 
 
 class Mine(Gmi):
-    class Config(Gmi.Config):
-        gan_steps: int = Field(10, description="steps of its own prior")
-
-    def train_prior(self, job):
-        assert self.config.gan_steps
-        return job.general()
-
-
-class Choosy(Mine):
-    prior_fields = ("gan_steps",)
-
-
-class Curious(Choosy):
-    def train_prior(self, job):
-        self.config.iterations
-        return job.general()
+    pass
 
 
 @register_attack("my-attack")
@@ -195,35 +179,38 @@ def test_a_record_says_whose_method_it_was(tiny: Protocol, place: Path, tiny_sto
 # Keys
 
 
-def test_an_attacks_own_prior_depends_on_what_it_sees(tiny: Protocol, place: Path) -> None:
+def test_an_attacks_own_prior_depends_on_its_own_settings(tiny: Protocol) -> None:
     def prior(attack: str, **overrides: Any) -> str:
-        named = {f"attack.{name}": value for name, value in overrides.items()}
+        named = {path.replace("__", "."): value for path, value in overrides.items()}
         return Keys(cell(attack=attack, overrides=named)).prior_key
 
-    assert prior("attack.py:Mine") != prior("attack.py:Mine", gan_steps=5000)
-    assert prior("attack.py:Mine") != prior("attack.py:Mine", iterations=7)  # it may read it
-    assert prior("attack.py:Choosy") != prior("attack.py:Choosy", gan_steps=5000)
-    assert prior("attack.py:Choosy") == prior("attack.py:Choosy", iterations=7)
-    for attack in ("attack.py:Mine", "kedmi"):
-        variants = {prior(attack), prior(f"{attack}+lom"), prior(f"improved-{attack}")}
-        assert len(variants) == 1
-    assert prior("kedmi") == prior("kedmi", iterations=7)
-    assert prior("kedmi") != prior("kedmi", **{"prior_training.steps": 7})
+    assert len({prior("kedmi"), prior("kedmi+lom"), prior("improved-kedmi")}) == 1
+    assert prior("kedmi") == prior("kedmi", attack__iterations=7)
+    assert prior("kedmi") != prior("kedmi", prior__steps=7)
+    assert prior("kedmi") != prior("kedmi", prior__gan__steps=7)
+    assert prior("gmi") == prior("vmi")
+    assert Keys(cell(attack="gmi", prior="inversion-gan")).prior_key == prior("kedmi")
 
 
-def test_a_prior_sees_nothing_that_its_key_does_not_hold(tiny: Protocol, place: Path) -> None:
-    seen = ATTACKS.get("kedmi").prior_config(cell(attack="kedmi").attack_config)
-    assert seen.prior_training.steps == 5  # type: ignore[attr-defined]
-    with pytest.raises(MibenchError, match=r"add 'iterations' to Kedmi\.prior_fields"):
-        seen.iterations  # type: ignore[attr-defined]  # noqa: B018
-    made = cell(attack="attack.py:Curious")
-    stages = Stages(made, Store(place / "store"), torch.device("cpu"), SILENT)
-    stages.__dict__["data"] = type("Data", (), {"public": None})()
-    with pytest.raises(MibenchError, match=r"Curious\.train_prior\(\) reads config\.iterations"):
-        _ = stages.prior
-    wrong = type("Wrong", (ATTACKS.get("kedmi"),), {"prior_fields": ("stepz",)})
-    with pytest.raises(RequestError, match="no field 'stepz'"):
-        wrong.prior_config(made.attack_config)
+def test_a_prior_depends_on_the_target_if_it_needs_it(tiny: Protocol) -> None:
+    for kind, same in (("gan", True), ("inversion-gan", False)):
+        cells = [cell(prior=kind, defense=defense) for defense in ("none", "bido")]
+        assert (Keys(cells[0]).prior_key == Keys(cells[1]).prior_key) == same
+        for each in cells:
+            parents = Keys(each).plan().get("prior")
+            assert (parents is None) == same
+            assert same or "target" in parents.parents  # type: ignore[union-attr]
+
+
+def test_the_attacks_own_prior_is_the_same_cell_whether_asked_for_or_not(tiny: Protocol) -> None:
+    usual, asked, other = (
+        cell(attack="kedmi", prior=kind) for kind in (None, "inversion-gan", "gan")
+    )
+    assert usual == asked
+    assert run_folder(other, None).name == "kedmi-gan_none_test_resnet_seed0"
+    assert run_folder(usual, None) == run_folder(asked, None) != run_folder(other, None)
+    assert Keys(other).prior_key == Keys(cell(attack="gmi")).prior_key
+    assert other.prior == "general GAN"
 
 
 def test_inceptions_weights_are_in_the_keys_of_what_they_judge(
