@@ -72,10 +72,11 @@ class Gmi(Attack["Gmi.Config"]):
 
         L_prior is −D(G(z)), L_id the identity loss of G(z): −log C(G(z)), or an improved one.
         """
-        config, G, D = self.config, problem.prior.generator, problem.prior.critic
+        config, prior = self.config, problem.prior
+        G, D = prior.images, prior.realism
         _, L_id = problem.white_box()
         y = problem.labels.repeat_interleave(problem.samples)
-        z = problem.streams("start", problem.samples).normal(G.latent)
+        z = prior.latents(problem.streams("start", problem.samples))
         noise = problem.streams("noise", problem.samples)
         λ_id, λ_prior = config.identity_weight, config.prior_weight
         # Losses are summed, so that no row's step depends on how many others there are; published

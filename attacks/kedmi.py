@@ -2,173 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
-from mibench.inversion.attack import Attack, AttackConfig, PriorJob, Problem, register_attack
-from mibench.models.classifiers import Classifier
-from mibench.priors._networks import Critic, Generator, Prior
-from mibench.priors.gan import MovingAverage, real_batch, shuffled_batches
-from mibench.streams import seeded
-from mibench.types import BUDGETED, AttackCard, Frozen
+from mibench.errors import RequestError
+from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
+from mibench.priors.inversion_gan import InversionGanPrior
+from mibench.types import BUDGETED, AttackCard
 
 PUBLISHED_BATCH = 60  # identities that the released code attacks at once, and averages over
-
-
-class FineTuning(Frozen):
-    """Training of the target-specific GAN."""
-
-    start: bool = Field(
-        True, description="start from the general prior; false: from scratch, as published"
-    )
-    steps: int = Field(2000, ge=1, le=10**9, description="critic steps", json_schema_extra=BUDGETED)
-    generator_every: int = Field(
-        5, ge=1, le=1000, description="critic steps per generator step (n_critic)"
-    )
-    batch_size: int = Field(64, ge=2, le=65_536, description="images a step")
-    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="Adam's step, betas (0.5, 0.999)")
-    entropy_weight: float = Field(
-        1e-4,
-        ge=0,
-        le=1e30,
-        description="weight of the entropy of D(G(z)), summed over the batch as in released code",
-    )
-    ema: float = Field(
-        0.95,
-        ge=0,
-        lt=1,
-        description="decay of the generator's moving average; 0: the last weights, as published",
-    )
-    critic: Literal["general", "kedmi"] = Field(
-        "general",
-        description="`general`: the general prior's critic with a logit for each class; `kedmi`: "
-        "the published one, from scratch",
-    )
-    kernel_std: float = Field(
-        0.02,
-        gt=0,
-        le=1e6,
-        description="standard deviation of the minibatch discrimination's kernels at the start; at "
-        "the released code's 1 its output is exactly 0, and stays so; with the many features of "
-        "the critic `kedmi` it takes 0.002 to be alive",
-    )
-    mirror: bool = Field(
-        True, description="mirror half of the images, where the data set allows it (published: not)"
-    )
-    fresh_batch: bool = Field(
-        False,
-        description="match features with images of their own, as published; false: with the second "
-        "batch of the critic's step",
-    )
-
-    @model_validator(mode="after")
-    def _the_published_critic_starts_from_scratch(self) -> FineTuning:
-        if self.start and self.critic == "kedmi":
-            raise ValueError(
-                "the critic `kedmi` has other layers than the general prior's and cannot start "
-                "from it: set start=false, or critic=general"
-            )
-        return self
-
-
-def realism_loss(logits: Tensor) -> Tensor:
-    """softplus(lse D) − lse D, one value a row: small where D(x) takes the image for real."""
-    evidence = logits.logsumexp(1)
-    return F.softplus(evidence) - evidence
-
-
-def critic_loss(labelled: Tensor, soft: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """KEDMI's critic loss (Chen et al., ICCV 2021, equations 2 and 3).
-
-    Args:
-        labelled: critic logits ``(n, k)`` of pseudo-labelled public images.
-        soft: the target's softmax ``(n, k)`` on them.
-        real: critic logits of (other) public images. fake: of generated images.
-    """
-    supervised = -(soft * labelled.log_softmax(1)).sum(1).mean()
-    unsupervised = realism_loss(real).mean() + F.softplus(fake.logsumexp(1)).mean()
-    return supervised + 0.5 * unsupervised
-
-
-def generator_loss(
-    fake_features: Tensor, real_features: Tensor, fake_logits: Tensor, entropy_weight: float
-) -> Tensor:
-    """Feature matching, mean |E f(G(z)) − E f(x)|, plus weighted entropy summed over the batch."""
-    matching = (fake_features.mean(0) - real_features.mean(0)).abs().mean()
-    entropy = -(fake_logits.softmax(1) * fake_logits.log_softmax(1)).sum()
-    return matching + entropy_weight * entropy
-
-
-def train_specific_gan(
-    maker: Generator,
-    judge: Critic,
-    job: PriorJob,
-    target: Callable[[Tensor], Tensor],
-    config: FineTuning,
-) -> Generator:
-    """Train generator and critic on public images pseudo-labelled by ``target``.
-
-    Args:
-        target: logits ``(n, k)`` of images in [0, 1], frozen.
-
-    Returns:
-        The generator averaged over training.
-    """
-    device = job.public.images.device
-    betas = (0.5, 0.999)
-    judges = torch.optim.Adam(judge.parameters(), config.learning_rate, betas)
-    makers = torch.optim.Adam(maker.parameters(), config.learning_rate, betas)
-    average = MovingAverage(maker, config.ema)
-    batches = shuffled_batches(len(job.public), config.batch_size, job.generator)
-
-    def images() -> Tensor:
-        batch = real_batch(job.public, next(batches), job.generator, config.mirror)
-        return batch.contiguous(memory_format=torch.channels_last)
-
-    def generated(count: int) -> Tensor:
-        return maker(torch.randn(count, maker.latent, generator=job.generator).to(device))
-
-    # bfloat16 halves the time of the convolutions; the losses keep full precision.
-    lower = torch.autocast(device.type, torch.bfloat16)
-    maker.train()
-    judge.train()
-    for step in job.progress.steps(config.steps, "target-specific prior"):
-        real, unlabelled = images(), images()
-        with torch.no_grad():
-            soft = target(real).softmax(1)
-            with lower:
-                fake = generated(len(real)).float()
-        # Three passes, not one: minibatch discrimination must not mix the three kinds.
-        with lower:
-            found = [judge.features(batch) for batch in (real, unlabelled, fake)]
-        labelled, plain, generated_scores = (judge.score(each.float()) for each in found)
-        loss = critic_loss(labelled, soft, plain, generated_scores)
-        judges.zero_grad(set_to_none=True)
-        loss.backward()
-        judges.step()
-        if (step + 1) % config.generator_every == 0:
-            judge.requires_grad_(False)
-            matched = images() if config.fresh_batch else unlabelled
-            with lower:
-                fake_features = judge.features(generated(len(real))).float()
-                with torch.no_grad():
-                    real_features = judge.features(matched).float()
-            maker_loss = generator_loss(
-                fake_features, real_features, judge.score(fake_features), config.entropy_weight
-            )
-            makers.zero_grad(set_to_none=True)
-            maker_loss.backward()
-            makers.step()
-            judge.requires_grad_(True)
-            average.update(maker)
-        job.progress.report(critic=loss.detach())
-    judge.eval()
-    return average.average.eval()
 
 
 @register_attack("kedmi")
@@ -195,7 +38,7 @@ class Kedmi(Attack["Kedmi.Config"]):
             "of its own for the generator's step, where the default takes the critic's second one.",
             "The released minibatch discrimination starts with kernels so large that its output "
             "is exactly 0, and stays so: it is dead. By default ours is alive "
-            "(`prior_training.kernel_std=0.02`); `kernel_std=1`, in the papers' protocols, is the "
+            "(`prior.kernel_std=0.02`); `kernel_std=1`, in the papers' protocols, is the "
             "released code's.",
             "Alive, it compares each image with a recorded bank of 59 generator samples, so that "
             "identities stay independent. `coupled=true` compares the images of an attack batch "
@@ -214,7 +57,7 @@ class Kedmi(Attack["Kedmi.Config"]):
         ),
     )
 
-    prior_fields = ("prior_training",)
+    prior = "inversion-gan"
 
     class Config(AttackConfig):
         """Options of KEDMI; of the attack, the defaults are the released code's."""
@@ -238,42 +81,6 @@ class Kedmi(Attack["Kedmi.Config"]):
             description="minibatch discrimination over an attack batch of 60 identities, whose "
             "results then depend on one another; false: over a recorded bank",
         )
-        prior_training: FineTuning = Field(FineTuning(), description="the target-specific GAN")
-
-    def train_prior(self, job: PriorJob, target: Classifier) -> Prior:
-        """Train the target-specific GAN on public images that the target pseudo-labels."""
-        config = self.config.prior_training
-        maker, judge = self._networks(job.general(), target.classes, job.generator)
-        averaged = train_specific_gan(maker, judge, job, target, config)
-        with torch.no_grad():
-            latents = torch.randn(PUBLISHED_BATCH - 1, averaged.latent, generator=job.generator)
-            bank_images = averaged(latents.to(job.public.images.device))
-            assert judge.minibatch is not None
-            bank = judge.minibatch.embed(judge.features(bank_images))
-        return Prior(averaged, judge, self.prior_recipe(), bank)
-
-    def prior_recipe(self) -> str:
-        """The target-specific GAN, and where it starts."""
-        own = self.config.prior_training
-        return self.card.prior_recipe if own.start else "target-specific GAN, trained from scratch"
-
-    def _networks(
-        self, general: Prior, classes: int, generator: torch.Generator
-    ) -> tuple[Generator, Critic]:
-        device = next(general.generator.parameters()).device
-        with seeded(generator):
-            shape = general.critic.config
-            config = self.config.prior_training
-            if config.critic == "kedmi":
-                shape = {**shape, "norm": "instance", "architecture": "kedmi"}
-            judge = Critic(**{**shape, "classes": classes}, kernel_std=config.kernel_std).to(device)
-            maker = general.generator
-            if config.start:
-                judge.trunk.load_state_dict(general.critic.trunk.state_dict())
-            else:
-                maker = Generator(**general.generator.config).to(device)
-        layout = torch.channels_last
-        return maker.to(memory_format=layout), judge.to(memory_format=layout)
 
     def rows_per_identity(self, samples: int) -> int:
         """One draw of its Gaussian a step."""
@@ -286,13 +93,20 @@ class Kedmi(Attack["Kedmi.Config"]):
     def invert(self, problem: Problem) -> Tensor:
         """Distributional recovery: N(μ, σ²) over latents for each identity; results are its draws.
 
-        μ and σ minimise E[L_prior + λ·L_id] over z = μ + σ·ε, one draw ε of N(0, I) a step.
+        μ and σ minimise E[L_prior + λ·L_id] over z = μ + σ·ε, one draw ε of N(0, I) a step; L_prior
+        is −D(G(z)), D's realism.
         """
         config, prior = self.config, problem.prior
-        G, D = prior.generator, prior.critic
+        if config.coupled:
+            if not isinstance(prior, InversionGanPrior):
+                raise RequestError(
+                    "attack.coupled is of minibatch discrimination, which the prior "
+                    f"{type(prior).__name__} has none of: leave it false"
+                )
+            prior = prior.coupled()
+        G, D = prior.images, prior.realism
         _, L_id = problem.white_box()
-        bank = None if config.coupled else prior.bank
-        y, n, dims = problem.labels, problem.samples, G.latent
+        y, n, dims = problem.labels, problem.samples, prior.size
         λ_id, λ_prior = config.identity_weight, config.prior_weight
         # Identities, draws of each, dimensions. The logarithm keeps σ positive without a bound.
         μ = torch.zeros(len(y), 1, dims, device=problem.device, requires_grad=True)
@@ -306,8 +120,7 @@ class Kedmi(Attack["Kedmi.Config"]):
         draws, noise = problem.streams("draws"), problem.streams("noise")
         for _ in problem.progress.steps(config.iterations, "kedmi"):
             x = G(latents(draws.normal(1, dims)))
-            L_prior = realism_loss(D.score(D.features(x), bank))
-            loss = λ_id * L_id(x, y, noise) + λ_prior * L_prior
+            loss = λ_id * L_id(x, y, noise) - λ_prior * D(x)
             adam.zero_grad(set_to_none=True)
             # The published mean over 60; Adam cancels such a factor, but for its added 1e-8.
             (loss.sum() / PUBLISHED_BATCH).backward()

@@ -143,7 +143,7 @@ class Vmi(Attack["Vmi.Config"]):
 
     def posterior(self, problem: Problem) -> nn.Module:
         """q(z) of each identity before the first step; noise ε to latents z and KL(q‖N(0, I))."""
-        config, dims = self.config, problem.prior.generator.latent
+        config, dims = self.config, problem.prior.size
         if config.family == "gaussian":
             return GaussianPosterior(len(problem.labels), dims, problem.device)
         flow = Flow(
@@ -159,7 +159,8 @@ class Vmi(Attack["Vmi.Config"]):
 
     def invert(self, problem: Problem) -> Tensor:
         """min λ_a·E_q[L_id(z)] + λ_KL·KL(q(z)‖p(z)) (paper, equation 7), then draws of q."""
-        config, G = self.config, problem.prior.generator
+        config, prior = self.config, problem.prior
+        G = prior.images
         _, L_id = problem.white_box()
         q, y, S = self.posterior(problem), problem.labels, config.samples_per_step
         λ_a, λ_KL = config.identity_weight, config.kl_weight
@@ -172,7 +173,7 @@ class Vmi(Attack["Vmi.Config"]):
         draws, noise = problem.streams("vmi/draws"), problem.streams("vmi/loss", S)
         rows = y.repeat_interleave(S)
         for _ in problem.progress.steps(config.iterations, "vmi"):
-            z, kl = q(draws.normal(S, G.latent))
+            z, kl = q(draws.normal(S, prior.size))
             identity = L_id(G(z.flatten(0, 1)), rows, noise).view(len(y), S).mean(1)
             loss = λ_a * identity + λ_KL * kl
             optimizer.zero_grad()
@@ -180,6 +181,6 @@ class Vmi(Attack["Vmi.Config"]):
             optimizer.step()
             problem.progress.report(loss=loss.detach().mean(), kl=kl.detach().mean())
         with torch.no_grad():
-            z, _ = q(problem.streams("vmi/reconstructions").normal(problem.samples, G.latent))
+            z, _ = q(problem.streams("vmi/reconstructions").normal(problem.samples, prior.size))
             found: Tensor = G(z.flatten(0, 1)).unflatten(0, (len(y), problem.samples))
         return found

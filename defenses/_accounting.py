@@ -69,7 +69,7 @@ class Mechanism:
         orders = accountant.DEFAULT_ALPHAS
         if noise > _MANY_TERMS and self.rate < 1:
             orders = [order for order in orders if float(order).is_integer()]
-        return accountant.get_epsilon(self.delta, alphas=orders)
+        return float(accountant.get_epsilon(self.delta, alphas=orders))
 
     def _loss_variables(self, noise: float) -> float:
         accountant = PRVAccountant()
@@ -83,7 +83,8 @@ class Mechanism:
         )
         if domain.size > _MOST_POINTS or domain.t_max > _MOST_LOSS:
             return math.inf
-        return accountant.get_epsilon(self.delta, eps_error=_PRV_EPSILON_ERROR, delta_error=error)
+        error_of = {"eps_error": _PRV_EPSILON_ERROR, "delta_error": error}
+        return float(accountant.get_epsilon(self.delta, **error_of))
 
     def least_noise(self, epsilon: float) -> float | None:
         """The least noise multiplier that spends at most ``epsilon``; None where none is known to.

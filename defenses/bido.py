@@ -65,7 +65,8 @@ def normalised(gram: Tensor) -> Tensor:
     inner = centred(gram)
     ridge = RIDGE * size * torch.eye(size, dtype=gram.dtype, device=gram.device)
     # solve_ex: activations that are not finite give a loss that is not finite, not an exception.
-    return torch.linalg.solve_ex(inner + ridge, inner)[0]
+    solved: Tensor = torch.linalg.solve_ex(inner + ridge, inner)[0]
+    return solved
 
 
 def trace_of_product(first: Tensor, second: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def trace_of_product(first: Tensor, second: Tensor) -> Tensor:
 
 def root_of_norm(first: Tensor, second: Tensor) -> Tensor:
     """sqrt(‖AB‖_F) / m, ``(...)``; 0 without a gradient where A or B is constant."""
-    norm = torch.linalg.matrix_norm(first @ second)
+    norm: Tensor = torch.linalg.matrix_norm(first @ second)
     # The root's slope at 0 is infinite, which the chain rule would multiply by 0.
     zero = norm == 0
     return norm.masked_fill(zero, 1).sqrt().masked_fill(zero, 0) / first.shape[-1]

@@ -258,14 +258,15 @@ class DpSgd(Defense["DpSgd.Config"]):
         else:
             check_vectorises(model)
             self._gradients = vectorised_gradients
-        self._private = DPOptimizer(
+        private: torch.optim.Optimizer = DPOptimizer(
             usual,
             noise_multiplier=self._planned["noise_multiplier"],
             max_grad_norm=own.max_grad_norm,
             expected_batch_size=self._lot,
             generator=torch.Generator(device).manual_seed(seed),
         )
-        return self._private
+        self._private = private
+        return private
 
     def backward(
         self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState

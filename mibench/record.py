@@ -29,7 +29,7 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
     Methods' settings, which each record states itself, and notes are left out; so are fields of
     later releases that say nothing, for cards to keep the digest they had before there were any.
     """
-    apart = {"digest", "attacks", "defenses", "notes"}
+    apart = {"digest", "attacks", "priors", "defenses", "notes"}
     later: dict[str, Any] = {
         "initialisation": {},
         "prior_seed": None,

@@ -208,6 +208,7 @@ def command_line(
     attack: str,
     defense: str,
     seed: int,
+    prior: str | None = None,
     target: str | None = None,
     root: str | None = None,
     preset: str | None = None,
@@ -218,7 +219,7 @@ def command_line(
     """The command line that asks for a cell; what is None or the whole budget goes unsaid."""
     parts = ["mibench", "run", "--protocol", protocol, "--attack", attack]
     parts += ["--defense", defense, "--seed", str(seed)]
-    said = {"target": target, "root": root, "preset": preset, "data": data}
+    said = {"prior": prior, "target": target, "root": root, "preset": preset, "data": data}
     for name, value in said.items():
         if value:
             parts += [f"--{name}", value]

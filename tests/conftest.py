@@ -11,7 +11,7 @@ import torch
 from mibench import protocols
 from mibench.data.rendered import SynthFacesData
 from mibench.judges.evaluators import JudgeConfig
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 from tests.kit import problems
@@ -44,9 +44,10 @@ TINY = protocols.Protocol(
     students=StudentsConfig(architectures=("test_byobnet",), training=BRIEF),
     attacks={
         "gmi": {"attack.iterations": 3},
-        "kedmi": {"attack.iterations": 3, "attack.prior_training.steps": 5},
+        "kedmi": {"attack.iterations": 3},
         "vmi": {"attack.iterations": 3},
     },
+    priors={"inversion-gan": {"prior.steps": 5}},
 )
 
 
@@ -71,7 +72,8 @@ def double_precision() -> Iterator[None]:
     that into a visible difference on some processors.
     """
     usual = torch.get_default_dtype()
-    cached = (problems.public_images, problems.tiny_prior, problems.tiny_classifier)
+    made = ("public_images", "tiny_generator", "tiny_prior", "tiny_classifier")
+    cached = [getattr(problems, name) for name in made]
     try:
         torch.set_default_dtype(torch.float64)
         for each in cached:

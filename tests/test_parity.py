@@ -26,6 +26,7 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, attack_names, resolve
 from mibench.inversion.attack import ATTACKS
 from mibench.priors._networks import Critic, Generator
+from mibench.priors.inversion_gan import Discriminator
 from mibench.protocols import PROTOCOLS
 from mibench.training.defense import DEFENSES
 from tests.kit.problems import PAPERS
@@ -37,7 +38,7 @@ NO_FIELD = "—"
 # What no paper of the method states: means of this suite, and what is chosen by an attack's name.
 OURS = {
     "attack.max_rows",
-    "attack.prior.source",
+    "prior.source",
     "attack.augment",
     "attack.identity.objective",
     "attack.identity.eot",
@@ -76,6 +77,7 @@ def value(of: str, path: str) -> Any:
     found = cell(of)
     configs = {"protocol": PROTOCOLS[found.protocol.name], "target": found.training}
     configs |= {"defense": found.defense_config, "attack": found.attack_config}
+    configs |= {"prior": found.prior_config}
     result = configs[part].model_dump(mode="json")
     for field in fields:
         result = result[field]
@@ -149,9 +151,10 @@ def paths(*of: str) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(ATTACKS.names()))
 def test_every_field_of_the_papers_attacks_has_a_row(name: str) -> None:
-    """Its own fields, and those of the general prior and of the students, which attacks share."""
+    """Its own fields and its prior's, and those of the general prior and of students, all share."""
     fields = set(leaves(cell(name).attack_config.model_dump(), "attack."))
-    shared = {each for each in paths("gmi") if each.startswith("attack.prior.")}
+    fields |= set(leaves(cell(name).prior_config.model_dump(), "prior."))
+    shared = {each for each in paths("gmi") if each.startswith("prior.")}
     shared |= {each for each in paths("improved-kedmi") if each.startswith("attack.")}
     assert fields - shared - OURS <= paths(name)
 
@@ -170,7 +173,7 @@ def test_the_priors_networks_have_the_published_number_of_parameters() -> None:
         made = (
             Generator(64, 100, 64, "gmi"),
             Critic(64, 64, norm="instance", architecture="gmi"),
-            Critic(64, 64, 1000, "instance", "kedmi"),
+            Discriminator(64, 64, 1000, "instance", "kedmi"),
         )
     counts = [f"{sum(each.numel() for each in network.parameters()):,}" for network in made]
     assert counts == [row[1] for row in PRIORS] == [row[3] for row in PRIORS]

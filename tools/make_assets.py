@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_file
@@ -23,8 +23,8 @@ from torch import Tensor
 from mibench.data.images import ImageSet
 from mibench.data.rendered import public_attributes, render_dataset, render_public
 from mibench.judges.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
-from mibench.priors._networks import Prior
-from mibench.priors.gan import GanConfig, train_general_gan
+from mibench.priors import PriorConfig, PriorJob
+from mibench.priors.gan import Gan
 from mibench.progress import Progress
 from mibench.protocols.synthfaces import (
     ATTRIBUTE_JUDGE,
@@ -68,11 +68,15 @@ def write(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) ->
 
 def make_prior() -> None:
     public = render_public(SYNTHFACES_DATA, RESOLUTION)
-    generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "prior")
-    config = GanConfig()
-    maker, critic = train_general_gan(public, config, generator, PlainProgress())
-    prior = Prior(maker, critic, f"pinned: {config.recipe} GAN, {config.steps} steps")
-    write("prior-32", prior.tensors(), prior.description())
+    rng = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "prior")
+    config = PriorConfig()
+
+    def general() -> NoReturn:
+        raise RuntimeError("this is the general prior")
+
+    prior = Gan(config).train(PriorJob(public, general, None, rng, PlainProgress()))
+    note = {"recipe": f"pinned: {config.gan.recipe} GAN, {config.gan.steps} steps"}
+    write("prior-32", prior.tensors(), {**prior.description(), **note})
 
 
 def make_attributes() -> None:

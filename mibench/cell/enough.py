@@ -35,12 +35,12 @@ def require_enough(cell: Cell, split: Division | None) -> None:
             f"there is {counts.public} public image, but priors, students and statistics of "
             f"features need {_LEAST} or more: make fewer identities private, or add public ones"
         )
-    batch = cell.attack_config.prior.gan.batch_size
-    trained = cell.attack_config.prior.source == "scratch" or "prior" not in cell.protocol.assets
+    batch = cell.prior_config.gan.batch_size
+    trained = cell.prior_config.source == "scratch" or "prior" not in cell.protocol.assets
     if trained and _LEAST <= counts.public < batch:
         problems.append(
             f"the general prior is trained on batches of {batch}, but there are {counts.public} "
-            f"public images: add some, or --set attack.prior.gan.batch_size={counts.public}"
+            f"public images: add some, or --set prior.gan.batch_size={counts.public}"
         )
     if problems:
         raise RequestError(f"{cell.protocol.name}: " + "; ".join(problems))

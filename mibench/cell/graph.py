@@ -17,7 +17,8 @@ from mibench.cell.students import Student
 from mibench.cell.target import Target
 from mibench.data.division import Division
 from mibench.judges.evaluators import Judge
-from mibench.priors._networks import Prior
+from mibench.priors import Prior
+from mibench.priors.gan import Gan
 
 
 class Graph:
@@ -34,12 +35,12 @@ class Graph:
         self.images = Images(cell, split)
         self.target = Target(cell, self.images)
         self.evaluator, self.second = self._judge("evaluator"), self._judge("second")
-        pinned = config.prior.source == "protocol" and "prior" in protocol.assets
+        pinned = cell.prior_config.source == "protocol" and "prior" in protocol.assets
         self.general: Stage[Prior] = (
             PinnedPrior(cell) if pinned else GeneralPrior(cell, self.images)
         )
         self.prior: Stage[Prior] = self.general
-        if cell.attack_class.own_prior():
+        if cell.prior_kind is not Gan:
             self.prior = OwnPrior(cell, self.images, self.general, self.target)
         architectures = config.students.architectures if config.augment else ()
         self.students = [Student(cell, self.images, self.target, a) for a in architectures]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mibench.cell.images import Images
     from mibench.cell.resolve import Cell
     from mibench.cell.target import Target
-    from mibench.priors._networks import Prior
+    from mibench.priors import Prior
 
 _LEAST_IMAGES = 100  # of a share of the test and public images
 
@@ -233,10 +233,8 @@ class Evaluation:
         prior = bench.get(stage.general)
         generator = stream(stage.cell.request.seed, "floor")
         with torch.no_grad():
-            latents = torch.randn(
-                len(self.labels) * samples, prior.generator.latent, generator=generator
-            )
-            random = prior.generator.eval()(latents.to(bench.device))
+            latents = torch.randn(len(self.labels) * samples, prior.size, generator=generator)
+            random = prior.images(latents.to(bench.device))
         images = {FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples))}
         if target:
             public = self.public

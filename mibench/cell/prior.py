@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +11,9 @@ import torch
 from mibench.assets import load_asset
 from mibench.cell.stage import Bench, Stage
 from mibench.errors import DivergedError
-from mibench.priors._networks import Prior
-from mibench.priors.gan import train_general_gan
+from mibench.models.access import ACCESS
+from mibench.priors import Prior, PriorJob, PriorKind
+from mibench.priors.gan import Gan
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import seeded, stream
 
@@ -32,7 +34,7 @@ class PinnedPrior(Stage[Prior]):
 
     def load(self, bench: Bench) -> Prior:
         tensors, description = load_asset(self.asset)
-        return Prior.rebuild(description, tensors).to(bench.device)
+        return Gan.load(description, tensors).to(bench.device)
 
 
 class GeneralPrior(Stage[Prior]):
@@ -41,58 +43,48 @@ class GeneralPrior(Stage[Prior]):
     kind = "general-prior"
 
     def __init__(self, cell: Cell, images: Images) -> None:
-        self.config, self.images = cell.attack_config.prior.gan, images
+        self.config, self.images = cell.prior_config, images
         fixed = cell.protocol.prior_seed
         seed = cell.request.seed if fixed is None else fixed
-        super().__init__(self.config.model_dump(mode="json"), seed, [images])
+        super().__init__(self.config.gan.model_dump(mode="json"), seed, [images])
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
-        generator = stream(self.seed or 0, "general prior")
-        public = bench.get(self.images).public
-        maker, critic = train_general_gan(public, self.config, generator, bench.progress)
-        recipe = f"{self.config.recipe} GAN, {self.config.steps} steps"
-        _save(folder, Prior(maker, critic, recipe))
-        return {"iterations": self.config.steps}
+        public, rng = bench.get(self.images).public, stream(self.seed or 0, "general prior")
+        job = PriorJob(public, lambda: self.load(bench), None, rng, bench.progress)
+        _save(folder, Gan(self.config).train(job))
+        return {"iterations": self.config.gan.steps}
 
     def load(self, bench: Bench) -> Prior:
-        return _load(bench.artifact(self), "general prior").to(bench.device)
+        return _load(Gan, bench.artifact(self), "general prior").to(bench.device)
 
 
 class OwnPrior(Stage[Prior]):
-    """Train the prior of the attack's own kind."""
+    """Train a prior of another kind; its key holds the target where its training sees it."""
 
     kind = "prior"
 
     def __init__(self, cell: Cell, images: Images, general: Stage[Prior], target: Target) -> None:
         self.cell, self.images, self.general, self.target = cell, images, general, target
-        attack = cell.attack_class
-        config = attack.prior_config(cell.attack_config)
-        seen = cell.attack_config.model_dump(mode="json", include=set(config.__dict__))
-        parents: list[Stage[Any]] = [general, images]
-        if attack.target_specific_prior():
-            parents.append(target)
-        inputs = {"attack": cell.attack.base, **seen}
-        super().__init__(inputs, cell.request.seed, parents, [attack, *cell.attack_modules])
+        parents: list[Stage[Any]] = [general, images, *([target] if cell.prior_kind.needs else [])]
+        inputs = {"kind": cell.prior_name, "config": cell.prior_config.model_dump(mode="json")}
+        methods: list[type | ModuleType] = [cell.prior_kind, *cell.prior_modules]
+        super().__init__(inputs, cell.request.seed, parents, methods)
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
-        from mibench.inversion.attack import PriorJob
-
-        kind, seed = self.cell.attack_class, self.cell.request.seed
-        attack = kind(kind.prior_config(self.cell.attack_config))
-        generator = stream(seed, "prior", self.cell.attack.base)
+        kind, seed = self.cell.prior_kind, self.cell.request.seed
+        rng = stream(seed, "prior", kind.stream or self.cell.prior_name)
+        target = ACCESS[kind.needs](bench.get(self.target).frozen) if kind.needs else None
         public = bench.get(self.images).public
-
-        # A fresh copy, to train on.
-        job = PriorJob(public, lambda: self.general.load(bench), generator, bench.progress)
-        extra = {"target": bench.get(self.target).frozen} if kind.target_specific_prior() else {}
+        # The general prior is a copy, to train on.
+        job = PriorJob(public, lambda: self.general.load(bench), target, rng, bench.progress)
         # A stochastic target draws its noise from torch's own generator: seed that too.
         with seeded(stream(seed, "prior", "noise").initial_seed()):
-            prior = attack.train_prior(job, **extra)
+            prior = kind(self.cell.prior_config).train(job)
         _save(folder, prior)
         return {}
 
     def load(self, bench: Bench) -> Prior:
-        return _load(bench.artifact(self), "prior").to(bench.device)
+        return _load(self.cell.prior_kind, bench.artifact(self), "prior").to(bench.device)
 
 
 def _save(folder: Path, prior: Prior) -> None:
@@ -100,8 +92,8 @@ def _save(folder: Path, prior: Prior) -> None:
     save_json(folder / "prior.json", prior.description())
 
 
-def _load(artifact: Artifact, name: str) -> Prior:
+def _load(kind: type[PriorKind[Any]], artifact: Artifact, name: str) -> Prior:
     tensors = artifact.load_tensors("prior.safetensors")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise DivergedError(f"the {name}'s training diverged: its weights are not finite")
-    return Prior.rebuild(artifact.load_json("prior.json"), tensors)
+    return kind.load(artifact.load_json("prior.json"), tensors)

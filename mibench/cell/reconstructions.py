@@ -13,12 +13,11 @@ from torch import Tensor
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import to_float
 from mibench.errors import DivergedError
-from mibench.inversion.access import ACCESS, TargetAccess, WhiteBoxTarget
 from mibench.inversion.attack import Problem
 from mibench.inversion.identity import IdentityLoss, PenultimateGaussian
+from mibench.models.access import ACCESS, TargetAccess, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
-from mibench.models.freeze import freeze
-from mibench.priors._networks import Prior
+from mibench.priors import Prior
 from mibench.settings import LEAST_IDENTITIES, share_of
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import stream
@@ -106,19 +105,12 @@ class Reconstructions(Stage[Shards]):
         return cost
 
     def _invert(self, folder: Path, bench: Bench) -> dict[str, Any]:
-        data, prior = bench.get(self.images), bench.get(self.prior)
+        data = bench.get(self.images)
         attack = self.cell.attack_class(self.cell.attack_config)
-        latent = torch.zeros(2, prior.generator.latent, device=bench.device)
-        frozen = Prior(
-            freeze(prior.generator, latent),
-            freeze(prior.critic, to_float(data.public.images[:2])),
-            prior.recipe,
-            prior.bank,
-        )
         target = ACCESS[attack.access](bench.get(self.target).frozen)
         problem = Problem(
             target=target,
-            prior=frozen,
+            prior=bench.get(self.prior).frozen(to_float(data.public.images[:2])),
             identity_loss=self._identity_loss(target, bench),
             labels=attacked(self.cell, data),
             samples=self.cell.protocol.samples,

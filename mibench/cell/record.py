@@ -23,6 +23,7 @@ from mibench.data.folder import write_split
 from mibench.data.splits import FolderSplit
 from mibench.errors import RequestError
 from mibench.files import sha256, write_atomic
+from mibench.leaderboard.names import overrides
 from mibench.record import (
     INCOMPLETE,
     RULES_VERSION,
@@ -47,14 +48,16 @@ _LONGEST_NAME = 200  # bytes; file systems take 255
 def run_folder(cell: Cell, images: Images) -> Path:
     """Where a cell's results go unless told otherwise: its name holds all that they depend on.
 
-    ``<attack>_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a method of
-    someone else has a digest of its code, and other settings, a budget and images that the
-    protocol does not draw itself follow.
+    ``<attack>[-<prior>]_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a
+    method of someone else has a digest of its code, and other settings, a budget and images that
+    the protocol does not draw itself follow.
     """
     request = cell.request
     mains = {k: v for k, v in request.overrides.items() if k.startswith(("defense.", "target."))}
     others = {k: v for k, v in request.overrides.items() if k not in mains}
     attack = cell.attack.full + _digest_of(cell.attack_source)
+    if request.prior is not None:
+        attack += f"-{cell.prior_name}{_digest_of(cell.prior_source)}"
     defense = cell.defense_name + _digest_of(cell.defense_source)
     defense += f"-{setting_token(mains)}" if mains else ""
     name = f"{attack}_{defense}_{cell.architecture}_seed{request.seed}"
@@ -91,16 +94,18 @@ def claim(folder: Path, cell: Cell, images: Images) -> Path:
         "target": cell.architecture,
         "defense": cell.defense_name,
         "attack": cell.attack.full,
+        "prior": cell.prior,
         "seed": cell.request.seed,
-        "settings": plain_settings([cell.passed(part) for part in PARTS]),
+        "settings": plain_settings({k: v for part in PARTS for k, v in cell.passed(part).items()}),
     }
     theirs = {
         "protocol": old.protocol.name,
         "target": old.target.name,
         "defense": old.defense.name,
         "attack": old.attack.name,
+        "prior": old.prior,
         "seed": old.seed,
-        "settings": plain_settings([getattr(old, part).passed for part in PARTS]),
+        "settings": plain_settings(overrides(old)),
     }
     if images.split and IMAGES in old.artifacts:
         mine[IMAGES], theirs[IMAGES] = images.split.digest, old.artifacts[IMAGES]
@@ -170,8 +175,8 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
         attack=Part(
             name=cell.attack.full,
             source=cell.attack_source,
-            passed=cell.passed("attack"),
-            resolved=cell.attack_config.model_dump(mode="json"),
+            passed={**cell.passed("attack"), **cell.passed("prior")},
+            resolved=cell.attack_resolved,
         ),
         seed=cell.request.seed,
         access=cell.attack_class.access,

@@ -24,6 +24,9 @@ class Request(Frozen):
     target: Name | None = Field(None, description="timm architecture; None: the protocol's own")
     defense: Name = "none"
     attack: Name = "improved-kedmi"
+    prior: Name | None = Field(
+        None, description="kind of the attacker's image prior; None: the attack's own"
+    )
     seed: Seed = 0
     root: Name | None = Field(None, description="image folder, for the protocol `folder`")
     preset: Preset | None = Field(

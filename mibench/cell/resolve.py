@@ -18,8 +18,10 @@ from mibench.data.splits import FolderOptions, expected_training_images
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
 from mibench.judges.evaluators import JudgeConfig
+from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
+from mibench.priors import PRIORS, PriorConfig, PriorKind
 from mibench.priors._networks import map_sizes
 from mibench.protocols import Protocol, folder_protocol, protocol_named
 from mibench.registry import closest, contained
@@ -30,10 +32,11 @@ from mibench.training.loop import TrainingConfig
 from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset
 
 Model = TypeVar("Model", bound=Frozen)
-PARTS = ("protocol", "target", "defense", "attack")
+PARTS = ("protocol", "target", "defense", "attack", "prior")
 # What a card says of itself and what it pins; methods' settings have paths of their own.
 _IDENTITY = ("name", "version", "title", "notes", "assets")
-_METHODS = ("attacks", "defenses")
+_METHODS = ("attacks", "priors", "defenses")
+_MOVED = ("attack.prior", "attack.prior_training")  # where the prior's settings were
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,11 @@ class Cell:
 
     Attributes:
         defense_name: the defense's one name, wherever and however its file was named; likewise
-            ``attack.base``.
-        defense_source, attack_source: digest of a method's code that is not mibench's own.
-        defense_modules, attack_modules: files beside a class's own that it came through.
+            ``attack.base`` and ``prior_name``.
+        defense_source, attack_source, prior_source: digest of a method's code that is not
+            mibench's own.
+        defense_modules, attack_modules, prior_modules: files beside a class's own that it came
+            through.
         weights: by architecture, what identifies the weights that it starts from (:func:`check`).
     """
 
@@ -104,24 +109,41 @@ class Cell:
     training: TrainingConfig
     defense_name: str
     defense_source: str | None
-    defense_class: type[Defense]
+    defense_class: type[Defense[Any]]
     defense_modules: tuple[ModuleType, ...]
     defense_config: DefenseConfig
     attack: AttackName
     attack_source: str | None
-    attack_class: type[Attack]
+    attack_class: type[Attack[Any]]
     attack_modules: tuple[ModuleType, ...]
     attack_config: AttackConfig
+    prior_name: str
+    prior_source: str | None
+    prior_kind: type[PriorKind[Any]]
+    prior_modules: tuple[ModuleType, ...]
+    prior_config: PriorConfig
     weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def prior(self) -> str:
         """The attacker's image prior, as records and boards describe it."""
         pinned = " (general prior pinned by the protocol)" if self.protocol.pins_prior else ""
-        return self.attack_class(self.attack_config).prior_recipe() + pinned
+        return self.prior_kind(self.prior_config).recipe() + pinned
+
+    @property
+    def attack_resolved(self) -> dict[str, Any]:
+        """Settings of attack and prior, under the names that they have in a record."""
+        prior = self.prior_config.model_dump(mode="json")
+        resolved = self.attack_config.model_dump(mode="json")
+        resolved["prior"] = {name: prior.pop(name) for name in PriorConfig.model_fields}
+        return {**resolved, "prior_training": prior} if prior else resolved
+
+    def contained(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which its methods cannot end the program."""
+        return contained(self.defense_class, self.attack_class, self.prior_kind)
 
     def passed(self, part: str) -> dict[str, Any]:
-        """The overrides that were passed for one of the four parts; a budget is the protocol's."""
+        """The overrides that were passed for one of the parts; a budget is the protocol's."""
         given = {k: v for k, v in self.request.overrides.items() if k.split(".")[0] == part}
         if part == "protocol" and self.request.budget != 1:
             given["budget"] = self.request.budget
@@ -162,6 +184,10 @@ def resolve(request: Request) -> Cell:
         )
     _check_card(name.base, attack_class, AttackCard)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
+    prior_kind = _prior_kind(request.prior or attack_class.prior, name.base, attack_class)
+    if request.prior and prior_kind is _prior_kind(attack_class.prior, name.base, attack_class):
+        request = request.model_copy(update={"prior": None})  # the same cell
+    prior_name, prior_modules = PRIORS.name_of(prior_kind), PRIORS.files_of(prior_kind)
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)
     return Cell(
@@ -179,6 +205,13 @@ def resolve(request: Request) -> Cell:
         attack_class=attack_class,
         attack_modules=tuple(attack_modules),
         attack_config=scaled(attack_config, request.budget),
+        prior_name=prior_name,
+        prior_source=outside_digest(prior_kind, *prior_modules),
+        prior_kind=prior_kind,
+        prior_modules=tuple(prior_modules),
+        prior_config=scaled(
+            prior_settings(prior_name, prior_kind, protocol, overrides), request.budget
+        ),
     )
 
 
@@ -214,7 +247,7 @@ def check(cell: Cell) -> Cell:
 
 
 def defense_settings(
-    name: str, method: type[Defense], protocol: Protocol, overrides: Mapping[str, Any]
+    name: str, method: type[Defense[Any]], protocol: Protocol, overrides: Mapping[str, Any]
 ) -> tuple[DefenseConfig, TrainingConfig]:
     """A defense's options and its target's training: defaults, then the card, then overrides.
 
@@ -228,7 +261,7 @@ def defense_settings(
 
 
 def attack_settings(
-    name: AttackName, method: type[Attack], protocol: Protocol, overrides: Mapping[str, Any]
+    name: AttackName, method: type[Attack[Any]], protocol: Protocol, overrides: Mapping[str, Any]
 ) -> AttackConfig:
     """An attack's options: defaults, then the protocol's, then overrides.
 
@@ -238,7 +271,6 @@ def attack_settings(
     base = method.Config(students=protocol.students).model_dump()
     base["augment"] = name.ma
     base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
-    base["prior"]["gan"] = protocol.gan.model_dump()
     config = with_overrides(
         method.Config.model_validate(base),
         _under("attack", protocol.attacks.get(name.base, {}), overrides),
@@ -256,6 +288,41 @@ def attack_settings(
     return config
 
 
+def prior_settings(
+    name: str, kind: type[PriorKind[Any]], protocol: Protocol, overrides: Mapping[str, Any]
+) -> PriorConfig:
+    """A prior's options: defaults, then the protocol's, then overrides.
+
+    Raises:
+        RequestError: an override names no field, or does not fit.
+    """
+    return with_overrides(
+        kind.Config(gan=protocol.gan),
+        _under("prior", protocol.priors.get(name, {}), overrides),
+        "prior",
+    )
+
+
+def _prior_kind(
+    wanted: str | type[PriorKind[Any]], attack: str, attack_class: type[Attack[Any]]
+) -> type[PriorKind[Any]]:
+    """The kind of prior that is asked for, if the attack may see what that sees of the target."""
+    kind = PRIORS.get(wanted) if isinstance(wanted, str) else wanted
+    if not (isinstance(kind, type) and issubclass(kind, PriorKind)):
+        raise RequestError(
+            f"{shown(attack)}: its prior is {shown(kind)}; write a registered name or a class that "
+            "extends mibench.priors.PriorKind"
+        )
+    levels = list(ACCESS)  # from the most to the least
+    if kind.needs and levels.index(kind.needs) < levels.index(attack_class.access):
+        raise RequestError(
+            f"the prior {shown(PRIORS.name_of(kind))} is trained with {kind.needs} access to the "
+            f"target, which the {attack_class.access} attack {shown(attack)} has not: choose "
+            "another one with --prior"
+        )
+    return kind
+
+
 @functools.lru_cache
 def _check_architecture(name: str, resolution: int) -> None:
     """Build it, which is the check that it exists and can take the resolution."""
@@ -267,7 +334,9 @@ def _check_architecture(name: str, resolution: int) -> None:
         Classifier(name, 2, resolution)
 
 
-def _check_card(name: str, method: type[Attack] | type[Defense], kind: type[Card]) -> None:
+def _check_card(
+    name: str, method: type[Attack[Any]] | type[Defense[Any]], kind: type[Card]
+) -> None:
     """Refuse a method without its card, which the record at the end reads."""
     if not isinstance(getattr(method, "card", None), kind):
         raise RequestError(
@@ -283,6 +352,12 @@ def _check_paths(overrides: Mapping[str, Any]) -> None:
         if part not in PARTS or not dot:
             raise RequestError(
                 f"--set {plain(path)}: paths start with one of {', '.join(p + '.' for p in PARTS)}"
+            )
+        moved = ".".join(path.split(".")[:2])
+        if moved in _MOVED:
+            raise RequestError(
+                f"--set {plain(path)}: a prior's settings are no longer the attack's; write "
+                f"{plain('prior' + path.removeprefix(moved))}"
             )
         above = path
         while "." in above:
@@ -328,12 +403,12 @@ def _protocol(spec: Request) -> Protocol:
         if path.partition(".")[0] in _METHODS:
             raise RequestError(
                 f"--set protocol.{plain(path)}: set the method's own fields, by attack.…, "
-                "defense.… and target.…"
+                "prior.…, defense.… and target.…"
             )
     if wanted and card.assets:
         raise RequestError(
             f"--set protocol.…: {card.name} is frozen, its evaluators are pinned; "
-            "settings of target, defense and attack can be changed, the protocol's cannot"
+            "settings of target, defense, attack and prior can be changed, the protocol's cannot"
         )
     if any(path.partition(".")[0] == "data" for path in wanted):
         wanted.setdefault("split", None)  # another division than the one that the card pins

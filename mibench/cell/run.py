@@ -24,7 +24,6 @@ from mibench.errors import DivergedError, RequestError
 from mibench.files import output_folder
 from mibench.progress import SILENT, Progress
 from mibench.record import Record
-from mibench.registry import contained
 from mibench.settings import NEEDED_BYTES
 from mibench.store.store import Store, default_root
 from mibench.types import Preset
@@ -36,6 +35,7 @@ def run(
     target: str | None = None,
     defense: str = "none",
     attack: str = "improved-kedmi",
+    prior: str | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     preset: Preset | None = None,
@@ -55,6 +55,8 @@ def run(
         target: timm architecture; None takes the protocol's own.
         defense: name of a defense, or ``path/to/file.py:Class``.
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.
+        prior: kind of the attacker's image prior, a name or ``path/to/file.py:Class``; None takes
+            the attack's own.
         seed: seed of target, prior, students and attack, from 0 to 2⁶³ − 1.
         root: image folder with one sub-folder per identity, for the protocol ``folder``.
         preset: ``"small"`` or ``"paper"``, sizes of the protocol ``folder``; None: ``"paper"``
@@ -88,6 +90,7 @@ def run(
         target=target,
         defense=defense,
         attack=attack,
+        prior=prior,
         seed=seed,
         root=None if root is None else str(root),
         preset=preset,
@@ -134,8 +137,7 @@ def compute(stage: Stage[Any], graph: Graph, bench: Bench) -> None:
 
     A student or an attack that diverges is no error here: what reads them says so.
     """
-    cell = graph.cell
-    with contained(cell.defense_class, cell.attack_class), contextlib.suppress(DivergedError):
+    with graph.cell.contained(), contextlib.suppress(DivergedError):
         last = stage in (graph.metrics, graph.picture)
         if last or graph.target not in stage.parents or not bench.get(graph.target).diverged:
             bench.get(stage)
@@ -143,7 +145,7 @@ def compute(stage: Stage[Any], graph: Graph, bench: Bench) -> None:
 
 def finish(graph: Graph, bench: Bench, folder: Path, command: str | None) -> Record:
     """Write the run folder of a cell, computing what is missing."""
-    with contained(graph.cell.defense_class, graph.cell.attack_class):
+    with graph.cell.contained():
         record = make_record(graph, bench, command)
         write(folder, record, graph, bench)
     return record

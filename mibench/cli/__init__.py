@@ -125,6 +125,11 @@ def main() -> None:
     "path/to/mine.py:MyAttack.",
 )
 @click.option(
+    "--prior",
+    help="Kind of the attacker's image prior: gan, inversion-gan, or your own as "
+    "path/to/mine.py:MyPrior. Without it, the attack's own is taken.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
@@ -175,6 +180,7 @@ def run(
     target: str | None,
     defense: str,
     attack: str,
+    prior: str | None,
     seed: int,
     root: str | None,
     preset: Preset | None,
@@ -204,6 +210,7 @@ def run(
         target=target,
         defense=defense,
         attack=attack,
+        prior=prior,
         seed=seed,
         root=root,
         preset=preset,

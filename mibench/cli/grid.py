@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--targets", metavar="A,B", help="Architectures. Without it, the protocol's own.")
 @click.option("--defenses", metavar="A,B", help="Defenses.  [default: none]")
 @click.option("--attacks", metavar="A,B", help="Attacks.  [default: improved-kedmi]")
+@click.option("--priors", metavar="A,B", help="Kinds of priors. Without it, each attack's own.")
 @click.option("--seeds", metavar="SEEDS", help="Seeds, as 0-2 or 0,3.  [default: 0]")
 @click.option("--controls", is_flag=True, help="Also run each defense at strength 0.")
 @click.option(
@@ -98,8 +99,9 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     grids = _grids(options)
     for each in grids:
         check_protocol(each.protocol)
-        for kind, names in (("defense", each.defenses), ("attack", each.attacks)):
-            for name in names:
+        kinds = {"defense": each.defenses, "attack": each.attacks, "prior": each.priors}
+        for kind, names in kinds.items():
+            for name in filter(None, names):
                 check_method(kind, name)
     kept = None if options["store"] is None else output_folder(options["store"], "--store")
     out = None if options["out"] is None else output_folder(options["out"], "--out")
@@ -151,7 +153,7 @@ def _grids(options: dict[str, Any]) -> list[GridSpec]:
     for name in ("protocol", "root", "preset", "data", "budget", "seeds"):
         if options[name] is not None:
             fields[name] = options[name]
-    for name in ("targets", "defenses", "attacks"):
+    for name in ("targets", "defenses", "attacks", "priors"):
         if options[name] is not None:
             fields[name] = [each.strip() for each in options[name].split(",") if each.strip()]
     if options["controls"]:

@@ -15,12 +15,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mibench.cell.request import Request
-from mibench.cell.resolve import AttackName, attack_settings, defense_settings
+from mibench.cell.resolve import AttackName, attack_settings, defense_settings, prior_settings
 from mibench.cli.listing import Entry, nothing_called
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.metrics import METRICS
+from mibench.priors import PRIORS
 from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, protocol_named
 from mibench.training.defense import DEFENSES
 
@@ -45,10 +46,14 @@ def describe(name: str, protocol: str | None = None) -> Entry:
             return _described_attack(AttackName.parse(name), card)
     if name in DEFENSES.names():
         return _described_defense(name, card)
+    if name in PRIORS.names():
+        return _described_prior(name, card)
     if timm.is_model(name):
         return _described_target(name, card)
     if protocol is not None:
-        raise RequestError(f"--protocol is for attacks, defenses and targets; {name!r} is none")
+        raise RequestError(
+            f"--protocol is for attacks, defenses, priors and targets; {name!r} is none"
+        )
     if name in [*PROTOCOLS, "folder"]:
         return _described_protocol(name)
     if name in METRICS:
@@ -75,6 +80,8 @@ def _described_attack(name: AttackName, protocol: Protocol) -> Entry:
         update={"objective": "logit" if name.lom else "cross-entropy"}
     )
     config = config.model_copy(update={"augment": name.ma, "identity": identity})
+    kind = PRIORS.get(cls.prior) if isinstance(cls.prior, str) else cls.prior
+    prior = PRIORS.name_of(kind)
     variants = [name.base]
     if cls.optimises_identity:
         variants += [f"{name.base}+lom", f"{name.base}+ma", f"improved-{name.base}"]
@@ -83,11 +90,19 @@ def _described_attack(name: AttackName, protocol: Protocol) -> Entry:
         "name": name.full,
         "variants": variants,
         "access": cls.access,
-        "from_protocol": ["attack.students", "attack.prior.gan"],
+        "prior": prior,
+        "from_protocol": ["attack.students", "prior.gan"],
         "card": cls.card.model_dump(mode="json"),
         "in_protocol": protocol.name,
-        "fields": list(fields(config, "attack.", attack_settings(name, cls, protocol, {}))),
-        "protocols": {p.name: p.attacks[name.base] for p in _all() if name.base in p.attacks},
+        "fields": [
+            *fields(config, "attack.", attack_settings(name, cls, protocol, {})),
+            *fields(kind.Config(), "prior.", prior_settings(prior, kind, protocol, {})),
+        ],
+        "protocols": {
+            p.name: {**p.attacks.get(name.base, {}), **p.priors.get(prior, {})}
+            for p in _all()
+            if name.base in p.attacks or prior in p.priors
+        },
     }
 
 
@@ -111,9 +126,22 @@ def _described_defense(name: str, protocol: Protocol) -> Entry:
     }
 
 
+def _described_prior(name: str, protocol: Protocol) -> Entry:
+    kind = PRIORS.get(name)
+    return {
+        "kind": "prior",
+        "name": name,
+        "title": kind.title,
+        "needs": kind.needs,
+        "in_protocol": protocol.name,
+        "fields": list(fields(kind.Config(), "prior.", prior_settings(name, kind, protocol, {}))),
+        "protocols": {p.name: p.priors[name] for p in _all() if name in p.priors},
+    }
+
+
 def _described_protocol(name: str) -> Entry:
     protocol = PROTOCOLS.get(name) or folder_protocol(FolderOptions())
-    held = {"name", "version", "title", "notes", "assets", "attacks", "defenses"}
+    held = {"name", "version", "title", "notes", "assets", "attacks", "priors", "defenses"}
     prefix = "protocol."
     return {
         "kind": "protocol",

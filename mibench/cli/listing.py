@@ -53,6 +53,8 @@ def refuse_unknown(spec: Request) -> None:
     check_protocol(spec.protocol)
     check_method("defense", spec.defense)
     check_method("attack", spec.attack)
+    if spec.prior is not None:
+        check_method("prior", spec.prior)
 
 
 def check_method(kind: str, name: str) -> None:
@@ -104,8 +106,9 @@ def nothing_called(name: str, networks: Collection[str] = ()) -> str:
 
 
 def known_names() -> list[str]:
-    """All attacks with their variants, defenses, protocols and metrics."""
+    """All attacks with their variants, defenses, priors, protocols and metrics."""
     methods = [entry["name"] for kind in ("attacks", "defenses") for entry in _LISTINGS[kind]()]
+    methods += _names("prior").names()
     return [*methods, *protocol_names(), *read_module(_METRICS)["METRICS"]]
 
 
@@ -272,7 +275,11 @@ _LISTINGS: dict[str, Callable[[], list[Entry]]] = {
 }
 KINDS = tuple(_LISTINGS)
 # Where the registries are, once they are loaded.
-_HOMES = {"attack": "mibench.inversion.attack", "defense": "mibench.training.defense"}
+_HOMES = {
+    "attack": "mibench.inversion.attack",
+    "defense": "mibench.training.defense",
+    "prior": "mibench.priors._prior",
+}
 
 
 def _names(kind: str) -> Registry[Any]:

@@ -24,6 +24,7 @@ A file, as ``mibench grid board.toml`` takes it::
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,7 @@ class Override(Frozen):
     target: Name | None = None
     defense: Name | None = None
     attack: Name | None = None
+    prior: Name | None = None
     seed: Seed | None = None
     set: dict[str, Any]
 
@@ -81,6 +83,9 @@ class GridSpec(Frozen):
     )
     defenses: tuple[Name, ...] = Field(("none",), min_length=1, description="defenses")
     attacks: tuple[Name, ...] = Field(("improved-kedmi",), min_length=1, description="attacks")
+    priors: tuple[Name | None, ...] = Field(
+        (None,), min_length=1, description="kinds of priors; null is the attack's own"
+    )
     seeds: tuple[Seed, ...] = Field(
         (0,), min_length=1, max_length=MOST_CELLS, description='seeds: [0, 1, 2] or "0-2"'
     )
@@ -111,30 +116,33 @@ class GridSpec(Frozen):
                     f"{', '.join(self.defenses)}"
                 )
         points = {defense: self._points(defense) for defense in dict.fromkeys(self.defenses)}
-        count = len(self.targets) * len(self.seeds) * len(self.attacks)
+        count = len(self.targets) * len(self.seeds) * len(self.attacks) * len(self.priors)
         count *= sum(len(points[defense]) for defense in self.defenses)
         if count > MOST_CELLS:
             raise RequestError(
                 f"the grid has {count:,} cells ({len(self.targets):,} targets, "
                 f"{len(self.defenses):,} defenses and their points, {len(self.attacks):,} attacks, "
-                f"{len(self.seeds):,} seeds), more than {MOST_CELLS:,}: make several grids of it"
+                f"{len(self.priors):,} priors, {len(self.seeds):,} seeds), more than "
+                f"{MOST_CELLS:,}: make several grids of it"
             )
         for target in self.targets:
             for seed in self.seeds:
                 for defense in self.defenses:
                     for settings in points[defense]:
-                        for attack in self.attacks:
-                            yield self._cell(target, seed, defense, settings, attack)
+                        for attack, prior in itertools.product(self.attacks, self.priors):
+                            yield self._cell(
+                                settings,
+                                target=target,
+                                defense=defense,
+                                attack=attack,
+                                prior=prior,
+                                seed=seed,
+                            )
 
-    def _cell(
-        self, target: str | None, seed: int, defense: str, settings: dict[str, Any], attack: str
-    ) -> Request:
+    def _cell(self, settings: dict[str, Any], **axes: Any) -> Request:
         spec = make_request(
             protocol=self.protocol,
-            target=target,
-            defense=defense,
-            attack=attack,
-            seed=seed,
+            **axes,
             root=self.root,
             preset=self.preset,
             data=self.data,

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic, Literal, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mibench.data.images import ImageSet
-from mibench.errors import DivergedError, MibenchError, RequestError
-from mibench.inversion.access import TargetAccess, WhiteBoxTarget
+from mibench.errors import DivergedError
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
-from mibench.priors._networks import Prior
-from mibench.priors.gan import GanConfig
+from mibench.models.access import TargetAccess, WhiteBoxTarget
+from mibench.priors import Prior, PriorKind
 from mibench.progress import Progress, Together
 from mibench.registry import Registry
 from mibench.streams import RowStreams, stream
 from mibench.training.students import StudentsConfig
 from mibench.types import Access, AttackCard, Frozen
-
-
-class PriorConfig(Frozen):
-    """The general image prior."""
-
-    source: Literal["protocol", "scratch"] = Field(
-        "protocol",
-        description="`protocol`: the pinned prior where the protocol has one; `scratch`: train it",
-    )
-    gan: GanConfig = Field(GanConfig(), description="how it is trained when it is trained")
 
 
 class AttackConfig(Frozen):
@@ -41,7 +29,6 @@ class AttackConfig(Frozen):
     identity: IdentityConfig = Field(IdentityConfig(), description="the identity loss")
     augment: bool = Field(False, description="attack students together with the target (MA)")
     students: StudentsConfig = Field(StudentsConfig(), description="the students of MA")
-    prior: PriorConfig = Field(PriorConfig(), description="the general image prior")
     max_rows: int = Field(
         512,
         ge=1,
@@ -95,22 +82,6 @@ class Problem:
         return self.target, self.identity_loss
 
 
-@dataclass(frozen=True)
-class PriorJob:
-    """What an attack is given to train a prior of its own kind.
-
-    Attributes:
-        public: public images on the device.
-        general: builds or loads the protocol's general prior, to start from.
-        generator: CPU generator of everything random in the training.
-    """
-
-    public: ImageSet
-    general: Callable[[], Prior]
-    generator: torch.Generator
-    progress: Progress
-
-
 Config_co = TypeVar("Config_co", bound=AttackConfig, covariant=True)
 
 
@@ -124,31 +95,18 @@ class Attack(ABC, Generic[Config_co]):
         card: provenance; access: what it may see of the target; Config: its options.
         optimises_identity: whether it minimises the identity loss, and so has the variants
             ``+lom``, ``+ma`` and ``improved-``.
-        prior_fields: the fields of ``Config`` that :meth:`train_prior` may read, and that its
-            prior's key holds; None: all that the attack's own ``Config`` adds.
+        prior: the kind of image prior that it takes unless asked otherwise: a registered name, or
+            a class of the attack's own file.
     """
 
     card: ClassVar[AttackCard]
     access: ClassVar[Access] = "white-box"
     optimises_identity: ClassVar[bool] = True
-    prior_fields: ClassVar[tuple[str, ...] | None] = None
+    prior: ClassVar[str | type[PriorKind[Any]]] = "gan"
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 
     def __init__(self, config: Config_co) -> None:
         self.config = config
-
-    def train_prior(self, job: PriorJob) -> Prior:
-        """The image prior of the attack; here the protocol's general prior.
-
-        An attack that overrides this with a second argument ``target`` gets the frozen target,
-        and its prior's key then depends on the target. ``self.config`` holds the fields of
-        :attr:`prior_fields` alone; reading another one is an error.
-        """
-        return job.general()
-
-    def prior_recipe(self) -> str:
-        """The generative model that this configuration uses, as records name it."""
-        return self.card.prior_recipe
 
     @abstractmethod
     def invert(self, problem: Problem) -> Tensor:
@@ -165,50 +123,6 @@ class Attack(ABC, Generic[Config_co]):
     def chunk(self, samples: int) -> int:
         """Identities that :meth:`invert` is given at once: as many as ``max_rows`` has room for."""
         return max(1, self.config.max_rows // self.rows_per_identity(samples))
-
-    @classmethod
-    def own_prior(cls) -> bool:
-        """Whether the attack trains a prior of its own kind."""
-        return cls.train_prior is not Attack.train_prior
-
-    @classmethod
-    def prior_config(cls, config: AttackConfig) -> AttackConfig:
-        """What :meth:`train_prior` sees of a config: what its prior's key holds.
-
-        Attacks and variants that differ in other fields share a prior, so those are not there to
-        be read.
-
-        Raises:
-            RequestError: ``prior_fields`` names a field that the config has not.
-        """
-        kind = type(config)
-        names = cls.prior_fields
-        if names is None:
-            names = tuple(
-                name for name in kind.model_fields if name not in AttackConfig.model_fields
-            )
-        for name in names:
-            if name not in kind.model_fields:
-                raise RequestError(f"{cls.__name__}.prior_fields: the config has no field {name!r}")
-
-        class Seen(kind):  # type: ignore[valid-type, misc]
-            def __getattr__(self, name: str) -> Any:
-                if name in kind.model_fields:
-                    raise MibenchError(
-                        f"{cls.__name__}.train_prior() reads config.{name}, which the key of its "
-                        f"prior does not hold: add {name!r} to {cls.__name__}.prior_fields"
-                    )
-                return super().__getattr__(name)
-
-        seen: AttackConfig = Seen.model_construct(**{name: getattr(config, name) for name in names})
-        for name in set(kind.model_fields) - set(names):  # defaults that were filled in
-            del seen.__dict__[name]
-        return seen
-
-    @classmethod
-    def target_specific_prior(cls) -> bool:
-        """Whether the prior depends on the target (see :meth:`train_prior`)."""
-        return "target" in inspect.signature(cls.train_prior).parameters
 
     @final
     def __call__(self, problem: Problem) -> Iterator[Tensor]:

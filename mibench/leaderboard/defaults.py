@@ -39,13 +39,13 @@ def other_settings(record: Record) -> list[str]:
         return found
     found += _protocol(record, cell)
     defaults = {
-        **cell.protocol.attacks.get(base_attack(record.attack.name), {}),
+        **_of_attack(cell, base_attack(record.attack.name)),
         **cell.protocol.defenses.get(record.defense.name, {}),
     }
     here = {
         "target": cell.training.model_dump(mode="json"),
         "defense": cell.defense_config.model_dump(mode="json"),
-        "attack": cell.attack_config.model_dump(mode="json"),
+        "attack": cell.attack_resolved,
     }
     for key in known:
         theirs, ours = dict(flat(getattr(record, key).resolved)), dict(flat(here[key]))
@@ -95,6 +95,7 @@ def _cell(record: Record) -> tuple[Cell, list[str], list[str]]:
         path: value
         for path, value in overrides(record).items()
         if path.partition(".")[0] in ("protocol", *known)
+        or (path.startswith("prior.") and "attack" in known)
     }
     request = Request(
         protocol=record.protocol.name,
@@ -146,14 +147,15 @@ def _registered(kind: str, name: str, method: type, part: Part) -> Iterator[str]
 
 def _protocol(record: Record, cell: Cell) -> Iterator[str]:
     """What a protocol's digest leaves out, but for notes: methods' settings, and what is pinned."""
-    for key, card in (("attacks", cell.protocol.attacks), ("defenses", cell.protocol.defenses)):
+    for key in ("attacks", "priors", "defenses"):
         stated = record.protocol.resolved.get(key, {})
         if not isinstance(stated, dict) or not all(isinstance(v, dict) for v in stated.values()):
             yield f"protocol.{key} holds no settings"
             continue
         for method, settings in stated.items():
             for path, value in settings.items():
-                ours = card.get(method, {}).get(path)
+                card = getattr(cell.protocol, key).get(method, {})
+                ours = (_of_attack(cell, method) if key == "attacks" else card).get(path)
                 if path not in overrides(record) and not _equal(value, ours):
                     yield f"protocol.{key}.{method}: {path} is {value!r}, the card says {ours!r}"
     for role, asset in cell.protocol.assets.items():
@@ -161,6 +163,17 @@ def _protocol(record: Record, cell: Cell) -> Iterator[str]:
             yield f"it was made with another {role} than the protocol pins"
     if cell.protocol.split and record.artifacts.get("split") != cell.protocol.split:
         yield "its pictures are divided otherwise than the protocol pins it"
+
+
+def _of_attack(cell: Cell, name: str) -> dict[str, Any]:
+    """An attack's settings in the card, with those of its prior as older records have them."""
+    from mibench.inversion.attack import ATTACKS
+
+    own = dict(cell.protocol.attacks.get(name, {}))
+    kind = ATTACKS.get(name).prior if name in ATTACKS.names() else None
+    for path, value in cell.protocol.priors.get(str(kind), {}).items():
+        own[f"attack.prior_training.{path.removeprefix('prior.')}"] = value
+    return own
 
 
 def guarantee_faults(record: Record, images: int | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.record import protocol_digest
 from mibench.settings import LEAST_IDENTITIES
 from mibench.training.loop import TrainingConfig
@@ -84,6 +84,10 @@ class Protocol(Frozen):
     students: StudentsConfig = Field(StudentsConfig(), description="students of MA")
     attacks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="budgets of attacks where they differ from the papers'"
+    )
+    priors: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="budgets of priors of these kinds where they differ from the papers'",
     )
     defenses: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="default strengths, settled on the development twin"

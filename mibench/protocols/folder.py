@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mibench.data.splits import FolderOptions
 from mibench.judges.evaluators import JudgeConfig
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
@@ -72,7 +72,6 @@ def _small(options: FolderOptions, images: int | None) -> Protocol:
                 "attack.iterations": 200,
                 "attack.learning_rate": 0.05,
                 "attack.initial_log_variance": 0,
-                "attack.prior_training.steps": 200,
             },
             "vmi": {
                 "attack.family": "gaussian",
@@ -83,6 +82,7 @@ def _small(options: FolderOptions, images: int | None) -> Protocol:
                 "attack.kl_weight": 0.02,
             },
         },
+        priors={"inversion-gan": {"prior.steps": 200}},
         defenses={
             "bido": {
                 "target.optimizer": "adam",

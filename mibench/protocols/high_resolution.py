@@ -13,7 +13,7 @@ from typing import Any
 from mibench.data.identity_split import IdentitySplit
 from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig

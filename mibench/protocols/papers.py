@@ -14,7 +14,7 @@ from typing import Any
 from mibench.data.identity_split import IdentitySplit
 from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
@@ -61,7 +61,7 @@ def _gan(passes: int, images: int, learning_rate: float = 2e-4) -> GanConfig:
     )
 
 
-def _specific_gan(passes: int, images: int) -> dict[str, Any]:
+def _priors(passes: int, images: int) -> dict[str, dict[str, Any]]:
     """KEDMI's GAN, from scratch: a critic step a batch of 64, the rest of each pass dropped."""
     fields = {
         "steps": passes * (images // 64),
@@ -72,7 +72,7 @@ def _specific_gan(passes: int, images: int) -> dict[str, Any]:
         "fresh_batch": True,
         "ema": 0,
     }
-    return {f"attack.prior_training.{name}": value for name, value in fields.items()}
+    return {"inversion-gan": {f"prior.{name}": value for name, value in fields.items()}}
 
 
 _BIDO = {"target.optimizer": "adam", "target.learning_rate": 1e-4, "target.weight_decay": 0.0}
@@ -101,7 +101,7 @@ _FACES: dict[str, Any] = {
     "students": _STUDENTS,
     "gan": _gan(280, 30_000),
     "prior_seed": 0,  # the papers train one GAN
-    "attacks": {"kedmi": _specific_gan(120, 30_000)},
+    "priors": _priors(120, 30_000),
     "defenses": {"bido": _BIDO},
     "notes": _STAND_INS,
 }
@@ -116,12 +116,7 @@ _DIGITS: dict[str, Any] = {
     "students": _STUDENTS,
     "prior_seed": 0,
     "judges_know_public": True,
-}
-
-
-def _digit_attacks(images: int) -> dict[str, dict[str, Any]]:
-    """BiDO's copies of the attacks, which run on five classes at once."""
-    return {
+    "attacks": {  # BiDO's copies, which run on five classes at once
         "gmi": {
             "attack.iterations": 3000,
             "attack.learning_rate": 0.01,
@@ -131,9 +126,9 @@ def _digit_attacks(images: int) -> dict[str, dict[str, Any]]:
             "attack.iterations": 5000,
             "attack.initial_log_variance": 0,
             "attack.clip": None,
-            **_specific_gan(100, images),
         },
-    }
+    },
+}
 
 
 CARDS = (
@@ -159,7 +154,7 @@ CARDS = (
             "attacked": None,
             # The passes of CelebA over the pictures of the other 5,687 people.
             "gan": _gan(280, 10_210),
-            "attacks": {"kedmi": _specific_gan(120, 10_210)},
+            "priors": _priors(120, 10_210),
         },
     ),
     Protocol(
@@ -168,7 +163,7 @@ CARDS = (
         data=IdentitySplit(dataset="mnist", classes=tuple("01234"), test_fraction=None),
         split="6db33cde31517709e757087a169ff890b6545cb330c98c9785a593e912a7a627",
         gan=_gan(300, 34_265, learning_rate=4e-3),
-        attacks=_digit_attacks(34_265),
+        priors=_priors(100, 34_265),
         notes=(
             "As in BiDO's files; GMI's repository takes the opposite digits. The papers' small "
             "convolutional target and evaluator have no twin in timm: resnet18, regnetx_002 and "
@@ -186,7 +181,7 @@ CARDS = (
             test_fraction=None,
         ),
         gan=_gan(300, 30_000),
-        attacks=_digit_attacks(30_000),
+        priors=_priors(100, 30_000),
         notes=(
             "BiDO's files train KEDMI's GAN on CIFAR-10, but not GMI's: that has the passes of its "
             "MNIST and the step size of its CelebA.",

@@ -11,7 +11,7 @@ from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
 from mibench.judges.evaluators import JudgeConfig
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
@@ -23,8 +23,8 @@ _KEDMI: dict[str, Any] = {
     "attack.iterations": 400,
     "attack.learning_rate": 0.05,
     "attack.initial_log_variance": 0,
-    "attack.prior_training.steps": 200,
 }
+_PRIORS: dict[str, Any] = {"inversion-gan": {"prior.steps": 200}}
 
 CARDS = (
     Protocol(
@@ -57,6 +57,7 @@ CARDS = (
         prior_seed=0,
         students=StudentsConfig(architectures=_STUDENTS, training=_QUICK),
         attacks={"gmi": {"attack.iterations": 200}, "kedmi": _KEDMI},
+        priors=_PRIORS,
         # DP-SGD keeps its defaults, ε = 8.
         defenses={
             "bido": {"target.learning_rate": 1e-3, "defense.scale": 10},
@@ -96,6 +97,7 @@ CARDS = (
             "gmi": {"attack.iterations": 60},
             "kedmi": {**_KEDMI, "attack.iterations": 200},
         },
+        priors=_PRIORS,
         # Validation accuracy (none .886): control .856, scale 1 .869, 3 .831.
         defenses={
             "bido": {

@@ -7,7 +7,7 @@ from typing import Any
 from mibench.assets import Asset
 from mibench.data.rendered import SynthFacesData
 from mibench.judges.evaluators import JudgeConfig
-from mibench.priors.gan import GanConfig
+from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
@@ -44,7 +44,6 @@ _SMALL: dict[str, Any] = {
             "attack.iterations": 200,
             "attack.learning_rate": 0.05,
             "attack.initial_log_variance": 0,
-            "attack.prior_training.steps": 200,
         },
         "vmi": {
             "attack.family": "gaussian",
@@ -55,6 +54,7 @@ _SMALL: dict[str, Any] = {
             "attack.kl_weight": 0.02,
         },
     },
+    "priors": {"inversion-gan": {"prior.steps": 200}},
     # Strengths: the largest tried that costs at most 5 points of validation accuracy on the twin
     # (none .995). MID: β .03 → .967, .04 → .954, .05 → .931. BiDO: scale 2 → .969, 3 → .953,
     # 5 → .926; its published step size is for networks that start from ImageNet. DP-SGD: σ .005 →

@@ -72,7 +72,7 @@ def short(cls: type[Attack[Any]], **fields: Any) -> Attack[Any]:
 
 def problem(cls: type[Attack[Any]], **options: Any) -> Problem:
     """A tiny problem; an attack with a prior of its own kind gets a critic with classes."""
-    return tiny_problem(cls, critic_classes=CLASSES if cls.own_prior() else 0, **options)
+    return tiny_problem(cls, **options)
 
 
 @each_attack

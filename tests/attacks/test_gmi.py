@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mibench.attacks.gmi import Gmi
 from mibench.inversion.attack import Attack, Problem
-from mibench.priors._networks import Prior
+from mibench.priors import Prior
 from tests.kit.cells import bench, graph
 from tests.kit.problems import (
     LATENT,
@@ -41,17 +41,23 @@ def test_the_defaults_are_the_released_codes() -> None:
     assert config.reference_batch == 60
 
 
-class LinearGenerator(nn.Module):
-    """Pictures of one pixel, linear in three latents."""
+class LinearPrior(Prior):
+    """Pictures of one pixel, linear in three latents, and a realism that is linear in them."""
 
-    latent = 3
+    size = 3
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, matrix: Tensor, weight: Tensor) -> None:
         super().__init__()
-        self.matrix = matrix
+        self.matrix, self.weight = matrix, weight
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         return (latents @ self.matrix)[:, :, None, None]
+
+    def realism(self, images: Tensor) -> Tensor:
+        return images[:, :, 0, 0] @ self.weight
+
+    def description(self) -> dict[str, Any]:
+        return {}
 
 
 def linear_problem(labels: Sequence[int], samples: int) -> tuple[Problem, Any, Any, Any]:
@@ -62,10 +68,7 @@ def linear_problem(labels: Sequence[int], samples: int) -> tuple[Problem, Any, A
     def identity(images: Tensor, rows: Tensor, noise: object) -> Tensor:
         return 0.5 * (images[:, :, 0, 0] - torch.tensor(centres).float()[rows]).square().sum(1)
 
-    def critic(images: Tensor) -> Tensor:
-        return images[:, :, 0, 0] @ torch.tensor(weight).float()
-
-    prior: Any = Prior(LinearGenerator(torch.tensor(matrix).float()), critic, "linear")  # type: ignore[arg-type]
+    prior = LinearPrior(torch.tensor(matrix).float(), torch.tensor(weight).float())
     problem = dataclasses.replace(
         tiny_problem(Gmi, labels, samples),
         prior=prior,
@@ -113,7 +116,7 @@ def test_identities_and_restarts_start_at_latents_of_their_own() -> None:
             assert (images[first] - images[second]).abs().mean() > 0.05
     expected = tiny_problem(Gmi).stream(1, "start/2")
     with torch.no_grad():
-        start = tiny_prior().generator(torch.randn(1, LATENT, generator=expected))
+        start = tiny_prior().images(torch.randn(1, LATENT, generator=expected))
     torch.testing.assert_close(images[5:6], start, rtol=0, atol=1e-4)
 
 
@@ -170,7 +173,7 @@ def test_no_network_gets_gradients_even_if_it_is_not_frozen() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         problem = tiny_problem(Gmi, [0])
-        networks = [problem.prior.generator, problem.prior.critic, tiny_classifier()]
+        networks = [problem.prior, tiny_classifier()]
         try:
             for network in networks:
                 network.requires_grad_(True)
@@ -198,8 +201,8 @@ def test_what_the_pipeline_hands_to_an_attack_is_frozen(
     (problem,) = seen
     target, loss = problem.white_box()
     assert len(loss.students) == 1
-    for network in (target.model, *loss.students, problem.prior.generator, problem.prior.critic):
+    for network in (target.model, *loss.students, problem.prior):
         assert not network.training
         assert all(not p.requires_grad and p.grad is None for p in network.parameters())
     norms = nn.modules.batchnorm._BatchNorm
-    assert not any(isinstance(m, norms) for m in problem.prior.generator.modules())
+    assert not any(isinstance(m, norms) for m in problem.prior.modules())

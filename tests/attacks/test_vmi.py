@@ -278,7 +278,7 @@ def test_the_reported_loss_is_the_weighted_sum() -> None:
     reconstruct(attack("gaussian", iterations=1, identity_weight=2.0), problem)
     noise = problem.streams("vmi/draws").normal(2, LATENT)
     with torch.no_grad():
-        logits = tiny_classifier()(problem.prior.generator(noise.flatten(0, 1)))
+        logits = tiny_classifier()(problem.prior.images(noise.flatten(0, 1)))
     expected = 2 * F.cross_entropy(logits, torch.tensor([0, 0, 3, 3])).item()
     assert recorder.reports[0]["loss"] == pytest.approx(expected, rel=1e-4)
 

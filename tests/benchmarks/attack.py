@@ -22,14 +22,17 @@ from PIL import Image
 from torch import Tensor
 
 from mibench.data.images import ImageSet
-from mibench.inversion.access import WhiteBoxTarget
 from mibench.inversion.attack import ATTACKS, Attack, Problem
 from mibench.inversion.identity import IdentityLoss
 from mibench.judges.evaluators import JUDGED_AT_ONCE
+from mibench.models.access import WhiteBoxTarget
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
 from mibench.models.resize import resize
-from mibench.priors._networks import Critic, Generator, Prior
+from mibench.priors import Prior
+from mibench.priors._networks import Critic, Generator
+from mibench.priors.gan import GanPrior
+from mibench.priors.inversion_gan import Discriminator, InversionGanPrior
 from mibench.progress import SILENT
 from mibench.training.students import StudentsConfig
 from tests.benchmarks import plain
@@ -72,21 +75,20 @@ class Networks:
         models = [Classifier(each, classes, resolution) for each in (target, *students)]
         self.models = [model.eval() for model in models]
         if published:
-            self.maker = Generator(resolution, 100, 64, "gmi").eval()
-            self.judge = Critic(resolution, 64, 0, "instance", "gmi").eval()
-            self.class_judge = Critic(resolution, 64, classes, "instance", "kedmi").eval()
+            self.generator = Generator(resolution, 100, 64, "gmi").eval()
+            self.critic = Critic(resolution, 64, "instance", "gmi").eval()
+            self.discriminator = Discriminator(resolution, 64, classes, "instance", "kedmi").eval()
         else:
-            self.maker = Generator(resolution, 100, 64).eval()
-            self.judge = Critic(resolution, 64).bake().eval()
-            self.class_judge = Critic(resolution, 64, classes, norm="none").eval()
+            self.generator = Generator(resolution, 100, 64).eval()
+            self.critic = Critic(resolution, 64).bake().eval()
+            self.discriminator = Discriminator(resolution, 64, classes).eval()
         sample = torch.rand(2, 3, resolution, resolution)
         self.frozen = [freeze(model, sample) for model in self.models]
-        maker = freeze(self.maker, torch.zeros(2, 100))
-        self.prior = Prior(maker, freeze(self.judge, sample), "random")
-        judge = freeze(self.class_judge, sample)
-        assert judge.minibatch is not None
-        bank = judge.minibatch.embed(judge.features(torch.rand(59, 3, resolution, resolution)))
-        self.class_prior = Prior(maker, judge, "random", bank)
+        self.prior = GanPrior(self.generator, self.critic).frozen(sample)
+        features = self.discriminator.trunk(torch.rand(59, 3, resolution, resolution))
+        bank = self.discriminator.minibatch.embed(features).detach()
+        inversion = InversionGanPrior(self.generator, self.discriminator, bank)
+        self.inversion_prior = inversion.frozen(sample)
 
 
 def problem(networks: Networks, attack: Attack[Any], labels: Tensor, prior: Prior) -> Problem:
@@ -125,12 +127,12 @@ def main() -> None:
 
     kedmi_class = ATTACKS.get("kedmi")
     kedmi = kedmi_class(kedmi_class.Config(iterations=options.steps))
-    kedmi_problem = problem(networks, kedmi, labels, networks.class_prior)
+    kedmi_problem = problem(networks, kedmi, labels, networks.inversion_prior)
     compare(
         f"KEDMI, {options.steps} steps of {options.identities}",
         lambda: list(kedmi(kedmi_problem)),
         lambda: plain.kedmi_steps(
-            networks.maker, networks.class_judge, networks.models, labels, options.steps
+            networks.generator, networks.discriminator, networks.models, labels, options.steps
         ),
         options.rounds,
         2,
@@ -145,7 +147,12 @@ def main() -> None:
         lambda: [resized(images.flatten(0, 1)) for images in gmi(gmi_problem)],
         lambda: plain.pil_resize(
             plain.gmi_attack(
-                networks.maker, networks.judge, networks.models, few, options.gmi_steps, RESTARTS
+                networks.generator,
+                networks.critic,
+                networks.models,
+                few,
+                options.gmi_steps,
+                RESTARTS,
             ).flatten(0, 1),
             112,
         ),

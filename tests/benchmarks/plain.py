@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mibench.models.classifiers import Classifier
 from mibench.priors._networks import Critic, Generator
+from mibench.priors.inversion_gan import Discriminator
 
 
 def identity_loss(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -> Tensor:
@@ -24,27 +25,31 @@ def identity_loss(models: Sequence[nn.Module], images: Tensor, labels: Tensor) -
 
 
 def kedmi_steps(
-    maker: Generator, judge: Critic, models: Sequence[Classifier], labels: Tensor, steps: int
+    generator: Generator,
+    discriminator: Discriminator,
+    models: Sequence[Classifier],
+    labels: Tensor,
+    steps: int,
 ) -> Tensor:
     """KEDMI's loop over (μ, log σ²); returns images of the last step."""
-    mean = torch.zeros(len(labels), maker.latent, requires_grad=True)
-    log_variance = torch.ones(len(labels), maker.latent, requires_grad=True)
-    solver = torch.optim.Adam([mean, log_variance], 0.02)
+    mean = torch.zeros(len(labels), generator.latent, requires_grad=True)
+    log_variance = torch.ones(len(labels), generator.latent, requires_grad=True)
+    optimizer = torch.optim.Adam([mean, log_variance], 0.02)
     for _ in range(steps):
         latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        images = maker(latents.clamp(-1, 1))
-        evidence = judge(images).logsumexp(1)
+        images = generator(latents.clamp(-1, 1))
+        evidence = discriminator(images).logsumexp(1)
         prior = F.softplus(evidence).mean() - evidence.mean()
         loss = prior + 100 * identity_loss(models, images, labels)
-        solver.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        solver.step()
+        optimizer.step()
     return images.detach()
 
 
 def gmi_attack(
-    maker: Generator,
-    judge: Critic,
+    generator: Generator,
+    critic: Critic,
     models: Sequence[Classifier],
     labels: Tensor,
     steps: int,
@@ -53,19 +58,19 @@ def gmi_attack(
     """GMI's loop, one restart after another: ``(labels, restarts, 3, h, w)``."""
     results = []
     for _ in range(restarts):
-        latents = torch.randn(len(labels), maker.latent)
+        latents = torch.randn(len(labels), generator.latent)
         velocity = torch.zeros_like(latents)
         for _ in range(steps):
             latents.requires_grad_(True)
-            images = maker(latents)
-            loss = -judge(images).mean() + 100 * identity_loss(models, images, labels)
+            images = generator(latents)
+            loss = -critic(images).mean() + 100 * identity_loss(models, images, labels)
             loss.backward()
             before, gradient = velocity.clone(), latents.grad
             assert gradient is not None
             velocity = 0.9 * velocity - 0.02 * gradient
             latents = (latents.detach() - 0.9 * before + 1.9 * velocity).clamp(-1, 1)
         with torch.no_grad():
-            results.append(maker(latents))
+            results.append(generator(latents))
     return torch.stack(results, dim=1)
 
 

@@ -63,10 +63,10 @@ def test_every_stage_of_a_cell_gets_its_share(attack: str) -> None:
     assert students == [2, pytest.approx(0.2)]
     iterations = [cell.attack_config.iterations for cell in (whole, part)]
     assert iterations[1] == round(iterations[0] / 10)
-    assert part.attack_config.prior.gan.steps == 990
+    assert part.prior_config.gan.steps == 990
     assert part.protocol.evaluator.training.epochs == 2.5
     if attack == "improved-kedmi":
-        assert part.attack_config.prior_training.steps == 20
+        assert part.prior_config.model_dump()["steps"] == 20
     assert part.defense_config == whole.defense_config
     assert part.protocol.data == whole.protocol.data
 

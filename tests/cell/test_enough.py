@@ -47,7 +47,7 @@ def request(root: Path, attack: str = "gmi", defense: str = "none", **changes: A
         (
             {"p": 2},
             {"protocol__gan__batch_size": 8},
-            "batches of 8, but there are 2 public .* --set attack.prior.gan.batch_size=2",
+            "batches of 8, but there are 2 public .* --set prior.gan.batch_size=2",
         ),
         ({"p": 2}, {"protocol__attacked": 3}, "3 identities are to be attacked, but 2 are private"),
     ],

@@ -167,9 +167,10 @@ def fits(config: BaseModel) -> None:
 
 def check_cell(cell: Cell) -> None:
     """What a request resolved to can be run, recorded and asked for again."""
-    for config in (cell.protocol, cell.training, cell.defense_config, cell.attack_config):
+    configs = (cell.protocol, cell.training, cell.defense_config, cell.attack_config)
+    for config in (*configs, cell.prior_config):
         fits(config)
-    for part in ("protocol", "target", "defense", "attack"):
+    for part in ("protocol", "target", "defense", "attack", "prior"):
         canonical_json(cell.passed(part))
     assert Request.model_validate_json(cell.request.model_dump_json()) == cell.request
     words = iter(shlex.split(command_of(cell.request))[2:])
@@ -259,7 +260,7 @@ def test_every_numeric_field_is_bounded_on_both_sides(name: str, config: type[Ba
         ("attack.coupled=1", "1 is not true or false"),
         ("attack.iterations=" + "9" * 5000, "a number of 5,000 digits is too long"),
         ("attack.iterations=10000000000", "attack.iterations: Input should be less than"),
-        ("attack.prior.gan.latent=1000000000000", "less than or equal to 65536"),
+        ("prior.gan.latent=1000000000000", "less than or equal to 65536"),
         ("attack.iterations=" + "[" * 5000, "nested"),
         ("attack.identity={} attack.identity.eot=2", "it lies in attack.identity"),
         ("attack.identity=3 attack.identity.eot=2", "it lies in attack.identity"),

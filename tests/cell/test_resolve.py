@@ -146,10 +146,55 @@ def test_attack_options_defaults_then_protocol_then_request(
     assert setting("attack.iterations", 7).attack_config.model_dump()["iterations"] == 7
     card = use(monkeypatch, attacks={})
     assert cell().attack_config.model_dump()["iterations"] == default["iterations"]
-    assert cell().attack_config.prior.gan == card.gan
+    assert cell().prior_config.gan == card.gan
     assert cell().attack_config.students == card.students
-    assert setting("attack.prior.gan.steps", 4).attack_config.prior.gan.steps == 4
-    assert setting("attack.prior.gan.steps", 4).attack_config.prior.gan.latent == card.gan.latent
+    assert setting("prior.gan.steps", 4).prior_config.gan.steps == 4
+    assert setting("prior.gan.steps", 4).prior_config.gan.latent == card.gan.latent
+
+
+@pytest.mark.parametrize("attack", ["gmi", "kedmi"])
+def test_priors_settings_are_the_defaults_the_cards_and_the_passed_ones(
+    attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"attack": attack, "prior": "inversion-gan"}
+    assert cell(**wanted).prior_config.model_dump()["steps"] == 5  # the card's, for every attack
+    passed = cell(**wanted, overrides={"prior.steps": 7})
+    assert passed.prior_config.model_dump()["steps"] == 7
+    assert passed.passed("prior") == {"prior.steps": 7}
+    use(monkeypatch, priors={})
+    assert cell(**wanted).prior_config.model_dump()["steps"] == 2000
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("attack.prior.gan.steps", "prior.gan.steps"),
+        ("attack.prior.source", "prior.source"),
+        ("attack.prior_training.steps", "prior.steps"),
+        ("attack.prior_training", "prior"),
+    ],
+)
+def test_where_a_priors_settings_were_is_refused_with_where_they_are(old: str, new: str) -> None:
+    with pytest.raises(
+        RequestError, match=rf"--set {old}: .* no longer the attack's; write {new}$"
+    ):
+        cell("kedmi", overrides={old: 4})
+    assert cell("kedmi", overrides={"attack.prior_weight": 4})
+
+
+def test_priors_that_an_attack_cannot_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match=r"unknown prior 'gann'; did you mean 'gan'"):
+        cell("gmi", prior="gann")
+    with pytest.raises(RequestError, match=r"there is no such field; did you mean 'prior\.steps'"):
+        cell("kedmi", overrides={"prior.step": 1})
+    gmi = ATTACKS.get("gmi")
+    monkeypatch.setattr(gmi, "access", "label-only")
+    with pytest.raises(RequestError, match="black-box access to the target, which the label-only"):
+        cell("gmi", prior="inversion-gan")
+    assert cell("gmi").prior_name == "gan"
+    monkeypatch.setattr(gmi, "prior", dict)
+    with pytest.raises(RequestError, match="'gmi': its prior is <class 'dict'>; write"):
+        cell("gmi")
 
 
 def test_settings_reach_only_their_part() -> None:

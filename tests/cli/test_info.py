@@ -109,15 +109,15 @@ def test_info_shows_what_a_protocol_makes_of_the_fields() -> None:
     entry = json.loads(result.stdout)
     assert entry["in_protocol"] == "lfw-64-small"
     fields = paths(entry)
-    assert fields["attack.prior_training.steps"]["in_protocol"] == 200
-    assert fields["attack.prior.gan.steps"]["in_protocol"] == 2000
+    assert fields["prior.steps"]["in_protocol"] == 200
+    assert fields["prior.gan.steps"]["in_protocol"] == 2000
     assert fields["attack.coupled"]["in_protocol"] == fields["attack.coupled"]["default"]
     bido = paths(json.loads(invoke("info", "bido", "--protocol", "folder", "--json").stdout))
     assert bido["target.learning_rate"]["in_protocol"] == 1e-4  # BiDO's own, over the protocol's
     assert "in lfw-64-small" in invoke("info", "kedmi", "--protocol", "lfw-64-small").stdout
     for name, protocol, said in (
         ("kedmi", "lfw-64-smal", "'lfw-64-small'"),
-        ("fid", "folder", "--protocol is for attacks, defenses and targets"),
+        ("fid", "folder", "--protocol is for attacks, defenses, priors and targets"),
     ):
         result = invoke("info", name, "--protocol", protocol)
         assert result.exit_code == 2

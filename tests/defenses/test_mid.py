@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.defenses.mid import BottleneckHead, Mid, kl_to_standard_normal
 from mibench.defenses.none import NoDefense
-from mibench.inversion.access import BlackBoxTarget
+from mibench.models.access import BlackBoxTarget
 from mibench.models.classifiers import Classifier
 from mibench.streams import RowStreams, noise_from, seeded, stream
 from mibench.training.defense import DEFENSES, Defense, DefenseConfig

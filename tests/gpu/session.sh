@@ -28,7 +28,7 @@ step cell-32 python3 -m mibench run --device cuda --attack improved-kedmi --out 
 for attack in gmi improved-gmi kedmi improved-kedmi; do
   step "cell-64-$attack" timeout "${CELL_SECONDS:-420}" python3 -m mibench run --device cuda \
     --protocol synthfaces-64 --attack "$attack" --json \
-    --set attack.prior.gan.steps="${PRIOR_STEPS:-20000}" \
+    --set prior.gan.steps="${PRIOR_STEPS:-20000}" \
     --out "/tmp/cell-64-$attack"
   cp "/tmp/cell-64-$attack/record.json" "$out/record-64-$attack.json" 2>/dev/null
 done

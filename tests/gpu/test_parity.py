@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import mibench
 from mibench.attacks.kedmi import Kedmi
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
-from mibench.priors._networks import Critic, Generator
+from mibench.priors._networks import Generator
+from mibench.priors.inversion_gan import Discriminator
 from mibench.protocols import Protocol
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -33,35 +35,35 @@ def test_frozen_classifiers_agree(architecture: str) -> None:
 
 @pytest.mark.parametrize("published", [False, True])
 def test_priors_agree(published: bool) -> None:
-    maker, judge = Generator(32), Critic(32, classes=5, norm="none")
+    generator, discriminator = Generator(32), Discriminator(32, 64, 5)
     if published:
-        maker = Generator(32, architecture="gmi")
-        judge = Critic(32, 64, 5, "instance", "kedmi", kernel_std=1)
-    maker, judge = maker.eval(), judge.eval()
+        generator = Generator(32, architecture="gmi")
+        discriminator = Discriminator(32, 64, 5, "instance", "kedmi", kernel_std=1)
+    generator, discriminator = generator.eval(), discriminator.eval()
     latents = torch.randn(6, 100)
-    images = maker(latents)
-    scores = judge(images)
-    there = maker.to(GPU)(latents.to(GPU))
+    images = generator(latents)
+    scores = discriminator(images)
+    there = generator.to(GPU)(latents.to(GPU))
     torch.testing.assert_close(images, there.cpu(), rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(scores, judge.to(GPU)(there).cpu(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scores, discriminator.to(GPU)(there).cpu(), rtol=1e-3, atol=1e-3)
 
 
 def test_attacks_agree() -> None:
     """A few steps of an attack on both devices, from the same streams."""
     from dataclasses import replace
 
-    from mibench.inversion.access import WhiteBoxTarget
     from mibench.inversion.identity import IdentityLoss
+    from mibench.models.access import WhiteBoxTarget
     from tests.kit.problems import reconstruct, tiny_problem
 
     attack = Kedmi(Kedmi.Config(iterations=3))
-    problem = tiny_problem(Kedmi, critic_classes=5)
+    problem = tiny_problem(Kedmi)
     here = reconstruct(attack, problem)
     target = WhiteBoxTarget(problem.white_box()[0].model.to(GPU))
     moved = replace(
         problem,
         target=target,
-        prior=problem.prior.to(GPU),
+        prior=copy.deepcopy(problem.prior).to(GPU),
         identity_loss=IdentityLoss(target.outputs, [], problem.white_box()[1].config),
         labels=problem.labels.to(GPU),
         public=problem.public.to(GPU),

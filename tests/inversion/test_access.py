@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import mibench
-from mibench.inversion.access import ACCESS, BlackBoxTarget, TargetAccess, WhiteBoxTarget
 from mibench.inversion.attack import Attack, AttackConfig, Problem
+from mibench.models.access import ACCESS, BlackBoxTarget, TargetAccess, WhiteBoxTarget
 from mibench.models.classifiers import Classifier
 from mibench.streams import RowStreams, stream
 from mibench.types import Access

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
-from mibench.inversion.access import ACCESS, WhiteBoxTarget
 from mibench.inversion.attack import Attack, Problem
 from mibench.inversion.identity import (
     IdentityConfig,
@@ -19,9 +18,13 @@ from mibench.inversion.identity import (
     Objective,
     PenultimateGaussian,
 )
+from mibench.models.access import ACCESS, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
-from mibench.priors._networks import Critic, Generator, Prior
+from mibench.priors import Prior
+from mibench.priors._networks import Critic, Generator
+from mibench.priors.gan import GanPrior
+from mibench.priors.inversion_gan import Discriminator, InversionGanPrior
 from mibench.progress import SILENT, Progress
 from mibench.protocols import high_resolution, papers
 from mibench.streams import seeded, stream
@@ -41,8 +44,8 @@ def public_images(count: int = 16) -> ImageSet:
 
 
 @cache
-def tiny_prior(critic_classes: int = 0, latent: int = LATENT, seed: int = 0) -> Prior:
-    """A frozen prior; with ``critic_classes`` the critic is KEDMI's, and a bank comes with it."""
+def tiny_generator(latent: int = LATENT, seed: int = 0) -> Generator:
+    """A frozen generator, of images with contrast."""
     with seeded(seed):
         generator = Generator(RESOLUTION, latent, 2)
         latents = torch.randn(64, latent)
@@ -51,13 +54,25 @@ def tiny_prior(critic_classes: int = 0, latent: int = LATENT, seed: int = 0) -> 
                 generator.train()(latents)
             # Sigmoid of an untrained output is gray: give it contrast.
             generator.to_rgb.weight.mul_(10)
-        generator = freeze(generator, latents)
-        critic = Critic(RESOLUTION, 4, critic_classes).bake().eval().requires_grad_(False)
-        bank = None
-        if critic.minibatch is not None:
+        return freeze(generator, latents)
+
+
+@cache
+def tiny_prior(kind: str = "gan", latent: int = LATENT, seed: int = 0) -> Prior:
+    """A frozen prior of random networks: a general one, or KEDMI's with a bank."""
+    generator = tiny_generator(latent, seed)
+    prior: Prior
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "gan":
+            prior = GanPrior(generator, Critic(RESOLUTION, 4))
+        else:
+            discriminator = Discriminator(RESOLUTION, 4, CLASSES)
             with torch.no_grad():
-                bank = critic.minibatch.embed(critic.features(generator(latents[:7])))
-    return Prior(generator, critic, "tiny", bank)
+                images = generator(torch.randn(7, latent))
+                bank = discriminator.minibatch.embed(discriminator.trunk(images))
+            prior = InversionGanPrior(generator, discriminator, bank)
+    return prior.eval().requires_grad_(False)
 
 
 @cache
@@ -72,7 +87,7 @@ def tiny_classifier(architecture: str = "test_resnet", seed: int = 0) -> Classif
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(60):
             latents = torch.randn(64, LATENT)
-            images = tiny_prior().generator(latents)
+            images = tiny_generator()(latents)
             loss = F.cross_entropy(model(images), latents[:, :CLASSES].argmax(1))
             optimizer.zero_grad()
             loss.backward()
@@ -88,12 +103,11 @@ def tiny_problem(
     objective: Objective = "cross-entropy",
     identity: IdentityConfig | None = None,
     students: int = 0,
-    critic_classes: int = 0,
     latent: int = LATENT,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Problem:
-    """A problem for ``attack``, with the access that it declares.
+    """A problem for ``attack``, with the access and the kind of prior that it declares.
 
     The networks are the same in every call, and not to be changed; queries count from 0.
 
@@ -102,7 +116,6 @@ def tiny_problem(
         samples: reconstructions per identity.
         objective: objective of the identity loss, unless ``identity`` is given whole.
         students: how many students are attacked together with the target.
-        critic_classes: 0 for a critic that scores realism, else KEDMI's with a bank.
         seed: seed of the attack's streams; the networks do not depend on it.
     """
     model = tiny_classifier()
@@ -119,7 +132,7 @@ def tiny_problem(
         )
     return Problem(
         target=target,
-        prior=tiny_prior(critic_classes, latent),
+        prior=tiny_prior(str(attack.prior), latent),
         identity_loss=loss,
         labels=torch.tensor(labels),
         samples=samples,

@@ -18,14 +18,22 @@ from torch.nn import functional as F
 
 import mibench
 from mibench.attacks.gmi import Gmi
-from mibench.attacks.kedmi import FineTuning, Kedmi
+from mibench.attacks.kedmi import Kedmi
 from mibench.attacks.vmi import Vmi
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
-from mibench.inversion.attack import Attack, PriorJob
+from mibench.inversion.attack import Attack
+from mibench.models.access import WhiteBoxTarget
 from mibench.models.freeze import freeze
-from mibench.priors._networks import Critic, Generator, Prior
-from mibench.priors.gan import GanConfig, train_general_gan
+from mibench.priors import GanConfig, Prior, PriorConfig, PriorJob
+from mibench.priors._networks import Critic, Generator
+from mibench.priors.gan import Gan, GanPrior
+from mibench.priors.inversion_gan import (
+    Discriminator,
+    InversionGan,
+    InversionGanConfig,
+    InversionGanPrior,
+)
 from mibench.progress import SILENT
 from mibench.protocols import Protocol
 from mibench.streams import stream
@@ -63,11 +71,14 @@ def gmi_generator(resolution: int = RESOLUTION, latent: int = LATENT, width: int
 @pytest.mark.parametrize("protocol", ["celeba-64", "celeba-ffhq-64", "lfw-64"])
 def test_the_papers_protocols_have_networks_of_the_published_sizes(protocol: str) -> None:
     cell = resolve(Request(protocol=protocol, attack="kedmi", overrides=SCRATCH))
-    gan, own = cell.attack_config.prior.gan, cell.attack_config.prior_training  # type: ignore[attr-defined]
+    own = cell.prior_config
+    assert isinstance(own, InversionGanConfig)
+    gan = own.gan
     with torch.device("meta"):
         generator = Generator(64, gan.latent, gan.generator_width, gan.architecture)
         general = Critic(64, gan.critic_width, norm="instance", architecture=gan.architecture)
-        specific = Critic(64, gan.critic_width, 1000, "instance", own.critic)
+        specific = Discriminator(64, gan.critic_width, 1000, "instance", "kedmi")
+    assert own.critic == "kedmi"
     assert parameters(generator) == 5_142_083
     assert parameters(general) == 4_316_545
     assert parameters(specific) == 18_888_936
@@ -76,7 +87,9 @@ def test_the_papers_protocols_have_networks_of_the_published_sizes(protocol: str
 def test_the_papers_protocols_train_as_long_as_published() -> None:
     """30,000 images in batches of 64: GMI's loader keeps the last 48, KEDMI's drops them."""
     cell = resolve(Request(protocol="celeba-64", attack="kedmi", overrides=SCRATCH))
-    gan, own = cell.attack_config.prior.gan, cell.attack_config.prior_training  # type: ignore[attr-defined]
+    own = cell.prior_config
+    assert isinstance(own, InversionGanConfig)
+    gan = own.gan
     assert gan.steps == 280 * 469 // gan.critic_steps == 26_264
     assert (own.steps, own.steps // own.generator_every) == (56_160, 11_232)
     assert (gan.schedule, gan.ema, gan.mirror, gan.recipe) == ("constant", 0, False, "wgan-gp")
@@ -86,8 +99,9 @@ def test_the_papers_protocols_train_as_long_as_published() -> None:
 def test_the_pinned_networks_stay_this_suites_own() -> None:
     for protocol in ("synthfaces-32", "synthfaces-64", "lfw-64-small", "mnist-32-small"):
         cell = resolve(Request(protocol=protocol, attack="kedmi"))
-        assert cell.attack_config.prior.gan.architecture == "dcgan"
-        assert cell.attack_config.prior_training.critic == "general"  # type: ignore[attr-defined]
+        assert isinstance(cell.prior_config, InversionGanConfig)
+        assert cell.prior_config.gan.architecture == "dcgan"
+        assert cell.prior_config.critic == "general"
 
 
 def test_the_generator_is_linear_and_four_transposed_convolutions() -> None:
@@ -113,7 +127,7 @@ def test_the_generator_is_linear_and_four_transposed_convolutions() -> None:
 
 
 def test_gmis_critic_is_five_convolutions_on_images_as_they_are() -> None:
-    critic: Critic = seeded(Critic, 64, 2, 0, "instance", "gmi")
+    critic: Critic = seeded(Critic, 64, 2, "instance", "gmi")
     weights, images = critic.state_dict(), torch.rand(3, 3, 64, 64, generator=stream(0, "images"))
     hidden = images
     for at, norm in ((0, None), (2, 3), (5, 6), (8, 9)):
@@ -134,7 +148,7 @@ def test_gmis_critic_is_five_convolutions_on_images_as_they_are() -> None:
 def test_kedmis_critic_is_normed_convolutions_on_images_as_they_are(
     resolution: int, kernels: list[int]
 ) -> None:
-    critic: Critic = seeded(Critic, resolution, 2, 7, "instance", "kedmi")
+    critic: Discriminator = seeded(Discriminator, resolution, 2, 7, "instance", "kedmi")
     weights = critic.state_dict()
     images = torch.rand(3, 3, resolution, resolution, generator=stream(0, "images"))
     hidden = images
@@ -150,9 +164,8 @@ def test_kedmis_critic_is_normed_convolutions_on_images_as_they_are(
     features = hidden.flatten(1)
     assert features.shape == (3, 128)
     with torch.no_grad():
-        torch.testing.assert_close(critic.features(images), features)
+        torch.testing.assert_close(critic.trunk(images), features)
         assert critic(images).shape == (3, 7)
-    assert critic.minibatch is not None
     assert critic.minibatch.project.weight.shape == (64 * 50, 128)
 
 
@@ -165,9 +178,9 @@ def test_the_released_kernels_are_dead_and_ours_are_alive(
 ) -> None:
     """At a deviation of 1 every exponential of 4,096 features underflows, gradients with it."""
     images = torch.rand(8, 3, 64, 64, generator=stream(0, "images"))
-    critic = seeded(Critic, 64, 64, 5, "instance", architecture, kernel_std=std)
-    for bank in (None, critic.minibatch.embed(critic.features(images.flip(0)[:3]))):
-        closeness = critic.minibatch(critic.features(images), bank)[:4, -64:]
+    critic = seeded(Discriminator, 64, 64, 5, "instance", architecture, kernel_std=std)
+    for bank in (None, critic.minibatch.embed(critic.trunk(images.flip(0)[:3]))):
+        closeness = critic.minibatch(critic.trunk(images), bank)[:4, -64:]
         kernels = critic.minibatch.project.weight
         (gradient,) = torch.autograd.grad(closeness.sum(), kernels, retain_graph=True)
         assert bool((closeness > 0).any()) == alive
@@ -175,13 +188,15 @@ def test_the_released_kernels_are_dead_and_ours_are_alive(
 
 
 def test_published_critics_have_instance_normalisation() -> None:
+    with pytest.raises(ValueError, match="have instance normalisation, not 'spectral'"):
+        Critic(32, 4, architecture="gmi")
     for architecture in ("gmi", "kedmi"):
-        with pytest.raises(ValueError, match="have instance normalisation, not 'spectral'"):
-            Critic(32, 4, 5, architecture=architecture)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="have instance normalisation, not 'none'"):
+            Discriminator(32, 4, 5, architecture=architecture)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="trained by the recipe `wgan-gp`, not `hinge`"):
         GanConfig(architecture="gmi")
     with pytest.raises(ValidationError, match="cannot start from it: set start=false"):
-        FineTuning(critic="kedmi")
+        InversionGanConfig(critic="kedmi")
 
 
 @pytest.mark.parametrize("resolution", [8, 10, 32, 112])
@@ -192,9 +207,10 @@ def test_shapes_and_range_at_other_resolutions(resolution: int) -> None:
         assert images.shape == (3, 3, resolution, resolution)
         assert images.min() >= 0
         assert images.max() <= 1
-        for architecture, classes in (("gmi", 0), ("gmi", 5), ("kedmi", 5)):
-            critic = seeded(Critic, resolution, 2, classes, "instance", architecture)
-            assert critic(images).shape == ((3, classes) if classes else (3,))
+        assert seeded(Critic, resolution, 2, "instance", "gmi")(images).shape == (3,)
+        for architecture in ("gmi", "kedmi"):
+            critic = seeded(Discriminator, resolution, 2, 5, "instance", architecture)
+            assert critic(images).shape == (3, 5)
 
 
 def test_all_batchnorms_of_the_published_generator_are_folded() -> None:
@@ -208,50 +224,48 @@ def test_all_batchnorms_of_the_published_generator_are_folded() -> None:
         torch.testing.assert_close(folded(latents), generator(latents), rtol=1e-4, atol=1e-5)
 
 
-def published_prior(classes: int) -> Prior:
-    """A small frozen prior of published networks; with ``classes`` the critic is KEDMI's."""
+def published_prior(kind: str) -> Prior:
+    """A small frozen prior of published networks."""
     generator = gmi_generator()
-    critic = seeded(
-        Critic, RESOLUTION, 4, classes, "instance", "kedmi" if classes else "gmi"
-    ).eval()
-    bank = None
-    if critic.minibatch is not None:
-        with torch.no_grad():
-            images = generator(torch.randn(59, LATENT, generator=stream(0, "bank")))
-            bank = critic.minibatch.embed(critic.features(images))
-    return Prior(generator, critic.requires_grad_(False), "published", bank)
+    if kind == "gan":
+        critic = seeded(Critic, RESOLUTION, 4, "instance", "gmi")
+        return GanPrior(generator, critic).eval().requires_grad_(False)
+    discriminator = seeded(Discriminator, RESOLUTION, 4, CLASSES, "instance", "kedmi")
+    with torch.no_grad():
+        images = generator(torch.randn(59, LATENT, generator=stream(0, "bank")))
+        bank = discriminator.minibatch.embed(discriminator.trunk(images))
+    return InversionGanPrior(generator, discriminator, bank).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("classes", [0, CLASSES])
-def test_a_published_prior_survives_being_written_down(classes: int) -> None:
-    prior = published_prior(classes)
-    again = Prior.rebuild(prior.description(), prior.tensors())
-    assert again.generator.config["architecture"] == "gmi"
-    assert again.critic.config["architecture"] == ("kedmi" if classes else "gmi")
-    again.generator.eval()
+KINDS = {"gan": Gan, "inversion-gan": InversionGan}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_published_prior_survives_being_written_down(kind: str) -> None:
+    prior = published_prior(kind)
+    again = KINDS[kind].load(prior.description(), prior.tensors())
+    critic = "critic" if kind == "gan" else "discriminator"
+    assert again.description()["generator"]["architecture"] == "gmi"
+    assert again.description()[critic]["architecture"] == ("gmi" if kind == "gan" else "kedmi")
     latents = torch.randn(3, LATENT, generator=stream(0, "latents"))
     with torch.no_grad():
-        images = prior.generator(latents)
-        assert torch.equal(again.generator(latents), images)
-        features = again.critic.features(images)
-        expected = prior.critic.score(prior.critic.features(images), prior.bank)
-        torch.testing.assert_close(again.critic.score(features, again.bank), expected)
+        images = prior.images(latents)
+        assert torch.equal(again.images(latents), images)
+        torch.testing.assert_close(again.realism(images), prior.realism(images))
 
 
-ATTACKS: list[tuple[type[Attack], dict[str, Any], int]] = [
-    (Gmi, {"iterations": 3, "learning_rate": 1}, 0),
-    (Kedmi, {"iterations": 3, "learning_rate": 0.1}, CLASSES),
-    (Vmi, {"iterations": 2, "samples_per_step": 2}, 0),
+ATTACKS: list[tuple[type[Attack], dict[str, Any]]] = [
+    (Gmi, {"iterations": 3, "learning_rate": 1}),
+    (Kedmi, {"iterations": 3, "learning_rate": 0.1}),
+    (Vmi, {"iterations": 2, "samples_per_step": 2}),
 ]
 
 
 @pytest.mark.usefixtures("double_precision")
 def test_attacks_run_on_published_priors() -> None:
     """Identities stay independent of their batch mates, and the prior is left as it was."""
-    for attack, fields, classes in ATTACKS:
-        prior = published_prior(classes)
-        latents = torch.randn(2, LATENT, generator=stream(0, "latents"))
-        frozen = dataclasses.replace(prior, generator=freeze(prior.generator, latents))
+    for attack, fields in ATTACKS:
+        frozen = published_prior(str(attack.prior)).frozen(public_images().images[:2] / 255)
 
         def run(labels: tuple[int, ...]) -> Tensor:
             problem = dataclasses.replace(tiny_problem(attack, labels), prior=frozen)  # noqa: B023
@@ -260,15 +274,14 @@ def test_attacks_run_on_published_priors() -> None:
         together = run((0, 1, 2))
         assert together.shape == (3, 2, 3, RESOLUTION, RESOLUTION)
         torch.testing.assert_close(run((1,)), together[1:2], rtol=0, atol=1e-9)
-        assert all(each.grad is None for each in frozen.critic.parameters())
+        assert all(each.grad is None for each in frozen.parameters())
 
 
 def test_gradients_reach_the_latents_through_both_critics() -> None:
-    for classes in (0, CLASSES):
-        prior = published_prior(classes)
+    for kind in KINDS:
+        prior = published_prior(kind)
         latents = torch.randn(4, LATENT, generator=stream(0, "latents")).requires_grad_(True)
-        features = prior.critic.features(prior.generator(latents))
-        (gradient,) = torch.autograd.grad(prior.critic.score(features, prior.bank).sum(), latents)
+        (gradient,) = torch.autograd.grad(prior.realism(prior.images(latents)).sum(), latents)
         assert torch.isfinite(gradient).all()
         assert (gradient.abs().sum(1) > 0).all()
 
@@ -278,8 +291,8 @@ def test_a_cell_with_the_published_priors_and_what_its_record_says(
 ) -> None:
     general = {"recipe": "wgan-gp", "architecture": "gmi", "ema": 0, "mirror": False}
     own = {"start": False, "critic": "kedmi", "kernel_std": 1, "fresh_batch": True, "ema": 0}
-    settings = {f"attack.prior.gan.{name}": value for name, value in general.items()}
-    settings |= {f"attack.prior_training.{name}": value for name, value in own.items()}
+    settings = {f"prior.gan.{name}": value for name, value in general.items()}
+    settings |= {f"prior.{name}": value for name, value in own.items()}
     record = mibench.run(
         protocol=tiny.name, attack="kedmi", overrides=settings, store=tiny_store, out=tmp_path
     )
@@ -304,28 +317,28 @@ SMALL: dict[str, Any] = {
 }
 
 
-def general(ema: float = 0.0, seed: int = 0) -> Prior:
-    config = GanConfig(**{**SMALL, "ema": ema})
-    generator, critic = train_general_gan(public_images(), config, stream(seed, "gan"), SILENT)
-    return Prior(generator, critic, "general")
+def general(ema: float = 0.0, seed: int = 0) -> GanPrior:
+    config = PriorConfig(gan=GanConfig(**{**SMALL, "ema": ema}))
+    rng = stream(seed, "gan")
+    job = PriorJob(public_images(), lambda: pytest.fail("it is the general one"), None, rng, SILENT)
+    return Gan(config).train(job)
 
 
 def test_the_published_gans_train_from_scratch_and_the_seed_alone_decides() -> None:
-    fields = resolve(
-        Request(protocol="celeba-64", attack="kedmi", overrides=SCRATCH)
-    ).attack_config.prior_training  # type: ignore[attr-defined]
-    config = fields.model_copy(update={"steps": 4, "generator_every": 2, "batch_size": 8})
+    cell = resolve(Request(protocol="celeba-64", attack="kedmi", overrides=SCRATCH))
+    assert isinstance(cell.prior_config, InversionGanConfig)
+    brief = {"steps": 4, "generator_every": 2, "batch_size": 8}
+    kind = InversionGan(cell.prior_config.model_copy(update=brief))
 
-    def specific(seed: int) -> tuple[Prior, Prior]:
-        base = general(seed=seed)
-        job = PriorJob(public_images(), lambda: base, stream(seed, "prior"), SILENT)
-        attack = Kedmi(Kedmi.Config(prior_training=config))
-        return base, attack.train_prior(job, tiny_classifier())
+    def specific(seed: int) -> tuple[GanPrior, InversionGanPrior]:
+        base, target = general(seed=seed), WhiteBoxTarget(tiny_classifier())
+        rng = stream(seed, "prior")
+        return base, kind.train(PriorJob(public_images(), lambda: base, target, rng, SILENT))
 
     base, first = specific(0)
-    assert first.recipe == "target-specific GAN, trained from scratch"
+    assert kind.recipe() == "target-specific GAN, trained from scratch"
     assert first.generator.config == base.generator.config
-    assert first.critic.config == {
+    assert first.discriminator.config == {
         **base.critic.config,
         "architecture": "kedmi",
         "classes": CLASSES,
@@ -350,5 +363,5 @@ def test_without_a_moving_average_the_last_weights_are_kept() -> None:
     assert (vector(general(0)) - vector(general(0.5))).abs().max() > 1e-5
 
 
-def vector(prior: Prior) -> Tensor:
+def vector(prior: GanPrior) -> Tensor:
     return torch.cat([each.detach().reshape(-1) for each in prior.generator.parameters()])

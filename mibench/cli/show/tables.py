@@ -63,7 +63,7 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
         if value not in (None, {}, []):
             facts.add_row(Text(key.replace("_", " ")), Text(_cell(value)))
     out.print(facts)
-    for key in ("protocols", "attacks", "defenses"):
+    for key in ("protocols", "attacks", "priors", "defenses"):
         for name, settings in entry.get(key, {}).items():
             text = ", ".join(f"{path}={_cell(value)}" for path, value in settings.items())
             place = f"in the protocol {name}" if key == "protocols" else f"{key[:-1]} {name}"
