@@ -19,11 +19,7 @@ from typing import Any
 import timm
 
 from mibench.cell.resolve import Cell
-from mibench.data.catalog import reader
-from mibench.data.division import Division, PreparedSplit
-from mibench.data.identity_split import IdentitySplit
-from mibench.data.rendered import SynthFacesData
-from mibench.data.splits import FolderOptions
+from mibench.data.divided import Divided
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.metrics.inception import SHA256, find_inception, inception_place
@@ -34,11 +30,6 @@ from mibench.training.defense import DEFENSES
 from mibench.types import digest
 
 _STAGES = "mibench.cell.stages:Stages"
-_DATA = {
-    SynthFacesData: "mibench.data.rendered:render_dataset",
-    FolderOptions: "mibench.data.folder:load_folder",
-    IdentitySplit: "mibench.data.division:PreparedSplit",
-}
 # What hands one stage's result to another, or runs and stores any stage; and methods' base classes,
 # which the methods' own code holds.
 _BETWEEN = {"mibench.inversion.attack:Attack", "mibench.training.defense:Defense"} | {
@@ -127,30 +118,25 @@ class Keys:
 
     Args:
         cell: the resolved cell.
-        split: how the images are divided; None where they are rendered.
+        split: the divided images; None: they are divided here.
     """
 
-    def __init__(self, cell: Cell, split: Division | None = None) -> None:
-        self.cell, self.split = cell, split
+    def __init__(self, cell: Cell, split: Divided | None = None) -> None:
+        self.cell = cell
+        self.split = split or cell.protocol.data.divide(
+            resolution=cell.protocol.resolution, root=cell.spec.root, data=cell.spec.data
+        )
         self.seed = cell.spec.seed
 
     @functools.cached_property
     def data_inputs(self) -> dict[str, Any]:
         """What identifies the images."""
-        protocol = self.cell.protocol
-        if isinstance(self.split, PreparedSplit):
-            sets = filter(None, (self.split.spec.dataset, self.split.spec.public_dataset))
-            mirror = {name: reader(name).card.mirror for name in sets}
-            inputs = {"split": self.split.digest, "mirror": mirror}
-            return {**inputs, "resolution": protocol.resolution}
-        if self.split is not None:
-            return {"split": self.split.digest, "resolution": protocol.resolution}
-        return {"data": protocol.data.model_dump(mode="json"), "resolution": protocol.resolution}
+        return self.split.inputs()
 
     @functools.cached_property
     def data_key(self) -> str:
         """Key of the images."""
-        code = _code(_DATA[type(self.cell.protocol.data)], f"{_STAGES}.data")
+        code = _code(type(self.split).__module__, f"{_STAGES}.data")
         return stage_key("data", self.data_inputs, None, [], code)
 
     def start_inputs(self, architecture: str) -> dict[str, Any]:
@@ -359,7 +345,7 @@ class Keys:
             there = tuple(parent for parent in parents if parent in tasks)
             tasks[name] = Task(name, key, inputs, there)
 
-        if not isinstance(self.split, PreparedSplit):  # which is read where it lies
+        if not self.split.stored:  # which is read where it lies
             add("data", self.data_key, self.data_inputs)
         add("target", self.target_key, self.target_inputs, "data")
         if self.general_prior_is_trained:

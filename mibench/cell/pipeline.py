@@ -15,11 +15,7 @@ from mibench.cell.request import Request, check_device
 from mibench.cell.resolve import PARTS, Cell, resolve
 from mibench.cell.results import IMAGES, RECORD, record, references, result, write
 from mibench.cell.stages import Stages
-from mibench.data.division import Division, prepared_split
-from mibench.data.folder import make_split, write_split
-from mibench.data.identity_split import IdentitySplit
-from mibench.data.rendered import SynthFacesData
-from mibench.data.splits import FolderSplit
+from mibench.data.divided import Divided
 from mibench.errors import DivergedError, RequestError
 from mibench.progress import Progress
 from mibench.record import Record
@@ -29,7 +25,6 @@ from mibench.store.store import NEEDED_BYTES, Store, default_root
 from mibench.types import canonical_json, digest
 
 RUNS = Path("mibench-runs")
-SPLIT = "split.json"
 _LONGEST_NAME = 200  # bytes; file systems take 255
 
 
@@ -48,7 +43,7 @@ def run_cell(
     artifacts = Store(store or default_root())
     artifacts.require_space(NEEDED_BYTES)
     split = split_of(cell, progress)
-    images = None if split is None else split.digest
+    images = None if split.split is None else split.digest
     folder = Path(out) if out is not None else run_folder(cell, images)
     claim(folder, cell, images)
     stages = Stages(cell, artifacts, place, progress, split)
@@ -95,13 +90,12 @@ def compute(stages: Stages, task: Task) -> None:
 def finish(stages: Stages, folder: Path, command: str | None) -> Record:
     """Write the run folder of a cell, computing what is missing.
 
-    The split of an image folder is written beside the record.
+    Which picture of an image folder is used for what is written beside the record.
     """
     with contained(stages.cell.defense_class, stages.cell.attack_class):
         artifact = result(stages)
         made = record(stages, artifact, command)
-    if isinstance(stages.split, FolderSplit):
-        write_split(stages.split, folder / SPLIT)
+    stages.split.write(folder)
     write(folder, made, artifact)
     return made
 
@@ -138,7 +132,7 @@ def run_folder(cell: Cell, images: str | None) -> Path:
     protocol does not draw itself follow.
 
     Args:
-        images: digest of these images (of the :class:`~mibench.data.division.Division`), or None.
+        images: digest of these images (of the :class:`~mibench.data.divided.Divided`), or None.
     """
     spec = cell.spec
     mains = {k: v for k, v in spec.overrides.items() if k.startswith(("defense.", "target."))}
@@ -204,32 +198,29 @@ def claim(folder: Path, cell: Cell, images: str | None) -> None:
         )
 
 
-def split_of(cell: Cell, progress: Progress) -> Division | None:
-    """How the images are divided; None where the protocol draws them itself. Nothing is written.
+def split_of(cell: Cell, progress: Progress) -> Divided:
+    """The images of a cell, each of which has its use. Nothing is written.
 
     Raises:
         RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
             pins it; or there is too little of something that the cell needs.
     """
-    options = cell.protocol.data
-    if isinstance(options, SynthFacesData):
-        require_enough(cell, None)
-        return None
-    progress.stage("split", "computing")
-    split: Division
-    if isinstance(options, IdentitySplit):
-        split = prepared_split(options, cell.protocol.resolution, cell.spec.data)
-        pinned = cell.protocol.split
-        if pinned and split.complete and split.split != pinned:
-            raise RequestError(
-                f"the pictures of {options.dataset} divide otherwise than {cell.protocol.name} "
-                f"pins it (split {split.split[:12]}, pinned {pinned[:12]}): their names or "
-                "identities are not the published ones; prepare the published files again, or "
-                "change protocol.data, which boards refuse"
-            )
-    else:
-        assert cell.spec.root is not None
-        split = make_split(cell.spec.root, **options.model_dump())
+    card = cell.protocol
+    drawn = not (cell.spec.root or card.data.sets)
+    if not drawn:
+        progress.stage("split", "computing")
+    split = card.data.divide(
+        resolution=card.resolution, root=cell.spec.root, data=cell.spec.data, progress=progress
+    )
+    if card.split and split.complete and split.split != card.split:
+        sets = " and ".join(name for name, _ in card.data.sets)
+        raise RequestError(
+            f"the pictures of {sets} divide otherwise than {card.name} pins it (split "
+            f"{str(split.split)[:12]}, pinned {card.split[:12]}): their names or identities are "
+            "not the published ones; prepare the published files again, or change protocol.data, "
+            "which boards refuse"
+        )
     require_enough(cell, split)
-    progress.stage("split", "done")
+    if not drawn:
+        progress.stage("split", "done")
     return split

@@ -12,7 +12,6 @@ from mibench.cell.evaluate import Evaluation, absent, dump, load
 from mibench.cell.picture import reconstructions_picture
 from mibench.cell.request import command_of
 from mibench.cell.stages import Stages
-from mibench.data.division import PreparedSplit
 from mibench.errors import DivergedError, MibenchError
 from mibench.files import write_atomic
 from mibench.record import INCOMPLETE, RULES_VERSION, Environment, Part, Record, StageCost
@@ -155,9 +154,9 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         "metrics": artifact.manifest.key,
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
     }
-    if stages.split is not None:
+    if stages.split.split is not None:
         artifacts |= {"split": stages.split.split, IMAGES: stages.split.digest}
-    if isinstance(stages.split, PreparedSplit) and not stages.split.complete:
+    if not stages.split.complete:
         artifacts[INCOMPLETE] = stages.split.digest
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]

@@ -17,11 +17,8 @@ from torch import Tensor
 from mibench.assets import load_asset
 from mibench.cell.keys import Keys, evaluator_stage
 from mibench.cell.resolve import Cell
-from mibench.data.division import Division, PreparedSplit
-from mibench.data.folder import load_folder
+from mibench.data.divided import Divided
 from mibench.data.images import Dataset, ImageSet
-from mibench.data.rendered import SynthFacesData, render_dataset
-from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, JudgeDivergedError
 from mibench.inversion.access import ACCESS, WhiteBoxTarget
 from mibench.inversion.attack import PriorJob, Problem
@@ -56,7 +53,7 @@ class Stages(Keys):
         store: where artifacts live.
         device: where tensors live.
         progress: told of stages and steps.
-        split: how the images are divided; None where they are rendered.
+        split: the divided images; None: they are divided here.
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class Stages(Keys):
         store: Store,
         device: torch.device,
         progress: Progress,
-        split: Division | None = None,
+        split: Divided | None = None,
     ) -> None:
         super().__init__(cell, split)
         self.store, self.device, self.progress = store, device, progress
@@ -109,13 +106,11 @@ class Stages(Keys):
     @functools.cached_property
     def data(self) -> Dataset:
         """The images, on the device."""
-        if isinstance(self.split, PreparedSplit):
-            for _ in self.progress.steps(1, "reading and checking the prepared pictures"):
-                dataset = self.split.load().to(self.device)
-            return dataset
+        if self.split.stored:
+            return self.split.load(self.progress).to(self.device)
 
         def compute(folder: Path) -> dict[str, Any]:
-            dataset = self._make_data()
+            dataset = self.split.load(self.progress)
             tensors = {"attributes": dataset.attributes} if dataset.attributes is not None else {}
             names: dict[str, tuple[str, ...]] = {}
             for part in ("train", "val", "test", "public"):
@@ -138,24 +133,6 @@ class Stages(Keys):
             part("train"), part("val"), part("test"), part("public"), tensors.get("attributes")
         )
         return dataset.to(self.device)
-
-    def _make_data(self) -> Dataset:
-        protocol = self.cell.protocol
-        if isinstance(protocol.data, SynthFacesData):
-            return render_dataset(protocol.data, protocol.resolution, self.progress)
-        assert isinstance(self.split, FolderSplit)
-        assert self.cell.spec.root is not None
-        images = len(self.split.files)
-        self.progress.begin(images, "pictures")
-        try:
-            return load_folder(
-                self.cell.spec.root,
-                self.split,
-                protocol.resolution,
-                progress=lambda done, total: self.progress.advance(1),
-            )
-        finally:
-            self.progress.end()
 
     @functools.cached_property
     def target_result(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mibench.cell.keys import Keys, Task, needed
 from mibench.cell.pipeline import run_folder, split_of
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
-from mibench.data.division import Division
+from mibench.data.divided import Divided
 from mibench.errors import RequestError
 from mibench.progress import SILENT
 from mibench.store.store import Store
@@ -28,7 +28,7 @@ class GridCell:
     spec: Request
     folder: Path
     stages: dict[str, Task]
-    split: Division | None
+    split: Divided
 
     @property
     def goal(self) -> str:
@@ -99,7 +99,7 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
         RequestError: a cell is wrong; the message names it.
     """
     cells: list[GridCell] = []
-    splits: dict[str, Division | None] = {}
+    splits: dict[str, Divided] = {}
     seen: set[str] = set()
     for spec in specs:
         cell = _cell(spec, splits, out)
@@ -137,7 +137,7 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
     return plan
 
 
-def _cell(spec: Request, splits: dict[str, Division | None], out: Path | None) -> GridCell:
+def _cell(spec: Request, splits: dict[str, Divided], out: Path | None) -> GridCell:
     try:
         cell = resolve(spec)
         card = cell.protocol
@@ -147,7 +147,7 @@ def _cell(spec: Request, splits: dict[str, Division | None], out: Path | None) -
             splits[place] = split_of(cell, SILENT)
         split = splits[place]
         require_enough(cell, split)
-        folder = run_folder(cell, None if split is None else split.digest)
+        folder = run_folder(cell, None if split.split is None else split.digest)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
         return GridCell(cell.spec, folder, Keys(cell, split).plan(), split)

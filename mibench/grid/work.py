@@ -16,7 +16,7 @@ from mibench.cell.pipeline import compute, finish, select_device
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import resolve
 from mibench.cell.stages import Stages
-from mibench.data.division import Division
+from mibench.data.divided import Divided
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
 from mibench.progress import SILENT, Progress
@@ -31,7 +31,7 @@ class Job:
     """One stage to compute, as it is sent to a worker.
 
     Attributes:
-        spec, split: the cell and, unless its images are rendered, its split.
+        spec, split: the cell and its divided images.
         folder: the cell's run folder.
         task: the stage; the last one, ``metrics``, also writes the run folder.
         goal: key of the cell's last stage, which holds all that the cell depends on.
@@ -40,7 +40,7 @@ class Job:
     """
 
     spec: Request
-    split: Division | None
+    split: Divided
     folder: Path
     task: Task
     goal: str

@@ -19,10 +19,10 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import AttackName, Cell, resolve
 from mibench.cell.stages import Stages
 from mibench.cli import cli
-from mibench.data.division import Counts, PreparedSplit
-from mibench.data.identity_split import IdentitySplit
-from mibench.data.mnist import MNIST
-from mibench.data.splits import FolderOptions, make_split
+from mibench.data.divided import Counts
+from mibench.data.folder import FolderOptions
+from mibench.data.identity_split import IdentitySplit, PreparedImages
+from mibench.data.sources.mnist import MNIST
 from mibench.errors import MibenchError, RequestError
 from mibench.files import sha256
 from mibench.grid.plan import make_plan
@@ -247,7 +247,8 @@ def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.Monkey
     made = resolve(Request(protocol="mnist-32-small", attack="gmi"))
     options = made.protocol.data
     assert isinstance(options, IdentitySplit)
-    split = PreparedSplit(options, 32, None, "1" * 64, True, "2" * 64, Counts(5, 9, 3, 3, 9))
+    counts = Counts(5, 9, 3, 3, 9)
+    split = PreparedImages("2" * 64, "1" * 64, True, counts, False, options, 32, None)
     before = Keys(made, split).target_key
     monkeypatch.setattr(MNIST, "card", MNIST.card.model_copy(update={"mirror": True}))
     assert Keys(made, split).target_key != before
@@ -269,7 +270,7 @@ def folder_cell(root: Path, **overrides: Any) -> tuple[Cell, str]:
         protocol="folder", root=str(root), attack="gmi", overrides={**SETTINGS, **overrides}
     )
     made = resolve(spec)
-    return made, make_split(root, **FolderOptions(min_images=12).model_dump()).digest
+    return made, FolderOptions(min_images=12).divide(resolution=32, root=root).digest
 
 
 def test_folders_hold_what_cells_depend_on(

@@ -36,7 +36,7 @@ from mibench.cell.request import Request, make_request
 from mibench.cell.resolve import Cell, attack_names, resolve
 from mibench.cell.results import command_of
 from mibench.cli import cli
-from mibench.data.splits import FolderOptions
+from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.grid.spec import MOST_CELLS, expand, read_grids
 from mibench.inversion.attack import ATTACKS
