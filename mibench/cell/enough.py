@@ -7,23 +7,20 @@ attack needs beyond this, by its own code.
 from __future__ import annotations
 
 from mibench.cell.resolve import Cell
-from mibench.data.division import Division, counts_of
+from mibench.data.divided import Divided
 from mibench.errors import RequestError
 
 # Statistics of features (LOM) have a spread, and batch normalisation a variance, over two or more.
 _LEAST = 2
 
 
-def require_enough(cell: Cell, split: Division | None) -> None:
+def require_enough(cell: Cell, split: Divided) -> None:
     """Refuse a cell that lacks images or identities for what it asks for.
-
-    Args:
-        split: how the images are divided; None where they are rendered.
 
     Raises:
         RequestError: names all that is too little, and the settings that would do.
     """
-    counts = counts_of(cell.protocol.data, split)
+    counts = split.counts
     problems = []
     if (attacked := cell.protocol.attacked or 0) > counts.identities:
         problems.append(

@@ -15,7 +15,7 @@ from mibench.cell.resolve import Cell
 from mibench.cell.stage import Stage
 from mibench.cell.students import Student
 from mibench.cell.target import Target
-from mibench.data.division import Division
+from mibench.data.divided import Divided
 from mibench.judges.evaluators import Judge
 from mibench.priors import Prior
 from mibench.priors.gan import Gan
@@ -26,13 +26,13 @@ class Graph:
 
     Args:
         cell: the resolved cell.
-        split: how its images are divided; None where they are rendered.
+        divided: its images, each of which has its use.
     """
 
-    def __init__(self, cell: Cell, split: Division | None) -> None:
-        self.cell, self.split = cell, split
+    def __init__(self, cell: Cell, divided: Divided) -> None:
+        self.cell = cell
         config, protocol = cell.attack_config, cell.protocol
-        self.images = Images(cell, split)
+        self.images = Images(divided)
         self.target = Target(cell, self.images)
         self.evaluator, self.second = self._judge("evaluator"), self._judge("second")
         pinned = cell.prior_config.source == "protocol" and "prior" in protocol.assets

@@ -18,9 +18,6 @@ from mibench.cell.reconstructions import RECONSTRUCTIONS
 from mibench.cell.request import command_of
 from mibench.cell.resolve import PARTS, Cell
 from mibench.cell.stage import Bench
-from mibench.data.division import PreparedSplit
-from mibench.data.folder import write_split
-from mibench.data.splits import FolderSplit
 from mibench.errors import RequestError
 from mibench.files import sha256, write_atomic
 from mibench.leaderboard.names import overrides
@@ -39,7 +36,7 @@ from mibench.types import canonical_json, digest
 
 log = logging.getLogger(__name__)
 
-RECORD, SPLIT = "record.json", "split.json"
+RECORD = "record.json"
 IMAGES = "images"  # the artifact that identifies the images, where the protocol draws none
 RUNS = Path("mibench-runs")
 _LONGEST_NAME = 200  # bytes; file systems take 255
@@ -64,7 +61,7 @@ def run_folder(cell: Cell, images: Images) -> Path:
     name += f"-set-{setting_token(others)}" if others else ""
     name += f"-{request.preset}" if request.preset is not None else ""
     name += f"-budget-{request.budget!r}" if request.budget != 1 else ""
-    name += f"-data{_digest_of(images.split.digest)}" if images.split else ""
+    name += f"-data{_digest_of(images.identity)}" if images.identity else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
     return RUNS / cell.protocol.name / name
@@ -107,8 +104,8 @@ def claim(folder: Path, cell: Cell, images: Images) -> Path:
         "seed": old.seed,
         "settings": plain_settings(overrides(old)),
     }
-    if images.split and IMAGES in old.artifacts:
-        mine[IMAGES], theirs[IMAGES] = images.split.digest, old.artifacts[IMAGES]
+    if images.identity and IMAGES in old.artifacts:
+        mine[IMAGES], theirs[IMAGES] = images.identity, old.artifacts[IMAGES]
     # As JSON, for a record's lists may have been tuples.
     other = [name for name in mine if canonical_json(mine[name]) != canonical_json(theirs[name])]
     if other:
@@ -146,11 +143,11 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
         **{f"asset {role}": asset.sha256 for role, asset in protocol.assets.items()},
         **summary["reconstructions"],
     }
-    split = graph.images.split
-    if split is not None:
-        artifacts |= {"split": split.split, IMAGES: split.digest}
-    if isinstance(split, PreparedSplit) and not split.complete:
-        artifacts[INCOMPLETE] = split.digest
+    divided = graph.images.divided
+    if divided.split is not None:
+        artifacts |= {"split": divided.split, IMAGES: divided.digest}
+    if not divided.complete:
+        artifacts[INCOMPLETE] = divided.digest
     costs = _costs(summary["costs"], artifact, bench)
     return Record(
         rules=RULES_VERSION,
@@ -231,8 +228,7 @@ def write(folder: Path, record: Record, graph: Graph, bench: Bench) -> None:
         log.warning(
             "%s: the record is complete, but its picture could not be drawn (%s)", folder, reason
         )
-    if isinstance(graph.images.split, FolderSplit):
-        write_split(graph.images.split, folder / SPLIT)
+    graph.images.divided.write(folder)
     save_json(folder / RECORD, record.model_dump(mode="json"))
 
 

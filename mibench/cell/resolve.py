@@ -13,8 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from mibench.cell.request import Request
-from mibench.data.identity_split import IdentitySplit
-from mibench.data.splits import FolderOptions, expected_training_images
+from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
 from mibench.judges.evaluators import JudgeConfig
@@ -382,7 +381,7 @@ def _protocol(spec: Request) -> Protocol:
         options = with_overrides(FolderOptions(), given, "protocol")
         images = None
         with contextlib.suppress(RequestError):  # dividing the folder says what is wrong with it
-            images = expected_training_images(spec.root, options)
+            images = options.expected_training_images(spec.root)
         card = folder_protocol(FolderOptions(), spec.preset, images)
     else:
         if spec.preset is not None:
@@ -390,7 +389,7 @@ def _protocol(spec: Request) -> Protocol:
         if spec.root is not None:
             raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
         card, fields = protocol_named(spec.protocol), {}
-    if spec.data is not None and not isinstance(card.data, IdentitySplit):
+    if spec.data is not None and not card.data.sets:
         raise RequestError(
             f"--data is for protocols on prepared data sets; {card.name} takes its images elsewhere"
         )

@@ -16,10 +16,7 @@ from mibench.cell.record import claim, make_record, run_folder, write
 from mibench.cell.request import Request, check_device, make_request
 from mibench.cell.resolve import Cell, check, resolve
 from mibench.cell.stage import Bench, Stage
-from mibench.data.division import Division, prepared_split
-from mibench.data.folder import make_split
-from mibench.data.identity_split import IdentitySplit
-from mibench.data.rendered import SynthFacesData
+from mibench.data.divided import Divided
 from mibench.errors import DivergedError, RequestError
 from mibench.files import output_folder
 from mibench.progress import SILENT, Progress
@@ -151,34 +148,32 @@ def finish(graph: Graph, bench: Bench, folder: Path, command: str | None) -> Rec
     return record
 
 
-def divide(cell: Cell, progress: Progress) -> Division | None:
-    """How the images are divided; None where the protocol draws them itself. Nothing is written.
+def divide(cell: Cell, progress: Progress) -> Divided:
+    """The images of a cell, each of which has its use. Nothing is written.
 
     Raises:
         RequestError: files are missing, unusable or too few, or divide otherwise than the protocol
             pins it; or there is too little of something that the cell needs.
     """
-    options = cell.protocol.data
-    split: Division | None = None
-    if not isinstance(options, SynthFacesData):
+    card, request = cell.protocol, cell.request
+    drawn = not (request.root or card.data.sets)
+    if not drawn:
         progress.stage("split", "computing")
-    if isinstance(options, IdentitySplit):
-        split = prepared = prepared_split(options, cell.protocol.resolution, cell.request.data)
-        pinned = cell.protocol.split
-        if pinned and prepared.complete and split.split != pinned:
-            raise RequestError(
-                f"the pictures of {options.dataset} divide otherwise than {cell.protocol.name} "
-                f"pins it (split {split.split[:12]}, pinned {pinned[:12]}): their names or "
-                "identities are not the published ones; prepare the published files again, or "
-                "change protocol.data, which boards refuse"
-            )
-    elif not isinstance(options, SynthFacesData):
-        assert cell.request.root is not None
-        split = make_split(cell.request.root, **options.model_dump())
-    require_enough(cell, split)
-    if split is not None:
+    divided = card.data.divide(
+        resolution=card.resolution, root=request.root, data=request.data, progress=progress
+    )
+    if card.split and divided.complete and divided.split != card.split:
+        sets = " and ".join(name for name, _ in card.data.sets)
+        raise RequestError(
+            f"the pictures of {sets} divide otherwise than {card.name} pins it (split "
+            f"{str(divided.split)[:12]}, pinned {card.split[:12]}): their names or identities are "
+            "not the published ones; prepare the published files again, or change protocol.data, "
+            "which boards refuse"
+        )
+    require_enough(cell, divided)
+    if not drawn:
         progress.stage("split", "done")
-    return split
+    return divided
 
 
 def select_device(name: str) -> torch.device:

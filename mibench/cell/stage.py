@@ -42,7 +42,7 @@ class Stage(ABC, Generic[T]):
     """
 
     kind: ClassVar[str]
-    stored: ClassVar[bool] = True
+    stored: bool = True
 
     def __init__(
         self,

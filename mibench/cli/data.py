@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from mibench.errors import MibenchError, RequestError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mibench.data.prepared import Prepared
+    from mibench.data.prepared import DataFolder
 
 
 @click.group("data")
@@ -33,14 +34,14 @@ data_commands.add_command(fetch)
 def list_(data: str | None, as_json: bool) -> None:
     """List the data sets: licence, size, home page, and what is prepared here."""
     from mibench.cli.show.tables import console
-    from mibench.data.prepared import data_root
+    from mibench.data.prepared import DataFolder
 
-    root = data_root(data)
-    entries = _entries(root)
+    folder = DataFolder(data)
+    entries = _entries(folder)
     if as_json:
-        print_json({"data": str(root), "datasets": entries})
+        print_json({"data": str(folder.root), "datasets": entries})
     else:
-        _show(entries, root, console())
+        _show(entries, folder.root, console())
 
 
 @data_commands.command()
@@ -86,8 +87,6 @@ def prepare(
 
     All cores are used. A command that was stopped continues where it was.
     """
-    import contextlib
-
     from mibench.cli.show.progress import display, size
     from mibench.data.prepare import prepare as prepare_data
     from mibench.progress import SILENT
@@ -109,10 +108,16 @@ def prepare(
     partly = "" if index.complete else " (not the published counts)"
     click.echo(
         f"{name}: {index.images:,} images of {len(index.names):,} identities{partly}, "
-        f"{size(made.images.nbytes)}, in {made.folder}"
+        f"{size(made.images.nbytes)}, in {made.folder.parent}"
     )
-    for note in (*index.notes, *_copies(made)):
+    for note in index.notes:
         click.echo(note)
+    alike, doubtful = made.copies()
+    if alike or doubtful:
+        click.echo(
+            f"{len(alike):,} pictures equal an earlier one of their identity in every pixel, and "
+            f"{len(doubtful):,} one of another identity"
+        )
 
 
 @data_commands.command()
@@ -124,98 +129,83 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
 
     Exit code 1 if a file is damaged. Sets whose originals have changed since are named.
     """
-    from mibench.data.catalog import reader
     from mibench.data.prepare import stale
-    from mibench.data.prepared import (
-        data_root,
-        partial_folders,
-        prepare_command,
-        prepared_folders,
-        read_index,
-        verify,
-    )
+    from mibench.data.prepared import DataFolder, open_prepared, prepare_command
+    from mibench.data.source import source_named
 
-    root = data_root(data)
-    card = reader(name).card if name else None
-    folders = prepared_folders(root, name)
-    if card and not folders:
+    folder = DataFolder(data)
+    card = source_named(name).card if name else None
+    wanted = card.name if card else None
+    sets = folder.sets(wanted)
+    if card and name and not sets:
+        command = prepare_command(name, card.resolution, data_folder=folder.root)
         raise RequestError(
-            f"{name} is not prepared in {root}: "
-            f"run {prepare_command(card.name, card.resolution, data_folder=root)}, or name another "
-            "folder with --data"
+            f"{name} is not prepared in {folder.root}: run {command}, or name another folder with "
+            "--data"
         )
-    problems = {folder.name: verify(folder) for folder in folders}
-    bad = [problem for found in problems.values() for problem in found]
+    problems = {each: folder.problem(each) for each in sets}
+    changed = []
+    for each in sets:
+        named, resolution, crop = folder.parts(each)
+        with contextlib.suppress(MibenchError):  # damaged, or by a source that has no name here
+            if stale(open_prepared(named, resolution, folder.root, crop=crop)):
+                changed.append(each)
+    bad = [problem for problem in problems.values() if problem]
     if as_json:
-        changed = [folder.name for folder in folders if not problems[folder.name] and stale(folder)]
-        print_json({"data": str(root), "checked": problems, "originals_changed": changed})
+        checked = {each: [problem] if problem else [] for each, problem in problems.items()}
+        print_json({"data": str(folder.root), "checked": checked, "originals_changed": changed})
     for problem in bad if not as_json else ():
         click.echo(problem)
     if bad:
-        count = sum(map(bool, problems.values()))
-        raise MibenchError(f"{count} of {len(folders)} prepared data sets in {root} are damaged")
+        raise MibenchError(
+            f"{len(bad)} of {len(sets)} prepared data sets in {folder.root} are damaged"
+        )
     if as_json:
         return
-    for folder in folders:
-        if stale(folder):
-            index = read_index(folder)
-            again = prepare_command(index.dataset, index.resolution, index.crop, root)
-            click.echo(
-                f"{folder} is intact, but its originals have changed since: to make it again, run "
-                f"{again}"
-            )
-    for folder in partial_folders(root, name):
-        click.echo(f"{folder} was not finished: the same `mibench data prepare` continues it")
-    if folders:
-        click.echo(f"{len(folders)} prepared data sets in {root} are intact")
+    for each in changed:
+        again = prepare_command(*folder.parts(each), folder.root)
+        click.echo(
+            f"{folder.root / each} is intact, but its originals have changed since: to make it "
+            f"again, run {again}"
+        )
+    for path in folder.unfinished(wanted):
+        click.echo(f"{path} was not finished: the same `mibench data prepare` continues it")
+    if sets:
+        click.echo(f"{len(sets)} prepared data sets in {folder.root} are intact")
     else:
-        click.echo(f"nothing is prepared in {root}; --data or MIBENCH_DATA name another folder")
+        where = "--data or MIBENCH_DATA name another folder"
+        click.echo(f"nothing is prepared in {folder.root}; {where}")
 
 
-def _copies(made: Prepared) -> list[str]:
-    """A sentence on pictures that are there several times, if there are any."""
-    alike, doubtful = made.copies()
-    if not (alike or doubtful):
-        return []
-    return [
-        f"{len(alike):,} pictures equal an earlier one of their identity in every pixel, and "
-        f"{len(doubtful):,} one of another identity"
-    ]
-
-
-def _entries(root: Path) -> list[dict[str, Any]]:
-    """The cards, each with what is prepared of it."""
-    from mibench.data.catalog import NAMES, reader
+def _entries(folder: DataFolder) -> list[dict[str, Any]]:
+    """The cards, each with what is prepared of it; a damaged set with what is wrong."""
+    from mibench.data.prepared import open_prepared
+    from mibench.data.source import SOURCES, source_named
 
     entries = []
-    for name in NAMES:
-        entry = reader(name).card.model_dump(mode="json")
-        entry["prepared"] = _prepared(root, name)
+    for name in SOURCES.names():
+        entry = source_named(name).card.model_dump(mode="json")
+        entry["prepared"] = found = []
         entries.append(entry)
+        for each in folder.sets(name):
+            held: dict[str, Any] = {"name": each, "folder": str(folder.folder(each))}
+            found.append(held)
+            _, resolution, crop = folder.parts(each)
+            try:
+                made = open_prepared(name, resolution, folder.root, crop=crop)
+            except MibenchError as error:
+                held["problem"] = str(error)
+                continue
+            fields = {"images", "resolution", "crop", "complete"}
+            held |= made.index.model_dump(mode="json", include=fields)
+            held |= {"identities": len(made.names), "digest": made.digest}
+            held["bytes"] = sum(path.stat().st_size for path in made.folder.iterdir())
     return entries
 
 
-def _prepared(root: Path, name: str) -> list[dict[str, Any]]:
-    """Prepared folders of one data set; an unreadable one is listed with what is wrong."""
-    from mibench.data.prepared import prepared_folders, read_index
-
-    found: list[dict[str, Any]] = []
-    for folder in prepared_folders(root, name):
-        try:
-            index = read_index(folder)
-        except MibenchError as error:
-            found.append({"folder": str(folder), "problem": str(error)})
-            continue
-        entry = index.model_dump(mode="json", include={"images", "resolution", "crop", "complete"})
-        entry |= {"identities": len(index.names), "folder": str(folder), "digest": index.digest}
-        entry["bytes"] = sum(file.size for file in index.files.values())
-        found.append(entry)
-    return found
-
-
 def _cell(held: dict[str, Any], size: Callable[[float], str]) -> str:
-    """A prepared folder in a word or two."""
-    name = Path(held["folder"]).name
+    """A prepared set in a word or two."""
+    name = held["name"]
     if "problem" in held:
         return f"{name}: damaged"
     partly = "" if held["complete"] else f" ({held['images']:,} images)"
@@ -239,12 +229,12 @@ def _show(entries: list[dict[str, Any]], root: Path, out: Console) -> None:
         identities = entry["identities"]
         cells = (
             entry["name"],
-            f"{entry['images']:,}",
+            "—" if entry["images"] is None else f"{entry['images']:,}",
             "—" if identities is None else f"{identities:,}",
-            size(entry["original_bytes"]),
+            size(entry["original_bytes"]) if entry["original_bytes"] else "—",
             "yes" if entry["download"] else "no",
             entry["licence"],
-            entry["home"],
+            entry["home"] or "—",
             "\n".join(here) or "—",
         )
         table.add_row(*map(Text, cells))

@@ -141,7 +141,7 @@ def _memory() -> Check:
 def _threads() -> Check:
     import torch
 
-    from mibench.data.decode import cores
+    from mibench.data.workers import cores
 
     found = f"{torch.get_num_threads()} for torch, {cores()} cores usable"
     if limit := os.environ.get("OMP_NUM_THREADS"):
@@ -199,16 +199,13 @@ def _assets() -> Iterator[Check]:
 
 def _needs(protocol: Protocol) -> str:
     """The prepared data sets and weights that a protocol needs and that are not here, if any."""
-    from mibench.data.identity_split import IdentitySplit
-    from mibench.data.prepared import data_root, folder_name
+    from mibench.data.prepared import DataFolder, set_name
     from mibench.errors import RequestError
     from mibench.models.initialisation import locate_weights
 
-    folders, weights, data = [], [], protocol.data
-    if isinstance(data, IdentitySplit):
-        sets = ((data.dataset, data.crop), (data.public_dataset, data.public_crop))
-        names = [folder_name(name, protocol.resolution, crop) for name, crop in sets if name]
-        folders = [name for name in names if not (data_root() / name).is_dir()]
+    weights, data = [], DataFolder()
+    names = [set_name(name, protocol.resolution, crop) for name, crop in protocol.data.sets]
+    absent = [name for name in names if data.key(name) is None]
     for architecture in protocol.initialisation:
         how = protocol.start(architecture)
         try:
@@ -216,6 +213,6 @@ def _needs(protocol: Protocol) -> str:
                 locate_weights(architecture, how)  # a run checks and hashes them, for seconds each
         except RequestError:
             weights.append(architecture)
-    missing = [f"the prepared data of {', '.join(folders)}"] if folders else []
+    missing = [f"the prepared data of {', '.join(absent)}"] if absent else []
     missing += [f"the weights of {', '.join(weights)}"] if weights else []
     return f"needs {' and '.join(missing)}" if missing else ""

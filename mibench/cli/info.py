@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from mibench.cell.request import Request
 from mibench.cell.resolve import AttackName, attack_settings, defense_settings, prior_settings
 from mibench.cli.listing import Entry, nothing_called
-from mibench.data.splits import FolderOptions
+from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.metrics import METRICS

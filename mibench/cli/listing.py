@@ -132,7 +132,7 @@ def _protocols() -> list[Entry]:
     try:
         return _read_protocols()
     except UnreadableError:
-        from mibench.data.splits import FolderOptions
+        from mibench.data.folder import FolderOptions
         from mibench.protocols import PROTOCOLS, folder_protocol
 
         cards = [*PROTOCOLS.values(), folder_protocol(FolderOptions())]

@@ -1,127 +1,194 @@
-"""How a cell's images were divided, where a protocol does not draw them itself."""
+"""Which picture is used for what: one rule, of which kinds of protocols fill in the choices.
+
+1. *Usable.* All pictures; but where nobody has the published ones any more (FaceScrub, image
+   folders), those that show one picture count once, and not at all if they are of several
+   identities, since nothing tells whom they show.
+2. *Private.* Some identities (:meth:`Rule.private`); each one's pictures are divided into training,
+   validation and test (:meth:`Rule.parts`).
+3. *Public.* All usable pictures of the other identities, or of another data set, or a draw of them
+   (:meth:`Rule.public`).
+
+Draws are permutations by :func:`mibench.streams.stream`, with a stream of its own for every
+identity and purpose, over pictures in their one order. So a division depends on names, counts and
+the rule only, not on the order of files on the disk or on the platform.
+"""
 
 from __future__ import annotations
 
-import logging
+import hashlib
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from mibench.data.identity_split import IdentitySplit, Split, gather, open_split
-from mibench.data.images import Dataset
-from mibench.data.prepared import Prepared, verify
-from mibench.data.rendered import SynthFacesData
-from mibench.data.splits import FolderOptions, FolderSplit
-from mibench.errors import MibenchError
-from mibench.types import digest
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-_log = logging.getLogger("mibench.data")
+from mibench.data.divided import Counts, Data
+from mibench.streams import stream
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many private identities there are, and how many images of each use."""
-
-    identities: int
-    train: int
-    val: int
-    test: int
-    public: int
-
-
-@dataclass(frozen=True)
-class PreparedSplit:
-    """A split of prepared data sets that were there when it was made.
+class Pictures:
+    """What is divided: the pictures of a data set, in their one order.
 
     Attributes:
-        spec: the rule.
-        resolution: height and width in pixels.
-        data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
-        split: SHA-256 of which picture is used for what.
-        complete: whether the data sets are the published ones, by their counts.
-        digest: SHA-256 of that and of the pictures' contents.
-        counts: how many identities and images there are.
+        dataset: name of the data set.
+        where: what a message calls the place of the pictures.
+        names: identity names, sorted.
+        labels: of each row, positions in ``names``.
+        parts: of each row, positions in :data:`mibench.data.source.PARTS`.
+        sources: name of each row's picture.
+        usable: the rows that may be used, in order.
     """
 
-    spec: IdentitySplit
-    resolution: int
-    data: str | None
-    split: str
-    complete: bool
-    digest: str
-    counts: Counts
+    dataset: str
+    where: str
+    names: tuple[str, ...]
+    labels: NDArray[np.int32]
+    parts: NDArray[np.uint8]
+    sources: Sequence[str]
+    usable: Rows
 
-    def load(self) -> Dataset:
-        """The images, in memory on the CPU.
+    @property
+    def counts(self) -> list[int]:
+        """Usable pictures of each identity."""
+        counts: list[int] = np.bincount(
+            self.labels[self.usable], minlength=len(self.names)
+        ).tolist()
+        return counts
+
+
+class Rule(Data):
+    """The choices of the rule in this module's docstring."""
+
+    @abstractmethod
+    def private(self, pictures: Pictures) -> list[int]:
+        """Labels of the private identities, in the order of their labels in the division.
 
         Raises:
-            MibenchError: the files are damaged, or others than when the split was made.
+            RequestError: there are too few identities or pictures.
         """
-        made, private, public = open_split(self.spec, self.resolution, self.data)
-        for folder in {private.folder, public.folder}:
-            if problems := verify(folder):
-                raise MibenchError(problems[0])
-        if _contents(made, private, public) != self.digest:
-            raise MibenchError(
-                f"{private.folder} or {public.folder} was prepared anew while it was in use: "
-                "run the command again"
-            )
-        return gather(made, private, public)
+
+    @abstractmethod
+    def parts(self, pictures: Pictures, name: str, rows: Rows) -> tuple[Rows, Rows, Rows]:
+        """Training, validation and test rows of one identity.
+
+        Raises:
+            RequestError: it has too few.
+        """
+
+    def public(self, pictures: Pictures, rows: Rows) -> Rows:
+        """Those that become public of the rows that may.
+
+        Raises:
+            RequestError: there are too few.
+        """
+        return rows
 
 
-Division = FolderSplit | PreparedSplit
+@dataclass(frozen=True)
+class Part:
+    """Rows with one use, and the label of each, both ``int64``."""
+
+    rows: Rows
+    labels: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
-def prepared_split(spec: IdentitySplit, resolution: int, data: str | Path | None) -> PreparedSplit:
-    """Divide prepared data sets; no image is read.
+@dataclass(frozen=True)
+class Division:
+    """The rows of data sets by their use, identity by identity.
+
+    Attributes:
+        names, public_names: private and public identities; labels are positions in them.
+        train, val, test: rows of the private data set.
+        public: rows of the public data set, or of the same one.
+        digest: SHA-256 of which picture is used for what, by its name and its identity's.
+    """
+
+    names: tuple[str, ...]
+    public_names: tuple[str, ...]
+    train: Part
+    val: Part
+    test: Part
+    public: Part
+    digest: str
+
+    @property
+    def counts(self) -> Counts:
+        """How many identities and pictures there are."""
+        parts = {name: len(getattr(self, name)) for name in ("train", "val", "test", "public")}
+        return Counts(identities=len(self.names), **parts)
+
+
+def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Division:
+    """Divide pictures by the rule in this module's docstring.
+
+    Args:
+        private: the data set of the private identities.
+        public: the public data set, if it is another one.
 
     Raises:
-        RequestError: a data set is not prepared (says how to) or too small.
-        MibenchError: a prepared file is damaged.
+        RequestError: there are too few identities or pictures for the rule.
     """
-    made, private, public = open_split(spec, resolution, data)
-    if made.repeated:
-        _log.warning(
-            "%d pictures of %s are, in every pixel, pictures of another part too (training, "
-            "validation, test or public); the set is divided as it was published",
-            made.repeated,
-            spec.dataset,
-        )
-    complete = private.index.complete and public.index.complete
-    contents = _contents(made, private, public)
-    where = str(data) if data else None
-    counts = Counts(
-        identities=len(made.private),
-        train=len(made.train),
-        val=len(made.val),
-        test=len(made.test),
-        public=len(made.public_rows),
-    )
-    return PreparedSplit(spec, resolution, where, made.digest, complete, contents, counts)
+    labels = rule.private(private)
+    names = tuple(private.names[label] for label in labels)
+    owned = [private.usable[private.labels[private.usable] == label] for label in labels]
+    divided = [rule.parts(private, *each) for each in zip(names, owned, strict=True)]
+    parts = []
+    for pieces in zip(*divided, strict=True):
+        counts = [len(rows) for rows in pieces]
+        rows = np.concatenate([np.sort(rows) for rows in pieces])
+        parts.append(Part(rows, np.repeat(np.arange(len(names)), counts)))
+    other = public or private
+    rows = other.usable
+    if public is None:
+        rows = rows[~np.isin(private.labels[rows], labels)]
+    rows = np.sort(rule.public(other, rows))
+    present, public_labels = np.unique(other.labels[rows], return_inverse=True)
+    parts.append(Part(rows, public_labels.astype(np.int64)))
+    hashed = hashlib.sha256()
+    uses = zip(("train", "val", "test", "public"), (private,) * 3 + (other,), parts, strict=True)
+    for use, pictures, part in uses:
+        for row in part.rows.tolist():
+            who = pictures.names[pictures.labels[row]]
+            hashed.update(f"{use}\t{pictures.dataset}\t{who}\t{pictures.sources[row]}\n".encode())
+    public_names = tuple(other.names[label] for label in present.tolist())
+    train, val, test, others = parts
+    return Division(names, public_names, train, val, test, others, hashed.hexdigest())
 
 
-def counts_of(
-    data: SynthFacesData | FolderOptions | IdentitySplit, split: Division | None
-) -> Counts:
-    """How many identities and images a division has; of rendered ones, as specified."""
-    if isinstance(split, PreparedSplit):
-        return split.counts
-    if isinstance(split, FolderSplit):
-        return Counts(
-            identities=len(split.private),
-            train=sum(len(each.train) for each in split.private),
-            val=sum(len(each.val) for each in split.private),
-            test=sum(len(each.test) for each in split.private),
-            public=sum(len(each.files) for each in split.public),
-        )
-    assert isinstance(data, SynthFacesData)
-    return Counts(
-        identities=data.identities,
-        train=data.identities * data.train,
-        val=data.identities * data.val,
-        test=data.identities * data.test,
-        public=data.public_identities * data.public_images,
-    )
+def drawn(rows: Rows, seed: int, *names: str) -> Rows:
+    """The rows in a random order, by the stream of these names."""
+    return rows[torch.randperm(len(rows), generator=stream(seed, *names)).numpy()]
 
 
-def _contents(made: Split, private: Prepared, public: Prepared) -> str:
-    return digest([made.digest, private.digest, public.digest])
+def share(count: int, fraction: float) -> int:
+    """Rounded down, but at least 1; the small term keeps 0.29 · 100 = 28.999… from losing one."""
+    return max(1, math.floor(count * fraction + 1e-9))
+
+
+def copies(
+    groups: Iterable[Sequence[int]], labels: NDArray[np.int32]
+) -> Iterator[tuple[int, int, bool]]:
+    """The rows of equal pictures that are left out, with a row each that shows the same.
+
+    Args:
+        groups: rows that show one picture, each in order.
+        labels: identity of each row.
+
+    Yields:
+        The row, the other row, and whether that one is of another identity: then none is kept.
+    """
+    for group in groups:
+        if len({int(labels[row]) for row in group}) == 1:
+            yield from ((row, group[0], False) for row in group[1:])
+        else:
+            for row in group:
+                yield row, next(each for each in group if labels[each] != labels[row]), True

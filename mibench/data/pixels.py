@@ -1,29 +1,216 @@
-"""From a picture of a data set to its pixels at a resolution, many at a time.
+"""One picture file: whether it is usable, and its pixels at a resolution; and many at a time.
 
-As the papers' released code does it, with torchvision on Pillow pictures: decode to 8-bit RGB,
-crop, resize with the antialiased bilinear filter (a picture that has the resolution already keeps
-its pixels). JPEGs are decoded in full: the reduced decoding of :mod:`mibench.data.decode` would
-give other pixels. EXIF orientation is ignored, as there: published boxes refer to the stored grid.
+What decoding does, in this order:
+
+1. Any mode becomes 8-bit RGB: grey and 1-bit images are repeated over the channels, palettes looked
+   up, CMYK and YCbCr converted, 16-bit grey divided by 257 and rounded, and transparent pixels
+   composited over white. Colour profiles are ignored. Of several frames the first counts.
+2. The source's square is cut out, after the published box where there is one.
+3. It is resized with an antialiased filter, smaller images being enlarged. An image that has the
+   resolution already keeps its pixels exactly.
+
+The papers' data sets are decoded as the papers' released code does it, with torchvision on Pillow
+pictures: in full, with the bilinear filter, and without EXIF's orientation, since published boxes
+refer to the stored grid. Photographs (:attr:`~mibench.data.source.Source.photographs`) are turned
+upright, where an EXIF block that cannot be parsed counts as upright; and libjpeg decodes them at
+1/2, 1/4 or 1/8 size as long as the short side keeps at least twice the resolution, so that the
+filter still has pixels to average (the rule of Pillow's ``reducing_gap=2``).
 
 This module runs in worker processes, so it imports nothing slow.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from mibench.data.catalog import reader
-from mibench.data.decode import UnusableImage, image_bytes, open_image, to_rgb
-from mibench.data.source import Reader
+from mibench.data.source import Source, UnusableImage, source_named
+from mibench.files import UnusableFile, read_regular
+
+MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded
+MAX_BYTES = 512 * 2**20  # of an image file; MAX_PIXELS of three 16-bit channels take 300 MB
+
+# Pillow would also try formats that start other programs (EPS runs Ghostscript).
+_FORMATS = ("JPEG", "MPO", "PNG", "PPM", "BMP", "WEBP", "TIFF")
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+# One picture
+
+
+def inspect_header(path: Path) -> str | None:
+    """Why a file cannot be used as far as its header tells, or None; no pixel is decoded."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file"
+        if status.st_size == 0:
+            return "empty file (0 bytes)"
+        if status.st_size > MAX_BYTES:
+            return f"has more than {MAX_BYTES / 2**20:g} MiB"
+        with path.open("rb") as file:
+            _open(file).close()
+    except UnusableImage as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be opened: {error.strerror or error}"
+    return None
+
+
+def image_bytes(path: Path) -> bytes:
+    """Contents of an image file.
+
+    Raises:
+        UnusableImage: it cannot be read, is no regular file, or is larger than any image.
+    """
+    try:
+        return read_regular(path, MAX_BYTES)
+    except UnusableFile as error:
+        raise UnusableImage(str(error)) from error
+
+
+def picture(data: bytes, source: Source, resolution: int | None = None) -> Image.Image:
+    """An encoded image as 8-bit RGB, before anything is cut off.
+
+    Args:
+        data: the file's contents.
+        source: the source that it comes from.
+        resolution: what it will be resized to, where it need not be decoded in full.
+
+    Raises:
+        UnusableImage: when the image is unreadable, truncated, oversized or of a mode whose value
+            range is undefined (32-bit integers, floats).
+    """
+    with _open(io.BytesIO(data)) as image:
+        try:
+            if source.photographs and resolution is not None:
+                image.draft(None, (2 * resolution, 2 * resolution))
+            image.load()
+            rgb = _to_rgb(image)
+            return _upright(image, rgb) if source.photographs else rgb
+        except UnusableImage:
+            raise
+        # Decoders of broken files raise whatever their parsing runs into.
+        except Exception as error:
+            raise UnusableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def decode(
+    data: bytes,
+    source: Source,
+    resolution: int,
+    crop: int | None = None,
+    box: NDArray[np.int32] | None = None,
+) -> NDArray[np.uint8]:
+    """Pixels of an encoded image, as this module's docstring says.
+
+    Args:
+        data: the file's contents.
+        source: the source that it comes from.
+        resolution: height and width of the result, in pixels.
+        crop: another side of the central square than the card's.
+        box: left, top, right and bottom of the face, in pixels; clipped to the picture.
+
+    Returns:
+        ``uint8`` ``(3, resolution, resolution)``, RGB.
+
+    Raises:
+        UnusableImage: as :func:`picture`, or it has not the size of the source's pictures.
+    """
+    rgb = picture(data, source, resolution)
+    if box is not None:
+        left, top, right, bottom = (int(edge) for edge in box)
+        left, top = max(left, 0), max(top, 0)
+        right, bottom = min(right, rgb.width), min(bottom, rgb.height)
+        if left >= right or top >= bottom:
+            raise UnusableImage(f"is {rgb.width}×{rgb.height}: its face's box lies outside it")
+        rgb = rgb.crop((left, top, right, bottom))
+    return _resized(rgb, source, resolution, crop)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The accepted formats that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    """Parse an image's header and refuse what should not be decoded."""
+    try:
+        image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        raise UnusableImage(f"not an image in a known format ({', '.join(_formats())})") from None
+    except Image.DecompressionBombError:
+        raise UnusableImage(f"oversized: more than {MAX_PIXELS / 1e6:g} megapixels") from None
+    except Exception as error:
+        raise UnusableImage(f"header cannot be read: {error or type(error).__name__}") from error
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        image.close()
+        raise UnusableImage(f"oversized: {size} is more than {MAX_PIXELS / 1e6:g} megapixels")
+    return image
+
+
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    """Undo the camera's rotation or mirroring, which the opened ``image`` tells of."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        return rgb
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode with a defined value range to 8-bit RGB."""
+    mode = image.mode
+    # Pillow opens 16-bit PNG and PNM files as "I" or "I;16", depending on its version.
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        wide = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if mode in ("I", "F"):
+        raise UnusableImage(f"pixels of mode {mode} have no defined value range")
+    if "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image if mode == "RGB" else image.convert("RGB")
+
+
+def _resized(
+    image: Image.Image, source: Source, resolution: int, crop: int | None
+) -> NDArray[np.uint8]:
+    """The source's square at a resolution, channels first; a grey picture in three equal ones."""
+    image = source.square(image, crop)
+    if image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), source.filter)
+    pixels = np.asarray(image, dtype=np.uint8)
+    if pixels.ndim == 2:
+        return np.broadcast_to(pixels, (3, resolution, resolution))
+    return pixels.transpose(2, 0, 1)
+
+
+# Many pictures
 
 
 @dataclass(frozen=True)
@@ -31,13 +218,14 @@ class Chunk:
     """Consecutive rows to fill.
 
     Attributes:
+        source: name of the source, or ``file.py:Class``.
         target: the ``.npy`` file of all rows, which exists with its full size.
         offset: byte of the file at which the chunk's first row begins.
         files: pictures of the rows, relative to ``root``; empty with ``pixels``.
         boxes, pixels, sums: as in :class:`mibench.data.source.Listing`, of these rows only.
     """
 
-    dataset: str
+    source: str
     root: str
     target: str
     offset: int
@@ -98,7 +286,7 @@ def fill(chunk: Chunk) -> Filled:
     Raises:
         OSError: the rows could not be written.
     """
-    source = reader(chunk.dataset)
+    source = source_named(chunk.source)
     # Before a file is read: one that changes meanwhile is then found to have changed.
     made_from = originals(chunk.root, chunk.files, chunk.pixels)
     count = len(chunk.files) if chunk.pixels is None else len(chunk.pixels)
@@ -110,13 +298,16 @@ def fill(chunk: Chunk) -> Filled:
         for row in range(count):
             if chunk.pixels is not None:
                 image = Image.fromarray(chunk.pixels[row])
-                rows[row] = _resized(source.square(image, chunk.crop), chunk.resolution)
+                rows[row] = _resized(image, source, chunk.resolution, chunk.crop)
                 continue
             box = None if chunk.boxes is None else chunk.boxes[row]
-            sum_ = chunk.sums[row] if chunk.sums else ""
-            path = Path(chunk.root, chunk.files[row])
             try:
-                rows[row] = read(source, path, chunk.resolution, chunk.crop, box, sum_)
+                data = image_bytes(Path(chunk.root, chunk.files[row]))
+                if chunk.sums and chunk.sums[row] not in ("", hashlib.sha256(data).hexdigest()):
+                    raise UnusableImage(
+                        "is not the published picture: its SHA-256 is not that of the list"
+                    )
+                rows[row] = decode(data, source, chunk.resolution, chunk.crop, box)
             except UnusableImage as error:
                 unusable.append((chunk.files[row], str(error)))
     if unusable:
@@ -126,61 +317,3 @@ def fill(chunk: Chunk) -> Filled:
         file.seek(chunk.offset)
         file.write(rows.data)
     return Filled(row_digests(rows), made_from)
-
-
-def read(
-    source: Reader,
-    path: Path,
-    resolution: int,
-    crop: int | None = None,
-    box: NDArray[np.int32] | None = None,
-    sum_: str = "",
-) -> NDArray[np.uint8]:
-    """Pixels of one picture file, as this module's docstring says.
-
-    Args:
-        source: reader of the data set that the picture belongs to.
-        path: the picture.
-        resolution: height and width of the result, in pixels.
-        crop: another side of the central square than the card's.
-        box: left, top, right and bottom of the face, in pixels; clipped to the picture.
-        sum_: the published SHA-256 of the file, in hexadecimal; empty: none is.
-
-    Returns:
-        ``uint8`` ``(3, resolution, resolution)``, RGB.
-
-    Raises:
-        UnusableImage: the file is missing, damaged, not the published one, or not of the data
-            set's size.
-    """
-    data = image_bytes(path)
-    if sum_ and hashlib.sha256(data).hexdigest() != sum_:
-        raise UnusableImage("is not the published picture: its SHA-256 is not that of the list")
-    with open_image(io.BytesIO(data)) as image:
-        try:
-            image.load()
-            plain = image.mode == "RGB" and "transparency" not in image.info
-            rgb: Image.Image = image if plain else to_rgb(image)
-        except UnusableImage:
-            raise
-        # Decoders of broken files raise whatever their parsing runs into.
-        except Exception as error:
-            raise UnusableImage(f"cannot be decoded: {error or type(error).__name__}") from error
-        if box is not None:
-            left, top, right, bottom = (int(edge) for edge in box)
-            left, top = max(left, 0), max(top, 0)
-            right, bottom = min(right, rgb.width), min(bottom, rgb.height)
-            if left >= right or top >= bottom:
-                raise UnusableImage(f"is {rgb.width}×{rgb.height}: its face's box lies outside it")
-            rgb = rgb.crop((left, top, right, bottom))
-        return _resized(source.square(rgb, crop), resolution)
-
-
-def _resized(image: Image.Image, resolution: int) -> NDArray[np.uint8]:
-    """Channels first; a grey picture in three equal channels."""
-    if image.size != (resolution, resolution):
-        image = image.resize((resolution, resolution), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.uint8)
-    if pixels.ndim == 2:
-        return np.broadcast_to(pixels, (3, resolution, resolution))
-    return pixels.transpose(2, 0, 1)

@@ -1,27 +1,30 @@
-"""Prepared data sets: one folder each, its pictures in one memory-mapped file.
+"""Prepared data sets: artifacts of a store whose root is the data folder.
 
-``<data folder>/<name>-<resolution>/`` (with ``-crop<N>`` after it for a crop that was asked for):
+``<data folder>/<name>-<resolution>/<key>/`` (with ``-crop<N>`` after it for a crop that was asked
+for), where the key says what the pictures were made from, and by which code:
 
 ========== =====================================================================
-images.npy ``uint8`` ``(n, 3, resolution, resolution)``, RGB, rows sorted by source
+images.npy ``uint8`` ``(n, 3, resolution, resolution)``, RGB, in the source's order
 labels.npy ``int32`` ``(n,)``, positions in the index's ``names``
 parts.npy  ``uint8`` ``(n,)``, positions in :data:`mibench.data.source.PARTS`
 sources.txt name of each row's picture, one a line
-index.json what it is, and the checksums of the files above (:class:`Index`)
+index.json what it is (:class:`Index`)
 ========== =====================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shlex
+import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,48 +32,36 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from mibench.data.catalog import NAMES, reader
-from mibench.errors import MibenchError, RequestError
-from mibench.files import UnusableFile, read_regular, sha256, user_path
-from mibench.store.artifact import FileEntry
-from mibench.store.store import cache_folder
+from mibench.data.division import Pictures, copies
+from mibench.data.source import Source, source_named
+from mibench.errors import ArtifactError, MibenchError, RequestError
+from mibench.files import UnusableFile, read_regular, user_path
+from mibench.store.artifact import Artifact, parse_manifest
+from mibench.store.store import Store, cache_folder
 from mibench.types import Frozen, digest
 
 INDEX = "index.json"
 IMAGES, LABELS, ROW_PARTS, SOURCES = "images.npy", "labels.npy", "parts.npy", "sources.txt"
-FILES = (IMAGES, LABELS, ROW_PARTS, SOURCES)
-PARTIAL = ".{}.partial"  # a folder while it is being prepared, by its final name
+CONTENTS = (IMAGES, LABELS, ROW_PARTS, SOURCES)
 
-
-class Originals(Frozen):
-    """What a prepared folder was made from.
-
-    Attributes:
-        root: folder of the originals.
-        digest: SHA-256 of their list, with the size and the times of each file.
-    """
-
-    root: str
-    digest: str
+_MOST_BYTES = 2**29  # of the list of pictures, and of the index
+_SET = re.compile(r"(?P<name>.+?)-(?P<resolution>[0-9]+)(-crop(?P<crop>[0-9]+))?")
 
 
 class Index(Frozen):
-    """What a prepared folder holds.
+    """What a prepared set holds.
 
     Attributes:
-        format: version of the folder's format.
         layout: which of the data set's layouts it was made from.
         crop: the crop that was asked for; None: the data set's own.
         images: number of rows.
         complete: whether the counts are the published ones.
-        files: checksum and size of each file; that of ``sources.txt`` is the list of pictures'.
-        originals: what it was made from; None: an earlier release made it.
-        equal: groups of rows whose pixels are equal; None: an earlier release made it.
+        names: identity names.
+        root, originals: where its originals were, and what tells them from others.
+        equal: groups of rows whose pixels are equal.
         notes: what was left out of the published lists, and why.
-        mibench, pillow: versions that made it.
     """
 
-    format: Literal[1] = 1
     dataset: str
     layout: str
     resolution: int
@@ -79,18 +70,109 @@ class Index(Frozen):
     images: int
     complete: bool
     names: tuple[str, ...]
-    files: dict[str, FileEntry]
-    originals: Originals | None = None
-    equal: tuple[tuple[int, ...], ...] | None = None
+    root: str
+    originals: str
+    equal: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
-    mibench: str
-    pillow: str
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the contents, however they came about."""
-        contents = {"dataset", "resolution", "names", "files"}
-        return digest(self.model_dump(mode="json", include=contents))
+
+class DataFolder(Store):
+    """The data folder: a store of prepared sets, each a stage that is called as the set is.
+
+    Args:
+        chosen: see :func:`data_root`.
+
+    Raises:
+        RequestError: it cannot be a folder.
+    """
+
+    what = "the data folder"
+    choose = "choose another with --data or MIBENCH_DATA"
+    free = (
+        "free some space and repeat the command, which continues, or choose another folder with "
+        "--data or MIBENCH_DATA"
+    )
+
+    def __init__(self, chosen: str | Path | None = None) -> None:
+        super().__init__(data_root(chosen))
+
+    def sets(self, name: str | None = None) -> list[str]:
+        """The prepared sets of one data set or of all, sorted: ``lfw-64``.
+
+        Raises:
+            RequestError: the folder cannot be listed.
+        """
+        try:
+            if self.root.exists():
+                next(self.root.iterdir(), None)  # the search below would not tell of an error
+        except OSError as error:
+            raise RequestError(
+                f"the data folder {self.root} cannot be listed ({error.strerror}): {self.choose}"
+            ) from error
+        found = {stage for stage, _ in self._artifacts() if _SET.fullmatch(stage)}
+        return sorted(each for each in found if name in (None, _named(each)))
+
+    def key(self, prepared: str) -> str | None:
+        """Key of a prepared set, the one that was made last; None where there is none."""
+        keys = [key for stage, key in self._artifacts() if stage == prepared]
+        found = {key: self.manifest(prepared, key) for key in keys}
+        return max(found, key=lambda key: getattr(found[key], "created", ""), default=None)
+
+    def folder(self, prepared: str) -> Path:
+        """Where a prepared set lies."""
+        return self.root / prepared / str(self.key(prepared))
+
+    def problem(self, prepared: str) -> str | None:
+        """What is wrong with a prepared set, all of whose files are read, and what to do."""
+        try:
+            self.open(prepared, str(self.key(prepared)))
+        except ArtifactError as error:
+            return str(self.damaged(prepared, error))
+        return None
+
+    def damaged(self, prepared: str, what: object) -> MibenchError:
+        """An error for a prepared set that is not what was written."""
+        command = prepare_command(*self.parts(prepared), self.root)
+        folder = self.folder(prepared)
+        return MibenchError(f"{folder} is damaged ({what}): to make it again, run {command}")
+
+    @staticmethod
+    def parts(prepared: str) -> tuple[str, int, int | None]:
+        """Data set, resolution and crop of a prepared set."""
+        found = _SET.fullmatch(prepared)
+        assert found is not None
+        return (
+            found["name"],
+            int(found["resolution"]),
+            int(found["crop"]) if found["crop"] else None,
+        )
+
+    @contextlib.contextmanager
+    def partial(self, prepared: str, plan: str) -> Iterator[Path]:
+        """Where a set is prepared, while no other process does so by the same plan.
+
+        It outlives a preparation that is stopped; :meth:`forget` removes it.
+        """
+        with self._locked(prepared, plan):
+            yield self.root / "partial" / f"{prepared}-{plan}"
+
+    def forget(self, prepared: str) -> None:
+        """Remove what was stopped of a set that is done, but for what another process works on."""
+        for path in self.root.glob(f"partial/{prepared}-{'?' * 64}"):
+            with self._if_free(prepared, path.name[-64:]) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def known(self, path: Path, sum_: str) -> None:
+        """Spare a file that was just written a second reading: its SHA-256 is this one."""
+        self._sha256(path, sum_)
+
+    def unfinished(self, name: str | None = None) -> list[Path]:
+        """Folders of preparations that were stopped, which the same command continues."""
+        found = [path for path in self.root.glob("partial/*") if path.is_dir()]
+        return sorted(
+            each for each in found if name in (None, _named(each.name.rpartition("-")[0]))
+        )
 
 
 @dataclass(frozen=True)
@@ -98,56 +180,50 @@ class Prepared:
     """A prepared data set.
 
     Attributes:
+        digest: SHA-256 of its contents, however they came about.
         images: memory-mapped ``uint8`` ``(n, 3, resolution, resolution)``.
         labels: ``int32`` ``(n,)``, positions in ``names``.
         parts: ``uint8`` ``(n,)``, positions in :data:`mibench.data.source.PARTS`.
     """
 
+    source: Source
     folder: Path
     index: Index
+    digest: str
     images: np.memmap[Any, np.dtype[np.uint8]]
     labels: NDArray[np.int32]
     parts: NDArray[np.uint8]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Identity names, sorted."""
+        """Identity names."""
         return self.index.names
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the contents, as the index gives it."""
-        return self.index.digest
-
     def copies(self) -> tuple[set[int], set[int]]:
-        """Rows whose pixels are those of an earlier row of their identity, and of another one.
+        """Rows whose pixels are those of an earlier row of their identity, and of another one."""
+        found = list(copies(self.index.equal, self.labels))
+        return {r for r, _, doubt in found if not doubt}, {r for r, _, doubt in found if doubt}
 
-        Both are empty where an earlier release prepared the set, which did not look.
-        """
-        alike: set[int] = set()
-        doubtful: set[int] = set()
-        for group in self.index.equal or ():
-            if len(set(self.labels[list(group)].tolist())) > 1:
-                doubtful.update(group)
-            else:
-                alike.update(group[1:])
-        return alike, doubtful
+    def pictures(self) -> Pictures:
+        """What is divided; without copies where nobody has the published pictures."""
+        rows = np.arange(len(self.labels))
+        if self.source.card.always_partial:
+            rows = rows[~np.isin(rows, [row for each in self.copies() for row in each])]
+        name, where = self.index.dataset, str(self.folder)
+        return Pictures(name, where, self.names, self.labels, self.parts, self.sources, rows)
 
     @functools.cached_property
     def sources(self) -> Sequence[str]:
-        """Name of each row's picture, sorted."""
+        """Name of each row's picture."""
+        path = self.folder / SOURCES
         try:
-            names = read_regular(self.folder / SOURCES, 2**29).decode("utf-8").split("\n")[:-1]
+            names = read_regular(path, _MOST_BYTES).decode("utf-8").split("\n")[:-1]
         except (UnusableFile, UnicodeDecodeError) as error:
-            raise self._damaged(f"{SOURCES} {error}") from error
+            raise MibenchError(f"{path} {error}: see `mibench data check`") from error
         if len(names) != self.index.images:
-            raise self._damaged(f"{SOURCES} has {len(names):,} lines, not {self.index.images:,}")
+            lines = f"has {len(names):,} lines, not {self.index.images:,}"
+            raise MibenchError(f"{path} {lines}: see `mibench data check`")
         return names
-
-    def _damaged(self, what: str) -> MibenchError:
-        index = self.index
-        command = prepare_command(index.dataset, index.resolution, index.crop, self.folder.parent)
-        return damaged(self.folder, what, command)
 
     def rows(self, index: NDArray[np.int64]) -> Tensor:
         """A copy of some rows, ``uint8`` ``(len(index), 3, resolution, resolution)``.
@@ -182,8 +258,8 @@ def data_root(chosen: str | Path | None = None) -> Path:
     return cache_folder() / "data"
 
 
-def folder_name(name: str, resolution: int, crop: int | None = None) -> str:
-    """Name of a prepared folder."""
+def set_name(name: str, resolution: int, crop: int | None = None) -> str:
+    """What a prepared set is called: ``lfw-64``."""
     return f"{name}-{resolution}" + (f"-crop{crop}" if crop else "")
 
 
@@ -203,118 +279,90 @@ def open_prepared(
     data_folder: str | Path | None = None,
     *,
     crop: int | None = None,
+    check: bool = False,
 ) -> Prepared:
     """Open a prepared data set; nothing is read but its index, labels and the files' headers.
 
     Args:
-        name: one of :data:`mibench.data.catalog.NAMES`.
+        name: of a source, or ``file.py:Class``.
         resolution: height and width in pixels.
         data_folder: see :func:`data_root`.
         crop: as it was prepared.
+        check: read all files, to compare them with their checksums.
 
     Raises:
         RequestError: it is not there; names the command that prepares it.
         MibenchError: its files are damaged; says how to make it again.
     """
-    card = reader(name).card
-    folder = data_root(data_folder) / folder_name(name, resolution, crop)
-    command = prepare_command(name, resolution, crop, data_folder)
-    if not folder.is_dir():
+    source, data = source_named(name), DataFolder(data_folder)
+    card, prepared = source.card, set_name(source.card.name, resolution, crop)
+    key = data.key(prepared)
+    if key is None:
         raise RequestError(
-            f"{card.title} is not prepared at {resolution}×{resolution}: looked for {folder} "
-            "(--data or MIBENCH_DATA name another data folder). Prepare it with\n"
-            f"  {command}\nwhere DIR holds\n{textwrap.indent(card.layout, '  ')}\n{card.how_to_get}"
+            f"{card.title} is not prepared at {resolution}×{resolution}: looked for "
+            f"{data.root / prepared} (--data or MIBENCH_DATA name another data folder). Prepare it "
+            f"with\n  {prepare_command(name, resolution, crop, data_folder)}\nwhere DIR holds\n"
+            f"{textwrap.indent(card.layout, '  ')}\n{card.how_to_get}"
         )
-    index = read_index(folder)
-    shape = (index.images, 3, resolution, resolution)
-    for name in (IMAGES, LABELS, ROW_PARTS):
-        if not (folder / name).is_file():
-            raise damaged(folder, f"{name} is missing", command)
     try:
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / LABELS, allow_pickle=False)
-        parts = np.load(folder / ROW_PARTS, allow_pickle=False)
+        if check:
+            return opened(source, data.open(prepared, key))
+        folder = data.root / prepared / key
+        return opened(source, Artifact(folder, parse_manifest(folder, prepared, key), cached=True))
+    except ArtifactError as error:
+        raise data.damaged(prepared, error) from error
+
+
+def opened(source: Source, artifact: Artifact) -> Prepared:
+    """A prepared set from its artifact.
+
+    Raises:
+        ArtifactError: its files are not what was written.
+    """
+    folder, files = artifact.path, artifact.manifest.files
+    index = read_index(folder)
+    try:
+        images = np.load(artifact.file(IMAGES), mmap_mode="r", allow_pickle=False)
+        labels = np.load(artifact.file(LABELS), allow_pickle=False)
+        parts = np.load(artifact.file(ROW_PARTS), allow_pickle=False)
     # A header that is not what was written may ask for all memory, or for more than there is.
     except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
-        raise damaged(folder, str(error), command) from error
+        raise ArtifactError(str(error)) from error
+    shape = (index.images, 3, index.resolution, index.resolution)
     if (
         images.shape != shape
         or images.dtype != np.uint8
         or not labels.shape == parts.shape == shape[:1]
     ):
-        raise damaged(folder, f"{IMAGES} has not the shape {shape}", command)
+        raise ArtifactError(f"{IMAGES} has not the shape {shape}")
     if (
         not np.issubdtype(labels.dtype, np.integer)
         or ((labels < 0) | (labels >= len(index.names))).any()
     ):
-        raise damaged(folder, f"{LABELS} names identities that there are not", command)
-    return Prepared(folder, index, images, labels, parts)
+        raise ArtifactError(f"{LABELS} names identities that there are not")
+    contents = {
+        "dataset": index.dataset,
+        "resolution": index.resolution,
+        "names": index.names,
+        "files": {name: files[name].model_dump() for name in CONTENTS},
+    }
+    return Prepared(source, folder, index, digest(contents), images, labels, parts)
 
 
 def read_index(folder: Path) -> Index:
-    """The index of a prepared folder.
+    """The index of a prepared set.
 
     Raises:
-        MibenchError: it is missing or is not what was written.
+        ArtifactError: it is missing or is not what was written.
     """
     try:
-        return Index.model_validate_json(read_regular(folder / INDEX))
+        return Index.model_validate_json(read_regular(folder / INDEX, _MOST_BYTES))
     except (UnusableFile, ValidationError) as error:
-        valid = isinstance(error, UnusableFile)
-        what = str(error) if valid else "cannot be read: it is not a valid index"
-        name, resolution, *crop = folder.name.split("-")
-        side = int(crop[0].removeprefix("crop")) if crop else None
-        command = prepare_command(name, int(resolution), side, folder.parent)
-        raise damaged(folder, f"{INDEX} {what}", command) from error
+        why = str(error) if isinstance(error, UnusableFile) else "is not a valid index"
+        raise ArtifactError(f"{INDEX} {why}") from error
 
 
-def prepared_folders(data_folder: Path, name: str | None = None) -> list[Path]:
-    """Prepared folders of one data set or of all, sorted by name."""
-    return _folders(data_folder, name, "{}")
-
-
-def partial_folders(data_folder: Path, name: str | None = None) -> list[Path]:
-    """Folders of preparations that were stopped, and continue with the same command."""
-    return _folders(data_folder, name, PARTIAL.replace(".", r"\."))
-
-
-def _folders(data_folder: Path, name: str | None, form: str) -> list[Path]:
-    wanted = NAMES if name is None else (name,)
-    made = re.compile(form.format(f"(?:{'|'.join(wanted)})-[0-9]+(?:-crop[0-9]+)?"))
-    if not data_folder.exists():
-        return []
-    try:
-        return sorted(p for p in data_folder.iterdir() if made.fullmatch(p.name) and p.is_dir())
-    except OSError as error:
-        raise RequestError(
-            f"the data folder {data_folder} cannot be listed ({error.strerror}): name another "
-            "with --data or MIBENCH_DATA"
-        ) from error
-
-
-def verify(folder: Path) -> list[str]:
-    """Check a prepared folder's files against their checksums.
-
-    Returns:
-        What is wrong, a sentence each that says how to make the folder again; empty when intact.
-    """
-    try:
-        index = read_index(folder)
-    except MibenchError as error:
-        return [str(error)]
-    command = prepare_command(index.dataset, index.resolution, index.crop, folder.parent)
-    problems = []
-    for name in FILES:
-        entry, path = index.files.get(name), folder / name
-        if entry is None or not path.is_file():
-            problems.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != entry.size:
-            problems.append(f"{name} has {size:,} bytes instead of {entry.size:,}")
-        elif sha256(path) != entry.sha256:
-            problems.append(f"the contents of {name} do not match their checksum")
-    return [str(damaged(folder, problem, command)) for problem in problems]
-
-
-def damaged(folder: Path, what: str, command: str) -> MibenchError:
-    """An error for a prepared folder that is not what was written."""
-    return MibenchError(f"{folder} is damaged ({what}): to make it again, run {command}")
+def _named(prepared: str) -> str | None:
+    """The data set of a prepared set."""
+    found = _SET.fullmatch(prepared)
+    return found["name"] if found else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from mibench.data.divided import Counts, Data, Divided
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.synthfaces import render_identities, sample_identities
 from mibench.progress import SILENT, Progress
 from mibench.streams import stream
-from mibench.types import Frozen
+from mibench.types import digest
 
 
-class SynthFacesData(Frozen):
+class SynthFacesData(Data):
     """Which faces are rendered; equal specifications give equal images on one machine."""
 
     private_name: str = Field(description="names the draw of private identities")
@@ -25,6 +30,48 @@ class SynthFacesData(Frozen):
     test: int = Field(10, ge=1, le=10**6, description="test images of a private identity")
     public_identities: int = Field(4000, ge=1, le=10**6, description="public identities")
     public_images: int = Field(5, ge=1, le=10**6, description="images of a public identity")
+
+    def divide(
+        self,
+        *,
+        resolution: int,
+        root: str | Path | None = None,
+        data: str | Path | None = None,
+        progress: Progress = SILENT,
+    ) -> RenderedFaces:
+        """See :class:`mibench.data.divided.Data`; nothing is rendered yet."""
+        private, public = self.identities, self.public_identities
+        return RenderedFaces(
+            digest=digest([self.model_dump(mode="json"), resolution]),
+            split=None,
+            complete=True,
+            counts=Counts(
+                identities=private,
+                train=private * self.train,
+                val=private * self.val,
+                test=private * self.test,
+                public=public * self.public_images,
+            ),
+            of_people=False,
+            spec=self,
+            resolution=resolution,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RenderedFaces(Divided):
+    """Faces that are rendered when they are loaded."""
+
+    spec: SynthFacesData
+    resolution: int
+
+    def inputs(self) -> dict[str, Any]:
+        """The specification, which the images follow from."""
+        return {"data": self.spec.model_dump(mode="json"), "resolution": self.resolution}
+
+    def load(self, progress: Progress = SILENT) -> Dataset:
+        """Render them."""
+        return render_dataset(self.spec, self.resolution, progress)
 
 
 def private_attributes(spec: SynthFacesData) -> Tensor:

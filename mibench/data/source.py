@@ -1,6 +1,8 @@
-"""What a data set's reader is: its card, the list of its pictures, and its geometry.
+"""What the source of a data set is: its card, the list of its pictures, and their geometry.
 
-Nothing slow to import is imported here: every process that decodes pictures imports this module.
+A source is a class in a file of ``mibench.data.sources``, of an installed package (entry points
+``mibench.sources``) or of anyone's own (``file.py:Class``). Nothing slow to import is imported
+here: every process that decodes pictures imports this module.
 """
 
 from __future__ import annotations
@@ -9,26 +11,35 @@ import hashlib
 import os
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from mibench.data.decode import is_image_name
-from mibench.data.scan import is_folder, shown_name
 from mibench.errors import RequestError
 from mibench.files import UnusableFile, read_regular
+from mibench.registry import Registry, no_such
 from mibench.types import Frozen
 
 PARTS: tuple[str | None, ...] = (None, "train", "val", "test")
 """Official parts of a data set; rows hold positions in this tuple."""
 
+SUFFIXES: frozenset[str] = frozenset(
+    {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff"}
+)
+"""Extensions of image files, in any case."""
+
 _SHOWN = 3  # names that an error message lists
 _MOST_BYTES = 2**29  # of a list or an archive of arrays; CIFAR-10's batches have 31 MB each
+
+
+class UnusableImage(Exception):  # noqa: N818  (it is a finding, not always an error)
+    """A file that is no usable image; the message is the reason, without the file's name."""
 
 
 class DatasetCard(Frozen):
@@ -37,15 +48,22 @@ class DatasetCard(Frozen):
     ``images`` and ``identities`` are the published counts of the complete set.
     """
 
-    name: str
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", description="the name that it is registered as"
+    )
     title: str
     licence: str
-    home: str = Field(description="home page")
-    images: int
-    identities: int | None = Field(description="people or classes; None: not labelled by identity")
-    original_bytes: int = Field(description="size of the original files on disk, approximately")
+    home: str = Field("", description="home page")
+    images: int | None = Field(None, description="None: nobody has published a set")
+    identities: int | None = Field(
+        None, description="people or classes; None: not labelled by identity"
+    )
+    of_people: bool = Field(
+        description="whether pictures show people: what is reconstructed of them is not published"
+    )
+    original_bytes: int = Field(0, description="size of the original files on disk, approximately")
     layout: str = Field(description="expected files below --root, as a tree")
-    how_to_get: str
+    how_to_get: str = ""
     download: bool = Field(False, description="whether `prepare --download` can fetch it")
     resolution: int = Field(64, description="resolution of the papers' setting, in pixels")
     crop: int | None = Field(
@@ -59,17 +77,24 @@ class DatasetCard(Frozen):
         True, description="whether a mirrored picture could be one of the set; not so of digits"
     )
     always_partial: bool = Field(
-        False, description="whether nobody has the published count any more (dead links)"
+        False,
+        description="whether nobody has the published pictures, all of them and no other: those "
+        "that are there twice are then left out",
     )
+
+    @property
+    def published(self) -> tuple[int, int] | None:
+        """Published counts of pictures and identities; without identities each is one."""
+        return None if self.images is None else (self.images, self.identities or self.images)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a data set in their one order, that of ``sources``.
+    """The pictures of a data set in their one order, which no disk and no layout decides.
 
     Attributes:
         layout: which of the accepted layouts was found.
-        sources: names of the pictures, the same in every layout and sorted.
+        sources: names of the pictures, the same in every layout.
         files: where they are, relative to the root; empty with ``pixels``.
         names: identity names, sorted.
         labels: ``int32`` ``(n,)``, positions in ``names``.
@@ -78,6 +103,7 @@ class Listing:
         pixels: the pictures themselves where the files hold arrays: ``uint8`` ``(n, h, w[, 3])``.
         sums: the published SHA-256 of each picture's file, ``""`` where none is; empty: no sums.
         notes: what was left out of the published lists, and why, a sentence each.
+        unusable: files and folders that cannot be used, each with the reason.
     """
 
     layout: str
@@ -90,15 +116,24 @@ class Listing:
     pixels: NDArray[np.uint8] | None = None
     sums: Sequence[str] = ()
     notes: tuple[str, ...] = ()
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.sources)
 
 
-class Reader(ABC):
-    """Reads one data set. Stateless, so that any process can make one from its name."""
+class Source(ABC):
+    """Reads one data set. Stateless, so that any process can make one from its name.
+
+    Attributes:
+        filter: how pictures are resized, always antialiased.
+        photographs: whether pictures come as cameras leave them: EXIF's orientation counts, and
+            JPEGs may be decoded at a reduced size, for they have several megapixels.
+    """
 
     card: DatasetCard
+    filter: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
+    photographs: ClassVar[bool] = False
 
     @abstractmethod
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
@@ -153,6 +188,33 @@ class Reader(ABC):
         )
 
 
+SOURCES: Registry[Source] = Registry("source", Source, "mibench.data.sources", "mibench.sources")
+register_source = SOURCES.register
+
+
+def is_source(name: str) -> bool:
+    """Whether a name may be a source's; none is imported, and no file is looked for."""
+    return ".py:" in name or SOURCES.file(name) is not None or name in SOURCES.names()
+
+
+def source_named(name: str) -> Source:
+    """The source of a data set, by its name or as ``file.py:Class``.
+
+    Raises:
+        RequestError: there is no such data set; close names are suggested.
+    """
+    if not is_source(name):
+        raise RequestError(no_such("data set", name, SOURCES.names()))
+    cls = SOURCES.get(name)
+    found = cls()
+    if SOURCES.name_of(cls) != found.card.name:
+        raise RequestError(
+            f"the card of {name} says {found.card.name!r}: register the class under that name, "
+            f'@register_source("{found.card.name}")'
+        )
+    return found
+
+
 def centre(image: Image.Image, side: int) -> Image.Image:
     """The central square; as in the released code, an odd pixel stays at the right or bottom."""
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -194,7 +256,7 @@ def first_folder(root: Path, candidates: Iterable[str]) -> Path | None:
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of the visible sub-folders, and of the images, in a folder.
+    """Sorted names of the visible sub-folders (or links to one), and of the images, in a folder.
 
     Raises:
         RequestError: the folder cannot be listed.
@@ -205,15 +267,33 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if is_image_name(entry.name):
-                    images.append(entry.name)
-                elif is_folder(entry):
+                if is_folder(entry):
                     folders.append(entry.name)
+                elif is_image_name(entry.name):
+                    images.append(entry.name)
     except OSError as error:
         raise RequestError(
             f"{folder} cannot be listed ({error.strerror}): check the path and its permissions"
         ) from error
     return sorted(folders), sorted(images)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads nowhere is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has one of the accepted extensions, in any case."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def shown_name(name: str) -> str:
+    """A file's name as text; what is not UTF-8 in it is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def few(names: Iterable[str]) -> str:

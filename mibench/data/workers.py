@@ -1,9 +1,9 @@
-"""Chunks of pictures on all cores, their results in order, with little in memory.
+"""Work on all cores, its results in order, with little in memory.
 
-Processes, not threads: what Python does around decoding a small picture holds the interpreter's
-lock long enough that threads keep a handful of cores busy at most. They are started as programs of
-their own, not by ``multiprocessing``: that would import the caller's main module again in each
-(torch and all), or fork it with whatever locks its threads hold.
+Sets of pictures are decoded by processes, not by threads: what Python does around decoding a small
+picture holds the interpreter's lock long enough that threads keep a handful of cores busy at most.
+They are started as programs of their own, not by ``multiprocessing``: that would import the
+caller's main module again in each (torch and all), or fork it with whatever locks its threads hold.
 """
 
 from __future__ import annotations
@@ -14,47 +14,79 @@ import pickle
 import queue
 import subprocess
 import sys
+import warnings
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
-from mibench.data.pixels import Chunk, Filled, fill
+from PIL import Image
+
 from mibench.errors import MibenchError
+from mibench.progress import SILENT, Progress
 
-_AHEAD = 2  # chunks that wait for each worker, so that none is idle
+_AHEAD = 2  # items that wait for each worker, so that none is idle
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def fill_all(chunks: Iterable[Chunk], workers: int) -> Generator[Filled, None, None]:
-    """:func:`~mibench.data.pixels.fill` of each chunk, in order.
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def on_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], progress: Progress = SILENT
+) -> list[Result]:
+    """``function`` of every item, in order, on one thread per core (Pillow releases the GIL)."""
+    results = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=cores()) as pool:
+        # Oversized images are refused by name, so Pillow's own warning would say it twice.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for result in pool.map(function, items):
+            results.append(result)
+            progress.advance(1)
+    return results
+
+
+def in_processes(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Generator[Result, None, None]:
+    """``function`` of each item, in order.
 
     Args:
-        chunks: read a few ahead only.
-        workers: processes; with one, the chunks are filled in this process.
+        function: of a module that imports nothing slow.
+        items: read a few ahead only.
+        workers: processes; with one, the work is done in this process.
 
     Raises:
-        OSError: rows could not be written.
+        OSError: what a function raised.
         MibenchError: a worker ended unexpectedly.
     """
     if workers <= 1:
-        yield from map(fill, chunks)
+        yield from map(function, items)
         return
     started = [_Worker() for _ in range(workers)]
     free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in started:
         free.put(worker)
 
-    def on_a_free_worker(chunk: Chunk) -> Filled:
+    def on_a_free_worker(item: Item) -> Result:
         worker = free.get()
         try:
-            return worker.fill(chunk)
+            result: Result = worker.ask(function, item)
+            return result
         finally:
             free.put(worker)
 
-    pending: deque[Future[Filled]] = deque()
+    pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        for chunk in chunks:
-            pending.append(pool.submit(on_a_free_worker, chunk))
+        for item in items:
+            pending.append(pool.submit(on_a_free_worker, item))
             if len(pending) >= workers * (1 + _AHEAD):
                 yield pending.popleft().result()
         while pending:
@@ -68,7 +100,7 @@ def fill_all(chunks: Iterable[Chunk], workers: int) -> Generator[Filled, None, N
 
 
 class _Worker:
-    """A process that fills one chunk at a time, as :func:`serve` does."""
+    """A process that does one thing at a time, as :func:`serve` does."""
 
     def __init__(self) -> None:
         program = (
@@ -85,10 +117,10 @@ class _Worker:
         assert self.process.stdout is not None
         self.requests, self.answers = self.process.stdin, self.process.stdout
 
-    def fill(self, chunk: Chunk) -> Filled:
-        """Have a chunk filled, and wait for it."""
+    def ask(self, function: Callable[[Any], Any], item: Any) -> Any:
+        """Have something done, and wait for it."""
         try:
-            pickle.dump(chunk, self.requests)
+            pickle.dump((function, item), self.requests)
             self.requests.flush()
             answer = pickle.load(self.answers)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
@@ -98,8 +130,7 @@ class _Worker:
             ) from error
         if isinstance(answer, OSError):
             raise answer
-        filled: Filled = answer
-        return filled
+        return answer
 
     def close(self) -> None:
         """Let the process end; closing its input tells it to."""
@@ -113,17 +144,16 @@ class _Worker:
 
 
 def serve() -> None:
-    """Fill chunks from standard input until it ends, as it does when the parent is killed too."""
+    """Do what standard input says until it ends, as it does when the parent is killed too."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     while True:
         try:
-            chunk = pickle.load(sys.stdin.buffer)
+            function, item = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        answer: Filled | OSError
         try:
-            answer = fill(chunk)
+            answer = function(item)
         except OSError as error:
             answer = error
         try:

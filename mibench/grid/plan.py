@@ -16,7 +16,7 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
 from mibench.cell.run import divide
 from mibench.cell.stage import Stage
-from mibench.data.division import Division
+from mibench.data.divided import Divided
 from mibench.errors import RequestError
 from mibench.progress import SILENT
 from mibench.store.store import Store
@@ -99,7 +99,7 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
         RequestError: a cell is wrong; the message names it.
     """
     cells: list[GridCell] = []
-    splits: dict[str, Division | None] = {}
+    splits: dict[str, Divided] = {}
     seen: set[str] = set()
     for spec in specs:
         cell = _cell(spec, splits, out)
@@ -132,7 +132,7 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
     return plan
 
 
-def _cell(spec: Request, splits: dict[str, Division | None], out: Path | None) -> GridCell:
+def _cell(spec: Request, splits: dict[str, Divided], out: Path | None) -> GridCell:
     try:
         cell = check(resolve(spec))
         card = cell.protocol

@@ -16,7 +16,7 @@ from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import check, resolve
 from mibench.cell.run import compute, finish, select_device
 from mibench.cell.stage import Bench, Stage
-from mibench.data.division import Division
+from mibench.data.divided import Divided
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
 from mibench.progress import SILENT, Progress
@@ -31,7 +31,7 @@ class Job:
     """One stage to compute, as it is sent to a worker.
 
     Attributes:
-        request, split: the cell and, unless its images are rendered, its split.
+        request, divided: the cell and its images.
         folder: the cell's run folder.
         name, kind, key: the stage; the last one, ``picture``, also writes the run folder.
         goal: key of the cell's last stage, which holds all that the cell depends on.
@@ -40,7 +40,7 @@ class Job:
     """
 
     request: Request
-    split: Division | None
+    divided: Divided
     folder: Path
     name: str
     kind: str
@@ -107,7 +107,7 @@ def _cell(job: Job) -> tuple[Graph, Bench]:
     if key not in _kept:
         _kept.clear()  # before the next cell's data and networks come
         bench = Bench(Store(job.store), select_device(job.device), SILENT)
-        graph = Graph(check(resolve(job.request)), job.split)
+        graph = Graph(check(resolve(job.request)), job.divided)
         if graph.picture.key != job.goal:
             raise MibenchError(
                 f"the code, packages or weights of {worker_name()} are not those that the grid was "
@@ -123,7 +123,7 @@ def job_of(cell: GridCell, stage: Stage[Any], store: Path, device: str) -> Job:
     graph = cell.graph
     return Job(
         graph.cell.request,
-        graph.split,
+        graph.images.divided,
         cell.folder,
         stage.name,
         stage.kind,

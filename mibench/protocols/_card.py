@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import Field
 
 from mibench.assets import Asset
+from mibench.data.folder import FolderOptions
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
-from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
@@ -32,7 +32,7 @@ class Protocol(Frozen):
     split: str | None = Field(
         None,
         description="SHA-256 of which picture is used for what, where the card pins it; see "
-        "mibench.data.identity_split.Split.digest",
+        "mibench.data.division.Division.digest",
     )
     resolution: int = Field(ge=8, le=1024, description="height and width of the images, in pixels")
     attacked: int | None = Field(

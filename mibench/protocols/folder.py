@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mibench.data.splits import FolderOptions
+from mibench.data.folder import FolderOptions
 from mibench.judges.evaluators import JudgeConfig
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol

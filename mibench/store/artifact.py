@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ def make_manifest(
     inputs: dict[str, Any],
     cost: dict[str, Any],
     device: torch.device | str,
+    sha256: Callable[[Path], str] = sha256,
 ) -> Manifest:
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
@@ -152,7 +154,8 @@ def parse_manifest(folder: Path, stage: str, key: str) -> Manifest:
         del fields["checksum"]
         intact = digest(fields) == manifest.checksum
     except (OSError, ValueError, TypeError, ValidationError) as error:
-        raise ArtifactError(f"corrupt {stage} artifact: {path} cannot be read ({error})") from error
+        why = "it is none" if isinstance(error, ValidationError) else error
+        raise ArtifactError(f"corrupt {stage} artifact: {path} cannot be read ({why})") from error
     if not intact:
         raise ArtifactError(f"corrupt {stage} artifact: {path} does not match its checksum")
     if (manifest.stage, manifest.key) != (stage, key):

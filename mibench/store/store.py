@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from filelock import FileLock, Timeout
 
@@ -107,22 +107,28 @@ def stage_key(
 class Store:
     """A folder of artifacts, shared by any number of processes; made when it is first written to.
 
+    Attributes:
+        what, choose, free: how messages call the store, and what to do about it.
+
     Raises:
         RequestError: ``root`` cannot be a folder.
     """
 
+    what: ClassVar[str] = "the store"
+    choose: ClassVar[str] = "choose a folder with --store or MIBENCH_STORE"
+    free: ClassVar[str] = (
+        "free some space (`mibench store gc`) or choose another with --store or MIBENCH_STORE"
+    )
+
     def __init__(self, root: Path | str) -> None:
-        self.root = user_path(root, "the store").absolute()
+        self.root = user_path(root, self.what).absolute()
         # Files that this process has hashed, with the size and time that they had then.
         self._hashed: dict[Path, tuple[tuple[int, int, int], str]] = {}
         if self.root.exists() and not self.root.is_dir():
             raise self._unusable("it is no folder")
 
     def _unusable(self, reason: str | None) -> RequestError:
-        return RequestError(
-            f"the store {self.root} cannot be created: {reason}; "
-            "choose a folder with --store or MIBENCH_STORE"
-        )
+        return RequestError(f"{self.what} {self.root} cannot be created: {reason}; {self.choose}")
 
     def require_space(self, needed: int) -> None:
         """Make the folder and check that ``needed`` bytes are free, before long work.
@@ -137,8 +143,8 @@ class Store:
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise RequestError(
-                f"the store {self.root} needs {needed / 2**20:.0f} MiB and has {free / 2**20:.0f}: "
-                "free some (`mibench store gc`) or choose another with --store or MIBENCH_STORE"
+                f"{self.what} {self.root} needs {needed / 2**20:,.0f} MiB and has "
+                f"{free / 2**20:,.0f}: {self.free}"
             )
 
     def get_or_compute(
@@ -179,6 +185,16 @@ class Store:
                 self._discard(stage, key)
             manifest = self._build(stage, key, inputs, compute, device)
             return Artifact(folder, manifest, cached=False)
+
+    def open(self, stage: str, key: str) -> Artifact:
+        """The artifact of ``key``, its files checked.
+
+        Raises:
+            ArtifactError: it is absent or not what was written.
+        """
+        if (manifest := self._read(stage, key)) is None:
+            raise ArtifactError(f"there is no {stage} artifact {key[:12]} in {self.root}")
+        return Artifact(self._folder(stage, key), manifest, cached=True)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact of ``key``, or None when it is absent or corrupt (which is logged)."""
@@ -287,16 +303,26 @@ class Store:
                 raise ArtifactError(
                     f"corrupt {stage} artifact: {path} has {status.st_size} bytes, not {entry.size}"
                 )
-            signature = (status.st_mtime_ns, status.st_size, status.st_ino)
-            known = self._hashed.get(path)
-            if known is None or known[0] != signature:
-                known = self._hashed[path] = (signature, sha256(path))
+            found = self._sha256(path)
         except OSError as error:
             raise ArtifactError(
                 f"corrupt {stage} artifact: {path} cannot be read ({error.strerror})"
             ) from error
-        if known[1] != entry.sha256:
+        if found != entry.sha256:
             raise ArtifactError(f"corrupt {stage} artifact: {path} does not match its checksum")
+
+    def _sha256(self, path: Path, known: str | None = None) -> str:
+        """SHA-256 of a file, which is read once for as long as it stays as it is.
+
+        Args:
+            known: its sum, from whoever has written it just now.
+        """
+        status = path.stat()
+        signature = (status.st_mtime_ns, status.st_size, status.st_ino)
+        held = self._hashed.get(path)
+        if known is not None or held is None or held[0] != signature:
+            held = self._hashed[path] = (signature, known or sha256(path))
+        return held[1]
 
     def _build(
         self,
@@ -312,7 +338,7 @@ class Store:
         try:
             temporary.mkdir(parents=True)
             cost = compute(temporary)
-            manifest = make_manifest(temporary, stage, key, inputs, cost, device)
+            manifest = make_manifest(temporary, stage, key, inputs, cost, device, self._sha256)
             save_json(temporary / MANIFEST, manifest.model_dump(mode="json"))
             for path in [*temporary.rglob("*"), temporary]:
                 sync(path)
@@ -394,8 +420,7 @@ class Store:
             if not inside and not nowhere:
                 raise
             raise MibenchError(
-                f"cannot {action} in the store {self.root}: {error}; free some "
-                "space (`mibench store gc`) or choose another store with --store or MIBENCH_STORE"
+                f"cannot {action} in {self.what} {self.root}: {error}; {self.free}"
             ) from error
 
     def _artifacts(self) -> list[tuple[str, str]]:

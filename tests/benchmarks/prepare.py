@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mibench.data.decode import cores
 from mibench.data.prepare import prepare
+from mibench.data.workers import cores
 
 GOAL = 0.9
 _BOX = (35, 55, 143, 163)  # CelebA's central 108×108

@@ -17,9 +17,9 @@ from mibench.cell.record import claim, run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import AttackName, Cell, resolve
 from mibench.cli import cli
-from mibench.data.division import Counts, PreparedSplit
-from mibench.data.identity_split import IdentitySplit
-from mibench.data.mnist import MNIST
+from mibench.data.divided import Counts
+from mibench.data.identity_split import IdentitySplit, PreparedImages
+from mibench.data.sources.mnist import MNIST
 from mibench.errors import MibenchError, RequestError
 from mibench.files import sha256
 from mibench.grid.plan import make_plan
@@ -213,7 +213,8 @@ def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.Monkey
     made = resolve(Request(protocol="mnist-32-small", attack="gmi"))
     options = made.protocol.data
     assert isinstance(options, IdentitySplit)
-    split = PreparedSplit(options, 32, None, "1" * 64, True, "2" * 64, Counts(5, 9, 3, 3, 9))
+    counts = Counts(5, 9, 3, 3, 9)
+    split = PreparedImages("2" * 64, "1" * 64, True, counts, False, options, 32, None)
     before = Graph(made, split).target.key
     monkeypatch.setattr(MNIST, "card", MNIST.card.model_copy(update={"mirror": True}))
     assert Graph(made, split).target.key != before

@@ -34,7 +34,7 @@ import mibench
 from mibench.cell.request import Request, command_of, make_request
 from mibench.cell.resolve import Cell, attack_names, resolve
 from mibench.cli import cli
-from mibench.data.splits import FolderOptions
+from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.grid.spec import MOST_CELLS, expand, read_grids
 from mibench.inversion.attack import ATTACKS

@@ -13,11 +13,11 @@ from mibench import protocols
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
 from mibench.cell.run import divide
-from mibench.data.division import Division, PreparedSplit
-from mibench.data.identity_split import IdentitySplit, open_split
-from mibench.data.lfw import LFW
+from mibench.data.divided import Divided
+from mibench.data.identity_split import IdentitySplit
 from mibench.data.prepare import prepare
-from mibench.data.prepared import open_prepared, prepared_folders
+from mibench.data.prepared import DataFolder, open_prepared
+from mibench.data.sources.lfw import LFW
 from mibench.errors import MibenchError, RequestError
 from mibench.leaderboard.checks import faults, foreign
 from mibench.leaderboard.galleries import may_be_shown
@@ -97,7 +97,7 @@ def test_metrics_are_verified_from_the_same_data(tmp_path: Path) -> None:
 
 def test_damaged_images_are_found_before_they_are_used(tmp_path: Path) -> None:
     data = make_ready(tmp_path)
-    (folder,) = data.glob("lfw-*")
+    (folder,) = data.glob("lfw-*/*")
     contents = bytearray((folder / "images.npy").read_bytes())
     contents[-1] ^= 1
     (folder / "images.npy").write_bytes(contents)
@@ -107,7 +107,7 @@ def test_damaged_images_are_found_before_they_are_used(tmp_path: Path) -> None:
 
 def test_labels_of_another_length_are_damage(tmp_path: Path) -> None:
     data = make_ready(tmp_path)
-    (folder,) = data.glob("lfw-*")
+    (folder,) = data.glob("lfw-*/*")
     np.save(folder / "labels.npy", np.load(folder / "labels.npy")[:-1])
     with pytest.raises(MibenchError, match="damaged"):
         open_prepared("lfw", 32, data)
@@ -117,8 +117,8 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     """A folder of originals beside the prepared ones is not called damaged."""
     data = make_ready(tmp_path)
     (data / "lfw-originals").mkdir()
-    assert [folder.name for folder in prepared_folders(data)] == ["lfw-32"]
-    assert prepared_folders(tmp_path / "nowhere") == []
+    assert DataFolder(data).sets() == ["lfw-32"]
+    assert DataFolder(tmp_path / "nowhere").sets() == []
 
 
 def test_data_is_for_protocols_on_prepared_sets() -> None:
@@ -157,9 +157,9 @@ def test_a_pinned_split_is_kept(
     published = LFW.card.model_copy(update={"images": 28, "identities": 5})
     monkeypatch.setattr(LFW, "card", published)
     data = make_ready(tmp_path)
-    right = open_split(SPLIT, 32, data)[0].digest
+    right = SPLIT.divide(resolution=32, data=data).split
 
-    def split(pinned: str, **overrides: object) -> Division | None:
+    def split(pinned: str, **overrides: object) -> Divided:
         changed = card.model_copy(update={"split": pinned})
         monkeypatch.setitem(protocols.PROTOCOLS, "tiny", changed)
         spec = Request(protocol="tiny", attack="gmi", data=str(data), overrides=overrides)
@@ -202,7 +202,7 @@ def test_two_alignments_are_other_images_of_one_split(tmp_path: Path) -> None:
         prepare("lfw", root, data, 32, incomplete=True, workers=1)
         cell = resolve(Request(protocol="tiny", attack="gmi", data=str(data)))
         split = divide(cell, SILENT)
-        assert isinstance(split, PreparedSplit)
+        assert split.stored
         made = graph_of(cell)
         found.append((split.split, split.digest, made.target.key, made.references.key))
     assert found[0][0] == found[1][0]

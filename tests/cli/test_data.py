@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mibench.data.catalog import NAMES, reader
+from mibench.data.source import SOURCES, source_named
 from tests.data.test_sources import mnist_files, picture
 from tests.kit.command_line import invoke
 
@@ -38,7 +38,7 @@ def test_data_prepare(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     other = ("--resolution", "16", "--data", str(tmp_path / "chosen"))
     args = ("data", "prepare", "mnist", "--root", str(root), "--incomplete", *other)
     assert invoke(*args).exit_code == 0
-    assert (tmp_path / "chosen" / "mnist-16" / "index.json").exists()
+    assert len(list((tmp_path / "chosen" / "mnist-16").glob("*/index.json"))) == 1
 
 
 def test_data_prepare_shows_progress(root: Path, tmp_path: Path) -> None:
@@ -78,15 +78,15 @@ def test_data_prepare_refuses_with_the_layout(root: Path, tmp_path: Path) -> Non
 def test_data_list(data: Path) -> None:
     result = invoke("data", "list", "--data", str(data))
     assert result.exit_code == 0
-    for name in NAMES:
+    for name in SOURCES.names():
         assert name in result.stdout
     assert "mnist-32 (10 images):" in result.stdout
     assert f"data folder: {data}" in result.stdout
     listing = json.loads(invoke("data", "list", "--data", str(data), "--json").stdout)
     assert listing["data"] == str(data)
     entries = {entry["name"]: entry for entry in listing["datasets"]}
-    assert list(entries) == sorted(NAMES)
-    card = reader("celeba").card
+    assert list(entries) == SOURCES.names()
+    card = source_named("celeba").card
     assert entries["celeba"]["licence"] == card.licence
     assert entries["celeba"]["home"] == card.home
     assert entries["celeba"]["images"] == 202_599
@@ -120,19 +120,20 @@ def test_data_check(data: Path) -> None:
     assert result.exit_code == 2
     again = f"run mibench data prepare lfw --root DIR --resolution 64 --data {data}"
     assert again in result.stderr
-    (data / ".mnist-64.partial").mkdir()
-    assert ".mnist-64.partial was not finished" in invoke("data", "check", *args).stdout
-    images = data / "mnist-32" / "images.npy"
+    stopped = data / "partial" / f"mnist-64-{'0' * 64}"
+    stopped.mkdir()
+    assert f"{stopped} was not finished" in invoke("data", "check", *args).stdout
+    (images,) = data.glob("mnist-32/*/images.npy")
     images.write_bytes(images.read_bytes()[:-1] + b"\x07")
     result = invoke("data", "check", *args)
     assert result.exit_code == 1
-    assert "images.npy do not match their checksum" in result.stdout
+    assert "images.npy does not match its checksum" in result.stdout
     assert "to make it again, run mibench data prepare mnist" in result.stdout
     assert "1 of 1 prepared data sets" in result.stderr
     result = invoke("data", "check", "--json", *args)
     assert result.exit_code == 1
     assert len(json.loads(result.stdout)["checked"]["mnist-32"]) == 1
-    (data / "mnist-32" / "index.json").unlink()
+    (images.parent / "index.json").unlink()
     assert "mnist-32: damaged" in invoke("data", "list", *args).stdout
     listed = json.loads(invoke("data", "list", "--json", *args).stdout)["datasets"]
     (held,) = next(entry for entry in listed if entry["name"] == "mnist")["prepared"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import tarfile
@@ -19,20 +20,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mibench.data.decode import MAX_PIXELS, UnusableImage, decode
-from mibench.data.folder import (
-    FolderOptions,
-    FolderSplit,
-    load_folder,
-    make_split,
-    read_split,
-    write_split,
-)
+from mibench.data import pixels
+from mibench.data.division import Pictures
+from mibench.data.folder import FolderImages, FolderOptions
+from mibench.data.pixels import MAX_PIXELS
+from mibench.data.source import UnusableImage
+from mibench.data.sources.folder import Folder
 from mibench.errors import RequestError
+from mibench.progress import Progress
 from tests.kit.listing import Reversed
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 SMALL: dict[str, Any] = {"min_images": 6, "max_private": 3}
+
+
+def decode(data: bytes, resolution: int) -> np.ndarray:
+    """Pixels of a photograph, channels last."""
+    return pixels.decode(data, Folder(), resolution).transpose(1, 2, 0)
+
+
+def divide(root: Path, resolution: int = 8, **options: Any) -> FolderImages:
+    return FolderOptions(**options).divide(resolution=resolution, root=root)
+
+
+def skipped(split: FolderImages) -> dict[str, str]:
+    return {each["path"]: each["reason"] for each in split.listing()["skipped"]}
+
+
+def names(split: FolderImages, who: str) -> list[str]:
+    return [each["name"] for each in split.listing()[who]]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -197,15 +213,15 @@ def test_any_shape_and_mode_gives_an_rgb_square(width: int, height: int, mode: s
 def test_a_picture_counts_once_in_its_identity(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = make_split(root, **SMALL)
+    before = divide(root, **SMALL)
     data = (root / "anna" / "000.png").read_bytes()
     (root / "anna" / "zz.png").write_bytes(data)
     pixels = Image.open(io.BytesIO(data))
     (root / "anna" / "zy.png").write_bytes(encoded(pixels, "PNG", compress_level=0))
     (root / "anna" / "zx.bmp").write_bytes(encoded(pixels, "BMP"))
-    after = make_split(root, **SMALL)
+    after = divide(root, **SMALL)
     assert after.digest == before.digest
-    assert {each.path: each.reason for each in after.skipped} == {
+    assert skipped(after) == {
         f"anna/{name}": "the same picture as anna/000.png"
         for name in ("zx.bmp", "zy.png", "zz.png")
     }
@@ -218,19 +234,19 @@ def test_a_picture_of_several_identities_is_of_none(root: Path, others: tuple[st
     """Private and public alike: nothing tells whom it shows."""
     for other in others:
         shutil.copy(root / "dora" / "003.png", root / other / "copy.png")
-    split = make_split(root, **SMALL)
+    split = divide(root, **SMALL)
     left_out = {"dora/003.png", *(f"{other}/copy.png" for other in others)}
-    assert {each.path for each in split.skipped} == left_out
-    assert not left_out & set(split.files)
-    reasons = {each.path: each.reason for each in split.skipped}
-    assert all(reason.endswith(", of another identity") for reason in reasons.values())
+    assert skipped(split).keys() == left_out
+    assert not left_out & split.sums.keys()
+    assert all(reason.endswith(", of another identity") for reason in skipped(split).values())
 
 
 def test_copies_do_not_make_an_identity_private(root: Path) -> None:
     for i in range(20):
         shutil.copy(root / "finn" / "000.png", root / "finn" / f"{i + 1:03d}.png")
-    split = make_split(root, **SMALL)
-    assert {each.name: len(each.files) for each in split.public}["finn"] == 1
+    split = divide(root, **SMALL)
+    public = split.listing()["public"]
+    assert {each["name"]: len(each["files"]) for each in public}["finn"] == 1
 
 
 def test_alike_is_not_equal(root: Path) -> None:
@@ -240,7 +256,7 @@ def test_alike_is_not_equal(root: Path) -> None:
     big.resize((32, 32)).save(root / "anna" / "x2.png")
     big.putpixel((0, 0), (10, 9, 9))
     big.save(root / "anna" / "x3.png")
-    assert make_split(root, **SMALL).skipped == ()
+    assert divide(root, **SMALL).skipped == {}
 
 
 def test_no_picture_is_in_two_parts_however_often_it_was_copied(root: Path) -> None:
@@ -250,8 +266,8 @@ def test_no_picture_is_in_two_parts_however_often_it_was_copied(root: Path) -> N
         source = pictures[int(numbers.integers(len(pictures)))]
         place = pictures[int(numbers.integers(len(pictures)))].parent
         shutil.copy(source, place / f"copy-{i}.png")
-    split = make_split(root, **{**SMALL, "min_images": 3})
-    assert len(set(split.sha256.values())) == len(split.files)
+    split = divide(root, **{**SMALL, "min_images": 3})
+    assert len(set(split.sums.values())) == len(split.sums)
 
 
 # Unusable files
@@ -270,8 +286,8 @@ def promising(side: int) -> bytes:
 
 
 def noise(kind: str) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    return encoded(Image.fromarray(pixels), kind)
+    colours = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    return encoded(Image.fromarray(colours), kind)
 
 
 BROKEN = {
@@ -290,18 +306,18 @@ def test_a_broken_file_is_refused_by_name(root: Path, name: str) -> None:
     data, reason = BROKEN[name]
     (root / "finn" / name).write_bytes(data)
     with pytest.raises(RequestError, match=f"(?s)finn/{name}: .*{reason}.*skip_unreadable=true"):
-        make_split(root, **SMALL)
+        divide(root, **SMALL)
 
 
 def test_skipped_files_are_listed_and_change_nothing_else(root: Path, tmp_path: Path) -> None:
-    clean = make_split(root, **SMALL)
+    clean = divide(root, **SMALL)
     for name, (data, _) in BROKEN.items():
         (root / "dora" / name).write_bytes(data)
     (root / "hollow").mkdir()
     (root / "dora" / "link.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(root / "dora" / "pipe.png")
-    split = make_split(root, **SMALL, skip_unreadable=True)
-    reasons = {skipped.path: skipped.reason for skipped in split.skipped}
+    split = divide(root, **SMALL, skip_unreadable=True)
+    reasons = skipped(split)
     expected = {f"dora/{name}" for name in [*BROKEN, "link.png", "pipe.png"]} | {"hollow"}
     assert reasons.keys() == expected
     assert all(BROKEN[name][1] in reasons[f"dora/{name}"] for name in BROKEN)
@@ -310,9 +326,9 @@ def test_skipped_files_are_listed_and_change_nothing_else(root: Path, tmp_path: 
 
 def test_an_identity_whose_images_are_all_broken_disappears(root: Path) -> None:
     (root / "finn" / "000.png").write_bytes(b"")
-    split = make_split(root, **SMALL, skip_unreadable=True)
-    assert "finn" not in {identity.name for identity in split.public}
-    assert [skipped.path for skipped in split.skipped] == ["finn/000.png"]
+    split = divide(root, **SMALL, skip_unreadable=True)
+    assert "finn" not in names(split, "public")
+    assert list(skipped(split)) == ["finn/000.png"]
 
 
 def test_truncated_images_count_before_identities_are_chosen(tmp_path: Path) -> None:
@@ -320,14 +336,14 @@ def test_truncated_images_count_before_identities_are_chosen(tmp_path: Path) -> 
     for i in range(4):
         (root / "anna" / f"{i:03d}.png").write_bytes(noise("PNG")[:-300])
     with pytest.raises(RequestError, match="1 of 3 identities"):
-        make_split(root, **SMALL, skip_unreadable=True)
+        divide(root, **SMALL, skip_unreadable=True)
 
 
 def test_a_message_lists_ten_files_and_counts_the_rest(root: Path) -> None:
     for i in range(13):
         (root / "anna" / f"bad{i:02d}.png").write_bytes(b"")
     with pytest.raises(RequestError, match="13 entries") as caught:
-        make_split(root, **SMALL)
+        divide(root, **SMALL)
     assert str(caught.value).count("0 bytes") == 10
     assert "and 3 more" in str(caught.value)
 
@@ -340,7 +356,7 @@ def test_names_that_are_not_text_are_refused(root: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     with pytest.raises(RequestError, match=r"finn/caf\\udce9\.png: its name"):
-        make_split(root, **SMALL)
+        divide(root, **SMALL)
 
 
 # Layouts
@@ -349,7 +365,7 @@ def test_names_that_are_not_text_are_refused(root: Path) -> None:
 def test_wrong_layouts_are_refused_with_what_to_do(root: Path, tmp_path: Path) -> None:
     def refused(folder: Path, pattern: str, **options: Any) -> None:
         with pytest.raises(RequestError, match=pattern):
-            make_split(folder, **{**SMALL, **options})
+            divide(folder, **{**SMALL, **options})
 
     refused(tmp_path / "absent", "absent.*No such file")
     (tmp_path / "file").write_text("")
@@ -370,28 +386,28 @@ def test_wrong_requests_decode_nothing(root: Path, monkeypatch: pytest.MonkeyPat
     def forbidden(*_: object) -> None:
         raise AssertionError("decoded before the request was checked")
 
-    monkeypatch.setattr("mibench.data.splits.decode", forbidden)
+    monkeypatch.setattr("mibench.data.folder.decode", forbidden)
     with pytest.raises(RequestError, match="min_images"):
-        make_split(root, min_images=50)
+        divide(root, min_images=50)
     (root / "anna" / "empty.png").touch()
     with pytest.raises(RequestError, match=r"empty\.png"):
-        make_split(root, **SMALL)
+        divide(root, **SMALL)
 
 
 def test_hidden_and_other_files_are_ignored(root: Path) -> None:
-    before = make_split(root, **SMALL)
+    before = divide(root, **SMALL)
     (root / ".cache").mkdir()
     (root / "README.txt").write_text("about")
     (root / "anna" / ".hidden.png").write_bytes(b"")
     (root / "anna" / "notes.txt").write_text("about")
-    assert make_split(root, **SMALL) == before
+    assert divide(root, **SMALL).listing() == before.listing()
 
 
 def test_extensions_in_any_case_count(root: Path) -> None:
     for i, suffix in enumerate(["JPG", "Jpeg", "PNG", "PpM", "bmp", "WEBP", "TIF", "tiff", "pgm"]):
         (root / "finn" / f"more{i}.{suffix}").write_bytes(flat(1000 + i))
-    split = make_split(root, **SMALL, split_seed=1)
-    found = [file for file in split.files if file.startswith("finn/")]
+    split = divide(root, **SMALL, split_seed=1)
+    found = [file for file in split.sums if file.startswith("finn/")]
     assert len(found) == 10
 
 
@@ -399,23 +415,29 @@ def test_extensions_in_any_case_count(root: Path) -> None:
 
 
 def test_who_is_private_and_how_images_are_divided(root: Path) -> None:
-    split = make_split(root, min_images=6, max_private=None)
-    assert [identity.name for identity in split.private] == ["anna", "bert", "cara", "dora"]
-    assert [identity.name for identity in split.public] == ["emil", "finn", "gail"]
+    split = divide(root, min_images=6, max_private=None)
+    assert names(split, "private") == ["anna", "bert", "cara", "dora"]
+    assert names(split, "public") == ["emil", "finn", "gail"]
     # floor(0.15 n), at least 1: 10 → 1, 6 → 1, 8 → 1, 20 → 3.
-    sizes = [(len(i.train), len(i.val), len(i.test)) for i in split.private]
+    listing = split.listing()
+    uses = ("train", "val", "test")
+    sizes = [tuple(len(each[use]) for use in uses) for each in listing["private"]]
     assert sizes == [(8, 1, 1), (4, 1, 1), (6, 1, 1), (14, 3, 3)]
-    assert split.public[1].files == ("finn/000.png",)
-    assert len(set(split.files)) == len(split.files) == sum(COUNTS.values())
+    assert listing["public"][1]["files"] == ["finn/000.png"]
+    assert all(file.startswith(f"{i['name']}/") for i in listing["private"] for file in i["val"])
+    files = [file for i in listing["private"] for use in uses for file in i[use]]
+    files += [file for i in listing["public"] for file in i["files"]]
+    assert sorted(files) == sorted(listing["sha256"])
+    assert len(set(files)) == len(files) == sum(COUNTS.values())
 
 
 def test_candidates_beyond_the_limit_are_public(root: Path) -> None:
     chosen = set()
     for seed in range(6):
-        split = make_split(root, min_images=6, max_private=2, split_seed=seed)
-        assert len(split.private) == 2
-        private = {identity.name for identity in split.private}
-        assert {identity.name for identity in split.public} == COUNTS.keys() - private
+        split = divide(root, min_images=6, max_private=2, split_seed=seed)
+        private = set(names(split, "private"))
+        assert len(private) == 2
+        assert set(names(split, "public")) == COUNTS.keys() - private
         chosen.add(frozenset(private))
     assert len(chosen) > 1
 
@@ -423,13 +445,13 @@ def test_candidates_beyond_the_limit_are_public(root: Path) -> None:
 def test_a_split_ignores_the_listing_order(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = make_split(root, **SMALL)
+    split = divide(root, **SMALL)
     elsewhere = tmp_path / "elsewhere"
     for folder in sorted(root.iterdir(), reverse=True):
         shutil.copytree(folder, elsewhere / folder.name)
-    monkeypatch.setattr("mibench.data.scan.os.scandir", Reversed)
-    assert make_split(elsewhere, **SMALL) == split
-    assert make_split(elsewhere, **SMALL, split_seed=1).digest != split.digest
+    monkeypatch.setattr("mibench.data.source.os.scandir", Reversed)
+    assert divide(elsewhere, **SMALL).listing() == split.listing()
+    assert divide(elsewhere, **SMALL, split_seed=1).digest != split.digest
 
 
 @settings(max_examples=60, deadline=None)
@@ -442,88 +464,63 @@ def test_a_split_ignores_the_listing_order(
 def test_every_division_is_disjoint_and_complete(
     count: int, val: float, test: float, seed: int
 ) -> None:
-    from mibench.data.splits import _divide
-
     options = FolderOptions(val_fraction=val, test_fraction=test, split_seed=seed)
-    files = tuple(f"a/{i:03d}.png" for i in range(count))
-    identity = _divide("a", files, options)
-    assert sorted(identity.files) == list(files)
-    assert min(len(identity.train), len(identity.val), len(identity.test)) >= 1
-    assert len(identity.val) == max(1, int(count * val + 1e-9))
-    assert len(identity.test) == max(1, int(count * test + 1e-9))
+    rows = np.arange(count)
+    zeros = np.zeros(count, np.int32)
+    pictures = Pictures("folder", "a", ("a",), zeros, zeros.astype(np.uint8), (), rows)
+    parts = options.parts(pictures, "a", rows)
+    assert sorted(np.concatenate(parts)) == list(range(count))
+    assert min(map(len, parts)) >= 1
+    assert len(parts[1]) == max(1, int(count * val + 1e-9))
+    assert len(parts[2]) == max(1, int(count * test + 1e-9))
 
 
-def test_a_split_survives_writing_and_leaves_nothing_else(root: Path, tmp_path: Path) -> None:
-    split = make_split(root, **SMALL)
-    path = tmp_path / "new" / "split.json"
-    write_split(split, path)
-    assert read_split(path, root) == split
-    assert read_split(path).digest == split.digest
-    assert [file.name for file in path.parent.iterdir()] == ["split.json"]
+def test_the_listing_is_written_beside_a_record(root: Path, tmp_path: Path) -> None:
+    split = divide(root, **SMALL)
+    split.write(tmp_path / "new")
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["split.json"]
+    assert json.loads((tmp_path / "new" / "split.json").read_text()) == split.listing()
 
 
 def test_images_that_vanish_or_change_are_named(root: Path, tmp_path: Path) -> None:
-    path = tmp_path / "split.json"
-    write_split(make_split(root, **SMALL), path)
+    split = pickle.loads(pickle.dumps(divide(root, **SMALL)))  # as it is sent to a grid's workers
+    assert split.load().identities == 3
     (root / "gail" / "unrelated.png").write_bytes(flat(5))
-    split = read_split(path, root)
     file = root / "gail" / "001.png"
     file.write_bytes(flat(60000))
-    for check in (lambda: read_split(path, root), lambda: load_folder(root, split, 8)):
-        with pytest.raises(RequestError, match=r"gail/001\.png has changed.*restore"):
-            check()
+    with pytest.raises(RequestError, match=r"gail/001\.png has changed.*restore"):
+        split.load()
     file.unlink()
-    for check in (lambda: read_split(path, root), lambda: load_folder(root, split, 8)):
-        with pytest.raises(RequestError, match=r"gail/001\.png.*cannot be read.*restore"):
-            check()
-    write_split(make_split(root, **SMALL), path)
-    assert read_split(path, root).digest != split.digest
-
-
-def test_damaged_split_files_are_refused(root: Path, tmp_path: Path) -> None:
-    split = make_split(root, **SMALL)
-    good = split.model_dump(mode="json")
-    first = split.private[0]
-    leak = json.loads(json.dumps(good))
-    leak["public"][0]["files"].append(first.train[0])
-    outside = json.loads(json.dumps(good).replace(first.train[0], "../secret.png"))
-    unhashed = {**good, "sha256": {}}
-    path = tmp_path / "split.json"
-    for content, reason in (
-        (leak, "appears twice"),
-        (outside, "outside the root"),
-        (unhashed, "sha256"),
-        ({**good, "version": 2}, "version"),
-        ({**good, "private": []}, "private"),
-    ):
-        path.write_text(json.dumps(content))
-        with pytest.raises(RequestError, match=rf"split\.json is not valid \(.*{reason}"):
-            read_split(path)
-    path.write_text(json.dumps(good)[:-20])
-    with pytest.raises(RequestError, match="not valid"):
-        read_split(path)
-    with pytest.raises(RequestError, match=r"absent\.json: there is no such file"):
-        read_split(tmp_path / "absent.json")
+    with pytest.raises(RequestError, match=r"gail/001\.png.*cannot be read.*restore"):
+        split.load()
+    assert divide(root, **SMALL).digest != split.digest
 
 
 # Loading
 
 
 def test_images_arrive_under_their_own_labels(root: Path) -> None:
-    split = make_split(root, **SMALL)
-    calls: list[tuple[int, int]] = []
-    data = load_folder(root, split, 8, progress=lambda done, total: calls.append((done, total)))
-    private = tuple(identity.name for identity in split.private)
+    split = divide(root, **SMALL)
+    calls: list[int] = []
+
+    class Count(Progress):
+        def begin(self, total: int, label: str) -> None:
+            calls.append(total)
+
+        def advance(self, steps: int) -> None:
+            calls.append(steps)
+
+    data = split.load(Count())
+    private = tuple(names(split, "private"))
     assert data.identities == 3
     assert data.attributes is None
     assert data.train.names == data.val.names == data.test.names == private
-    assert data.public.names == tuple(identity.name for identity in split.public)
-    assert calls[-1] == (len(split.files), len(split.files))
-    assert len(calls) == len(split.files)
+    assert data.public.names == tuple(names(split, "public"))
+    assert calls == [len(split.sums)] + [1] * len(split.sums)
     for part, images in (("train", data.train), ("val", data.val), ("test", data.test)):
-        files = [(i, f) for i, who in enumerate(split.private) for f in getattr(who, part)]
+        files = [(i, f) for i, who in enumerate(split.listing()["private"]) for f in who[part]]
         check(root, files, images.images, images.labels)
-    files = [(i, f) for i, who in enumerate(split.public) for f in who.files]
+    files = [(i, f) for i, who in enumerate(split.listing()["public"]) for f in who["files"]]
     check(root, files, data.public.images, data.public.labels)
 
 
@@ -542,8 +539,8 @@ def test_channels_and_rows_keep_their_places(tmp_path: Path) -> None:
     root = build(tmp_path, COUNTS)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     (root / "finn" / "000.png").write_bytes(encoded(Image.fromarray(pixels)))
-    split = make_split(root, **SMALL)
-    data = load_folder(root, split, 8)
+    split = divide(root, **SMALL)
+    data = split.load()
     row = data.public.labels == data.public.names.index("finn")
     assert torch.equal(data.public.images[row][0], torch.from_numpy(pixels).permute(2, 0, 1))
 
@@ -572,15 +569,14 @@ def unpack(name: str, folder: Path) -> Path:
 
 def test_lfw(tmp_path: Path) -> None:
     root = unpack("lfw-64", tmp_path)
-    split: FolderSplit = make_split(root, min_images=20)
-    data = load_folder(root, split, 64)
+    split = divide(root, 64, min_images=20)
+    data = split.load()
     # The set's published counts: 13,233 images of 5,749 people, 62 of them with 20 or more.
-    assert len(split.files) == 13_233
-    assert len(split.private) == 62
-    assert len(split.private) + len(split.public) == 5_749
-    assert sum(len(identity.files) for identity in split.private) == 3_023
-    assert sum(len(identity.files) == 1 for identity in split.public) == 4_069
-    assert split.skipped == ()
+    assert len(split.sums) == 13_233
+    assert split.counts.identities == 62
+    assert len(names(split, "private")) + len(names(split, "public")) == 5_749
+    assert sum(len(identity["files"]) == 1 for identity in split.listing()["public"]) == 4_069
+    assert split.skipped == {}
     assert len(data.train) + len(data.val) + len(data.test) == 3_023
     assert len(data.public) == 13_233 - 3_023
     mean = data.public.images[:2000].float().mean(dim=(0, 2, 3))
@@ -590,10 +586,10 @@ def test_lfw(tmp_path: Path) -> None:
 def test_orl(tmp_path: Path) -> None:
     root = unpack("orl", tmp_path)
     with pytest.raises(RequestError, match=r"0 of 40 identities.*protocol\.min_images to 10"):
-        make_split(root)
-    split = make_split(root, min_images=10, max_private=20)
-    data = load_folder(root, split, 32)
-    assert (len(split.private), len(split.public)) == (20, 20)
+        divide(root)
+    split = divide(root, 32, min_images=10, max_private=20)
+    data = split.load()
+    assert (len(names(split, "private")), len(names(split, "public"))) == (20, 20)
     assert [len(part) for part in (data.train, data.val, data.test, data.public)] == [
         160,
         20,

@@ -15,9 +15,12 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from mibench.data.identity_split import IdentitySplit, Split, load_split, open_split, split
+from mibench.data.division import Division, divide
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.images import Dataset
 from mibench.data.prepare import prepare
 from mibench.data.prepared import Prepared, open_prepared
+from mibench.data.source import source_named
 from mibench.errors import RequestError
 from mibench.protocols import PROTOCOLS
 from mibench.streams import stream
@@ -55,41 +58,49 @@ def spec(**options: Any) -> IdentitySplit:
     return IdentitySplit(**{"dataset": "lfw", **options})
 
 
-def owners(made: Split, lfw: Prepared, part: str) -> dict[str, int]:
+def split(chosen: IdentitySplit, *sets: Prepared) -> Division:
+    return divide(chosen, *(each.pictures() for each in sets))
+
+
+def load(chosen: IdentitySplit, resolution: int, data: Path) -> Dataset:
+    return chosen.divide(resolution=resolution, data=data).load()
+
+
+def owners(made: Division, lfw: Prepared, part: str) -> dict[str, int]:
     """How many pictures of each identity a part has; checks the labels on the way."""
-    rows, labels = getattr(made, part), getattr(made, f"{part}_labels")
-    names = [lfw.names[label] for label in lfw.labels[rows]]
-    assert [made.private[label] for label in labels] == names
-    return {name: names.count(name) for name in made.private}
+    part_ = getattr(made, part)
+    names = [lfw.names[label] for label in lfw.labels[part_.rows]]
+    assert [made.names[label] for label in part_.labels] == names
+    return {name: names.count(name) for name in made.names}
 
 
 def test_the_identities_with_the_most_images_are_private(lfw: Prepared) -> None:
     made = split(spec(identities=3, val_fraction=0.2, test_fraction=0.3), lfw)
-    assert made.private == ("Ann", "Cyd", "Gus")  # labels follow the names, not the counts
-    assert made.public == ("Bob", "Dan", "Eve", "Fay")
+    assert made.names == ("Ann", "Cyd", "Gus")  # labels follow the names, not the counts
+    assert made.public_names == ("Bob", "Dan", "Eve", "Fay")
     # Test: floor(0.3 n); validation: floor(0.2 · the rest).  10 → 3, 1, 6.  12 → 3, 1, 8.
     assert owners(made, lfw, "test") == {"Ann": 3, "Cyd": 3, "Gus": 3}
     assert owners(made, lfw, "val") == {"Ann": 1, "Cyd": 1, "Gus": 1}
     assert owners(made, lfw, "train") == {"Ann": 6, "Cyd": 8, "Gus": 6}
-    used = np.concatenate([made.train, made.val, made.test, made.public_rows])
+    used = np.concatenate([made.train.rows, made.val.rows, made.test.rows, made.public.rows])
     assert sorted(used.tolist()) == list(range(sum(COUNTS.values())))
 
 
 def test_ties_go_by_name_and_small_identities_are_never_private(lfw: Prepared) -> None:
-    assert split(spec(identities=4), lfw).private == ("Ann", "Bob", "Cyd", "Gus")
+    assert split(spec(identities=4), lfw).names == ("Ann", "Bob", "Cyd", "Gus")
     every = split(spec(), lfw)
-    assert every.private == ("Ann", "Bob", "Cyd", "Dan", "Eve", "Gus")
+    assert every.names == ("Ann", "Bob", "Cyd", "Dan", "Eve", "Gus")
     assert owners(every, lfw, "train")["Eve"] == 1  # three images: one for each part
-    assert split(spec(min_images=7), lfw).private == ("Ann", "Cyd", "Gus")
+    assert split(spec(min_images=7), lfw).names == ("Ann", "Cyd", "Gus")
 
 
 def test_named_classes_keep_their_order(lfw: Prepared) -> None:
     made = split(spec(classes=("Gus", "Bob")), lfw)
-    assert made.private == ("Gus", "Bob")
+    assert made.names == ("Gus", "Bob")
     owners(made, lfw, "train")
     # 10 and 6 images: one of each for the test, one for validation.
-    assert made.train_labels.tolist() == [0] * 8 + [1] * 4
-    assert "Bob" not in made.public
+    assert made.train.labels.tolist() == [0] * 8 + [1] * 4
+    assert "Bob" not in made.public_names
 
 
 def test_draws_are_the_documented_ones(lfw: Prepared) -> None:
@@ -108,48 +119,48 @@ def test_draws_are_the_documented_ones(lfw: Prepared) -> None:
         part["train"] = np.sort(rows[torch.randperm(len(rows), generator=generator).numpy()][:4])
         for purpose, found in part.items():
             expected[purpose] += found.tolist()
-    assert {p: getattr(made, p).tolist() for p in expected} == expected
+    assert {p: getattr(made, p).rows.tolist() for p in expected} == expected
 
 
 def test_public_images_can_be_drawn(lfw: Prepared) -> None:
     every = split(spec(identities=3), lfw)
     drawn = split(spec(identities=3, public_images=5), lfw)
-    assert len(drawn.public_rows) == 5
-    assert set(drawn.public_rows) < set(every.public_rows)
-    assert (drawn.train == every.train).all()
-    names = [lfw.names[label] for label in lfw.labels[drawn.public_rows]]
-    assert [drawn.public[label] for label in drawn.public_labels] == names
-    assert sorted(set(names)) == list(drawn.public)
+    assert len(drawn.public.rows) == 5
+    assert set(drawn.public.rows) < set(every.public.rows)
+    assert (drawn.train.rows == every.train.rows).all()
+    names = [lfw.names[label] for label in lfw.labels[drawn.public.rows]]
+    assert [drawn.public_names[label] for label in drawn.public.labels] == names
+    assert sorted(set(names)) == list(drawn.public_names)
     others = {split(spec(identities=3, public_images=5, seed=s), lfw).digest for s in range(5)}
     assert len(others) == 5
 
 
 def test_public_images_of_another_data_set(data: Path, lfw: Prepared) -> None:
     crossed = spec(public_dataset="ffhq", public_images=6)
-    made, private, public = open_split(crossed, 4, data)
+    made, private, public = crossed.open(4, data)
     assert private.index.dataset == "lfw"
     assert public.index.dataset == "ffhq"
-    assert len(made.public_rows) == len(made.public) == 6
-    assert set(made.public) <= {f"{i:05d}" for i in range(9)}
-    loaded = load_split(crossed, 4, data)
+    assert len(made.public.rows) == len(made.public_names) == 6
+    assert set(made.public_names) <= {f"{i:05d}" for i in range(9)}
+    loaded = load(crossed, 4, data)
     assert loaded.train.mirror
     for image, label in zip(loaded.public.images, loaded.public.labels, strict=True):
-        assert image[0, 0, 0] == int(made.public[label])
+        assert image[0, 0, 0] == int(made.public_names[label])
         assert image[1, 0, 0] == 200
     # Every identity may be private then.
-    assert len(split(spec(min_images=3, public_dataset="ffhq"), lfw, public).private) == 6
+    assert len(split(spec(min_images=3, public_dataset="ffhq"), lfw, public).names) == 6
 
 
 def test_images_arrive_under_their_own_labels(data: Path, lfw: Prepared) -> None:
     chosen = spec(identities=3, public_images=4)
     made = split(chosen, lfw)
-    loaded = load_split(chosen, 4, data)
+    loaded = load(chosen, 4, data)
     assert loaded.identities == 3
     for images, rows, labels, names in (
-        (loaded.train, made.train, made.train_labels, made.private),
-        (loaded.val, made.val, made.val_labels, made.private),
-        (loaded.test, made.test, made.test_labels, made.private),
-        (loaded.public, made.public_rows, made.public_labels, made.public),
+        (loaded.train, made.train.rows, made.train.labels, made.names),
+        (loaded.val, made.val.rows, made.val.labels, made.names),
+        (loaded.test, made.test.rows, made.test.labels, made.names),
+        (loaded.public, made.public.rows, made.public.labels, made.public_names),
     ):
         assert images.images.dtype == torch.uint8
         assert (images.images.numpy() == lfw.images[rows]).all()
@@ -161,10 +172,10 @@ def test_images_arrive_under_their_own_labels(data: Path, lfw: Prepared) -> None
 def test_the_digest_says_which_picture_is_used_for_what(lfw: Prepared) -> None:
     made = split(spec(identities=2, public_images=3), lfw)
     lines = []
-    for part in ("train", "val", "test", "public_rows"):
-        for row in getattr(made, part):
+    for part in ("train", "val", "test", "public"):
+        for row in getattr(made, part).rows:
             name = lfw.names[lfw.labels[row]]
-            lines.append(f"{part.removesuffix('_rows')}\tlfw\t{name}\t{lfw.sources[row]}\n")
+            lines.append(f"{part}\tlfw\t{name}\t{lfw.sources[row]}\n")
     assert made.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert made.digest != split(spec(identities=2, public_images=3, seed=1), lfw).digest
     # Another way to ask for the same is the same split.
@@ -179,7 +190,7 @@ def test_a_split_is_pinned(lfw: Prepared, data: Path) -> None:
     program = (
         "from mibench.data.identity_split import *\n"
         f"spec = IdentitySplit.model_validate_json({chosen.model_dump_json()!r})\n"
-        f"print(open_split(spec, 4, {str(data)!r})[0].digest)"
+        f"print(spec.divide(resolution=4, data={str(data)!r}).split)"
     )
     other = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -191,15 +202,15 @@ def test_the_official_test_part(tmp_path: Path) -> None:
     mnist_files(tmp_path / "raw", train=300, test=50)
     prepare("mnist", tmp_path, tmp_path / "data", 28, incomplete=True, workers=1)
     digits = spec(dataset="mnist", classes=("1", "4"), test_fraction=None, val_fraction=0.1)
-    made, mnist, _ = open_split(digits, 28, tmp_path / "data")
+    made, mnist, _ = digits.open(28, tmp_path / "data")
     test = np.flatnonzero((mnist.parts == 3) & np.isin(mnist.labels, (1, 4)))
-    assert sorted(made.test.tolist()) == test.tolist()
+    assert sorted(made.test.rows.tolist()) == test.tolist()
     assert len(made.test) == 10
     assert (len(made.val), len(made.train)) == (6, 54)
-    assert set(mnist.parts[np.concatenate([made.train, made.val])]) == {1}
-    assert len(made.public_rows) == 350 - 70  # from both parts
-    assert set(mnist.parts[made.public_rows]) == {1, 3}
-    loaded = load_split(digits, 28, tmp_path / "data")
+    assert set(mnist.parts[np.concatenate([made.train.rows, made.val.rows])]) == {1}
+    assert len(made.public.rows) == 350 - 70  # from both parts
+    assert set(mnist.parts[made.public.rows]) == {1, 3}
+    loaded = load(digits, 28, tmp_path / "data")
     assert not loaded.train.mirror
     assert not loaded.public.to(torch.device("cpu")).select(torch.arange(3)).mirror
 
@@ -216,9 +227,9 @@ def test_too_little_data_says_what_to_do(lfw: Prepared, data: Path) -> None:
         with pytest.raises(RequestError, match=reason):
             split(spec(**options), lfw)
     with pytest.raises(RequestError, match="mibench data prepare celeba --root DIR"):
-        load_split(spec(dataset="celeba"), 64, data)
+        load(spec(dataset="celeba"), 64, data)
     with pytest.raises(RequestError, match=r"mibench data prepare ffhq .* --crop 100"):
-        load_split(spec(public_dataset="ffhq", public_crop=100), 4, data)
+        load(spec(public_dataset="ffhq", public_crop=100), 4, data)
 
 
 def test_wrong_specifications() -> None:
@@ -242,15 +253,15 @@ def test_loading_holds_the_chosen_rows_only(tmp_path: Path) -> None:
     mnist_files(tmp_path / "raw", train=60_000, test=5536)
     prepare("mnist", tmp_path, tmp_path / "data", 32, incomplete=True, workers=1)
     program = f"""
-from mibench.data.identity_split import IdentitySplit, load_split
+from mibench.data.identity_split import IdentitySplit
 def most():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(l for l in lines if l.startswith("VmHWM")).split()[1]) / 1024
 def spec(n):
     return IdentitySplit(dataset="mnist", classes=("0", "1"), max_train=n, public_images=n)
-load_split(spec(9), 32, {str(tmp_path / "data")!r})
+spec(9).divide(resolution=32, data={str(tmp_path / "data")!r}).load()
 before = most()
-data = load_split(spec(3000), 32, {str(tmp_path / "data")!r})
+data = spec(3000).divide(resolution=32, data={str(tmp_path / "data")!r}).load()
 held = sum(p.images.nbytes for p in (data.train, data.val, data.test, data.public)) / 2**20
 print(held, most() - before)
 """
@@ -269,24 +280,21 @@ def test_the_real_mnist_has_the_papers_counts(tmp_path: Path) -> None:
     if not (SHARED / "mnist").exists():
         pytest.skip("mnist is not present beside the repository (shared/data)")
     prepare("mnist", SHARED / "mnist", tmp_path, 8, workers=1)
-    made, _, _ = open_split(
-        spec(dataset="mnist", classes=tuple("01234"), test_fraction=None), 8, tmp_path
-    )
+    low = spec(dataset="mnist", classes=tuple("01234"), test_fraction=None)
+    made, _, _ = low.open(8, tmp_path)
     assert len(made.train) + len(made.val) == 30_596
     assert len(made.test) == 5_139
-    assert len(made.public_rows) == 34_265
-    assert made.public == tuple("56789")
+    assert len(made.public.rows) == 34_265
+    assert made.public_names == tuple("56789")
     for name in ("mnist-32", "mnist-32-small"):
         card = PROTOCOLS[name]
         assert isinstance(card.data, IdentitySplit)
-        assert open_split(card.data, 8, tmp_path)[0].digest == card.split
+        assert card.data.divide(resolution=8, data=tmp_path).split == card.split
 
 
 @pytest.mark.slow
 def test_the_real_cifar_in_files(tmp_path: Path) -> None:
     """Listed only; decoding it is no other code than the other sets'."""
-    from mibench.data.catalog import reader
-
     archive = SHARED / "cifar10-jpg.tar.xz"
     if not archive.exists():
         pytest.skip(f"{archive.name} is not present beside the repository (shared/data)")
@@ -296,6 +304,6 @@ def test_the_real_cifar_in_files(tmp_path: Path) -> None:
                 path = tmp_path / member.name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-    found = reader("cifar10").listing(tmp_path)
+    found = source_named("cifar10").listing(tmp_path)
     assert np.bincount(found.parts).tolist() == [0, 50_000, 0, 10_000]
     assert np.bincount(found.labels).tolist() == [6_000] * 10

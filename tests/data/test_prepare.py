@@ -7,12 +7,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +24,16 @@ import pytest
 import torch
 from PIL import Image
 
-from mibench.data import partial, pixels, prepared
-from mibench.data.catalog import reader
-from mibench.data.identity_split import IdentitySplit, load_split, open_split
+from mibench.data import pixels, prepared
+from mibench.data.identity_split import IdentitySplit
 from mibench.data.pixels import Chunk, Filled, fill
 from mibench.data.prepare import prepare, stale
-from mibench.data.prepared import data_root, open_prepared, verify
-from mibench.data.source import PARTS
-from mibench.data.workers import fill_all
+from mibench.data.prepared import DataFolder, data_root, open_prepared
+from mibench.data.source import PARTS, source_named
+from mibench.data.workers import in_processes
 from mibench.errors import MibenchError, RequestError
 from mibench.progress import Progress
-from tests.data.test_sources import celeba_files, mnist_files
+from tests.data.test_sources import celeba_files, mnist_files, picture
 from tests.kit.listing import Reversed
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -52,8 +54,12 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def chunks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial, "CHUNK_BYTES", 4 * 3 * 8 * 8)
-    monkeypatch.setattr(partial, "_RECORD_SECONDS", 0.0)
+    monkeypatch.setattr("mibench.data.prepare.CHUNK_BYTES", 4 * 3 * 8 * 8)
+
+
+def partial_folder(data: Path) -> Path:
+    (folder,) = DataFolder(data).unfinished()
+    return folder
 
 
 def raw(i: int) -> np.ndarray:
@@ -74,7 +80,7 @@ def check(made: prepared.Prepared) -> None:
         assert (made.images[row].transpose(1, 2, 0) == raw(i)).all()
         assert made.names[made.labels[row]] == ("Ann", "Bob", "Cyd")[i % 3]
         assert made.sources[row] == f"{made.names[i % 3]}/{made.names[i % 3]}_{i:04d}.png"
-    assert verify(made.folder) == []
+    assert DataFolder(made.folder.parents[1]).problem("lfw-8") is None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -92,15 +98,18 @@ def test_pictures_arrive_in_one_file(root: Path, tmp_path: Path, workers: int) -
     made = make(root, tmp_path / "data", workers=workers, progress=Count())
     check(made)
     assert seen == [4, 4, 4, 4, 4, 3]
-    assert made.folder == tmp_path / "data" / "lfw-8"
-    assert sorted(p.name for p in made.folder.iterdir()) == sorted([*prepared.FILES, "index.json"])
-    left = {p.name for p in (tmp_path / "data").iterdir()} - {"lfw-8", ".lfw-8.lock"}
-    assert not left
+    assert made.folder.parent == tmp_path / "data" / "lfw-8"
+    held = {path.name for path in made.folder.iterdir()}
+    assert held == {*prepared.CONTENTS, "index.json", "manifest.json"}
+    left = {p.name for p in (tmp_path / "data").rglob("*") if p.is_file()} - held
+    assert left == {"gate"}
     index = json.loads((made.folder / "index.json").read_text())
     assert index["complete"] is False
     assert index["layout"] == "lfw"
     assert "central 128×128" in index["preprocessing"]
-    for name, entry in index["files"].items():
+    files = json.loads((made.folder / "manifest.json").read_text())["files"]
+    assert files.keys() == held - {"manifest.json"}
+    for name, entry in files.items():
         data = (made.folder / name).read_bytes()
         assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
 
@@ -110,7 +119,7 @@ def test_the_result_depends_on_no_order_and_no_number_of_workers(
 ) -> None:
     once = make(root, tmp_path / "one")
     monkeypatch.setattr("mibench.data.source.os.scandir", Reversed)
-    monkeypatch.setattr(partial, "CHUNK_BYTES", 7 * 3 * 8 * 8)
+    monkeypatch.setattr("mibench.data.prepare.CHUNK_BYTES", 7 * 3 * 8 * 8)
     again = make(root, tmp_path / "two", workers=3)
     check(again)
     assert again.digest == once.digest
@@ -150,20 +159,20 @@ def test_a_set_that_lacks_pictures_is_made_again_when_it_shall_not(
         make(root, tmp_path / "data", incomplete=False)
     assert len(make(root, tmp_path / "data").images) == COUNT - 1  # it is still there
     last.write_bytes(picture)
-    card = type(reader("lfw")).card.model_copy(update={"images": COUNT, "identities": 3})
-    monkeypatch.setattr(type(reader("lfw")), "card", card)
+    card = type(source_named("lfw")).card.model_copy(update={"images": COUNT, "identities": 3})
+    monkeypatch.setattr(type(source_named("lfw")), "card", card)
     made = make(root, tmp_path / "data", incomplete=False)
     check(made)
     assert made.index.complete
     assert make(tmp_path / "gone", tmp_path / "data", incomplete=False).digest == made.digest
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "index.json"])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "index.json", "manifest.json"])
 def test_a_damaged_set_is_made_again(root: Path, tmp_path: Path, name: str) -> None:
     made = make(root, tmp_path / "data")
     digest = made.digest
     whole = (made.folder / name).read_bytes()
-    (made.folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (made.folder / name).write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
     with pytest.raises(RequestError, match="there is no folder"):
         make(tmp_path / "gone", tmp_path / "data")
     made = make(root, tmp_path / "data")
@@ -190,7 +199,7 @@ def stopping(after: int, error: BaseException) -> Any:
 def stop_after(chunks: int, monkeypatch: pytest.MonkeyPatch, root: Path, data: Path) -> None:
     """A preparation that is stopped in the middle."""
     filling, _ = stopping(chunks, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    monkeypatch.setattr("mibench.data.prepare.fill", filling)
     with pytest.raises(KeyboardInterrupt):
         make(root, data)
 
@@ -198,7 +207,7 @@ def stop_after(chunks: int, monkeypatch: pytest.MonkeyPatch, root: Path, data: P
 def count_chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The chunks that are filled from now on."""
     filling, calls = stopping(100, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    monkeypatch.setattr("mibench.data.prepare.fill", filling)
     return calls
 
 
@@ -220,7 +229,7 @@ def test_lost_bytes_of_a_stopped_run_are_made_again(
 ) -> None:
     data = tmp_path / "data"
     stop_after(3, monkeypatch, root, data)
-    images = data / ".lfw-8.partial" / "images.npy"
+    images = partial_folder(data) / "images.npy"
     with images.open("r+b") as file:  # as after a power cut: recorded, but never on the disk
         file.seek(128 + 4 * 3 * 8 * 8 + 5)
         file.write(bytes(20))
@@ -263,7 +272,7 @@ def test_what_changed_since_a_stopped_run_is_made_anew(
     assert (made.images[1].transpose(1, 2, 0) == 255 - raw(3)).all()
     monkeypatch.undo()
     fresh = make(root, tmp_path / "fresh")
-    for name in prepared.FILES:
+    for name in prepared.CONTENTS:
         assert (made.folder / name).read_bytes() == (fresh.folder / name).read_bytes()
 
 
@@ -275,11 +284,11 @@ def test_labels_of_a_stopped_run_are_those_of_today(
     people = {f"{i:06d}.jpg": 10 + i % 3 for i in range(12)}
     root = celeba_files(tmp_path / "originals", people)
     filling, _ = stopping(1, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    monkeypatch.setattr("mibench.data.prepare.fill", filling)
     options: dict[str, Any] = {"incomplete": True, "workers": 1}
     with pytest.raises(KeyboardInterrupt):
         prepare("celeba", root, tmp_path / "data", 8, **options)
-    monkeypatch.setattr("mibench.data.workers.fill", fill)
+    monkeypatch.setattr("mibench.data.prepare.fill", fill)
     lines = [f"{file} {20 + i % 2}\n" for i, file in enumerate(people)]
     (root / "identity_CelebA.txt").write_text("".join(lines))
     made = prepare("celeba", root, tmp_path / "data", 8, **options)
@@ -290,16 +299,15 @@ def test_labels_of_a_stopped_run_are_those_of_today(
 def test_digits_that_changed_since_a_stopped_run_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partial, "CHUNK_BYTES", 4 * 3 * 28 * 28)
-    monkeypatch.setattr(partial, "_RECORD_SECONDS", 0.0)
+    monkeypatch.setattr("mibench.data.prepare.CHUNK_BYTES", 4 * 3 * 28 * 28)
     folder = tmp_path / "set"
     mnist_files(folder, train=8, test=8)
     options: dict[str, Any] = {"incomplete": True, "workers": 1}
     filling, _ = stopping(2, KeyboardInterrupt())
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    monkeypatch.setattr("mibench.data.prepare.fill", filling)
     with pytest.raises(KeyboardInterrupt):
         prepare("mnist", folder, tmp_path / "data", 28, **options)
-    monkeypatch.setattr("mibench.data.workers.fill", fill)
+    monkeypatch.setattr("mibench.data.prepare.fill", fill)
     images = folder / "t10k-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:-1] + b"\x33")
     made = prepare("mnist", folder, tmp_path / "data", 28, **options)
@@ -318,7 +326,7 @@ def test_files_that_change_while_they_are_prepared_are_noticed(
             repaint(root / "Ann" / "Ann_0003.png", 3)
         return fill(chunk)
 
-    monkeypatch.setattr("mibench.data.workers.fill", changing)
+    monkeypatch.setattr("mibench.data.prepare.fill", changing)
     with pytest.raises(MibenchError, match=r"changed while they were prepared \(1 of 6 parts\)"):
         make(root, tmp_path / "data")
     assert not (tmp_path / "data" / "lfw-8").exists()
@@ -327,15 +335,14 @@ def test_files_that_change_while_they_are_prepared_are_noticed(
 
 
 @pytest.mark.parametrize(
-    "damage", ["{}", "[1]", '{"x": ["00", "y"]}', '{"0": 7}', "{", '{"99": ["", ""]}']
+    "damage", ["", "\0\xff", "x y 00", "0 y", "0 y z", "-1 y 00", "99 y 00", "0  00"]
 )
 @pytest.mark.usefixtures("chunks_of_four")
 def test_a_damaged_record_of_a_stopped_run_counts_for_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     stop_after(3, monkeypatch, root, tmp_path)
-    folder = tmp_path / ".lfw-8.partial"
-    (folder / "done.json").write_text(damage)
+    (partial_folder(tmp_path) / "done.txt").write_text(damage)
     calls = count_chunks(monkeypatch)
     check(make(root, tmp_path))
     assert len(calls) == 6
@@ -346,7 +353,7 @@ def test_a_truncated_file_of_a_stopped_run_is_made_anew(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after(3, monkeypatch, root, tmp_path)
-    with (tmp_path / ".lfw-8.partial" / "images.npy").open("r+b") as file:
+    with (partial_folder(tmp_path) / "images.npy").open("r+b") as file:
         file.truncate(4500)
     calls = count_chunks(monkeypatch)
     check(make(root, tmp_path))
@@ -358,22 +365,58 @@ def test_a_set_is_made_again_from_other_originals(
 ) -> None:
     data = tmp_path / "data"
     first = make(root, data)
-    assert not stale(first.folder)
+    assert not stale(first)
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
-    stamp = (first.folder / "images.npy").stat().st_mtime_ns
-    assert make(copy, data).digest == first.digest
-    assert (first.folder / "images.npy").stat().st_mtime_ns == stamp  # equal: it stays
+    second = make(copy, data)
+    assert second.digest == first.digest
+    assert [path.name for path in second.folder.parent.iterdir()] == [second.folder.name]
     repaint(copy / "Ann" / "Ann_0003.png", 3)
-    assert stale(first.folder)
+    assert stale(second)
     made = make(copy, data)
     assert "was made from other files than" in caplog.text
     assert made.digest != first.digest
-    assert not stale(made.folder)
+    assert not stale(made)
+
+
+def test_a_set_is_made_again_by_other_code(tmp_path: Path) -> None:
+    """Whoever changes how a source cuts its pictures gets other pictures."""
+    for i in range(3):
+        picture(tmp_path / "set" / f"{i}.png", 16, 16, i)
+    (tmp_path / "mine.py").write_text(MINE)
+    name = f"{tmp_path / 'mine.py'}:Mine"
+    first = prepare(name, tmp_path / "set", tmp_path / "data", 8)
+    assert first.folder.parent.name == "mine-8"
+    assert prepare(name, tmp_path / "set", tmp_path / "data", 8).folder == first.folder
+    (tmp_path / "mine.py").write_text(MINE.replace("(0, 0, 8, 8)", "(8, 8, 16, 16)"))
+    second = prepare(name, tmp_path / "set", tmp_path / "data", 8)
+    assert second.digest != first.digest
+    assert not first.folder.exists()
+
+
+MINE = """
+from mibench.data.source import DatasetCard, Source, arrange, listed, register_source
+
+@register_source("mine")
+class Mine(Source):
+    card = DatasetCard(name="mine", title="T", licence="L", of_people=False, layout="*.png",
+                       preprocessing="a corner")
+    def listing(self, root, *, incomplete=False):
+        files = listed(root)[1]
+        return arrange("flat", files, files, files)
+    def square(self, image, crop):
+        return image.crop((0, 0, 8, 8))
+"""
+
+
+def test_a_card_says_the_name_that_it_is_registered_under(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE.replace('@register_source("mine")', ""))
+    with pytest.raises(RequestError, match="register the class under that name, @register_source"):
+        prepare(f"{tmp_path / 'mine.py'}:Mine", tmp_path, tmp_path / "data", 8)
 
 
 def test_equal_pictures_are_counted_and_complete_sets_divided_as_published(
-    root: Path, tmp_path: Path
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copy(root / "Ann" / "Ann_0000.png", root / "Ann" / "Ann_0099.png")
     for i in range(4):
@@ -382,12 +425,12 @@ def test_equal_pictures_are_counted_and_complete_sets_divided_as_published(
     alike, doubtful = made.copies()
     assert not alike  # of three equal pictures one is of somebody else
     assert len(doubtful) == 3 + 2 + 2 + 2
-    split, *_ = open_split(
-        IdentitySplit(dataset="lfw", identities=2, min_images=8), 8, tmp_path / "data"
-    )
-    rows = [*split.train, *split.val, *split.test, *split.public_rows]
-    assert sorted(rows) == list(range(COUNT + 5))
-    assert split.repeated > 0
+    spec = IdentitySplit(dataset="lfw", identities=2, min_images=8)
+    split, *_ = spec.open(8, tmp_path / "data")
+    parts = (split.train, split.val, split.test, split.public)
+    assert sorted(np.concatenate([part.rows for part in parts])) == list(range(COUNT + 5))
+    spec.divide(resolution=8, data=tmp_path / "data")
+    assert "pictures of lfw are, in every pixel, pictures of another part too" in caplog.text
 
 
 @pytest.mark.usefixtures("chunks_of_four")
@@ -396,7 +439,7 @@ def test_a_full_disk_says_so_and_leaves_nothing_under_the_final_name(
 ) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     filling, _ = stopping(2, full)
-    monkeypatch.setattr("mibench.data.workers.fill", filling)
+    monkeypatch.setattr("mibench.data.prepare.fill", filling)
     with pytest.raises(MibenchError, match="No space left on device; free some space and repeat"):
         make(root, tmp_path / "data")
     assert not (tmp_path / "data" / "lfw-8").exists()
@@ -410,8 +453,8 @@ def test_too_little_space_is_seen_beforehand(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr("mibench.data.partial.shutil.disk_usage", lambda _: Usage)
-    with pytest.raises(MibenchError, match=r"needs 16 MiB and has 0: free some, or choose"):
+    monkeypatch.setattr("mibench.store.store.shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(MibenchError, match=r"needs 16 MiB and has 0: free some .* or choose"):
         make(root, tmp_path / "data")
 
 
@@ -420,16 +463,14 @@ def test_a_killed_run_leaves_no_process_and_continues(root: Path, tmp_path: Path
     """kill -9, which no process can answer, in the middle of two workers' work."""
     program = f"""
 import time
-from mibench.data import partial, workers
-from mibench.data.prepare import prepare
+import mibench.data.prepare as module
 from mibench.progress import Progress
-partial.CHUNK_BYTES = 4 * 3 * 8 * 8
-partial._RECORD_SECONDS = 0.0
+module.CHUNK_BYTES = 4 * 3 * 8 * 8
 class Slow(Progress):
     def advance(self, steps):
         print("step", flush=True)
         time.sleep(0.3)
-prepare("lfw", {str(root)!r}, {str(tmp_path / "data")!r}, 8, incomplete=True, workers=2,
+module.prepare("lfw", {str(root)!r}, {str(tmp_path / "data")!r}, 8, incomplete=True, workers=2,
         progress=Slow())
 """
     with (tmp_path / "errors").open("w") as errors:
@@ -450,9 +491,10 @@ prepare("lfw", {str(root)!r}, {str(tmp_path / "data")!r}, 8, incomplete=True, wo
         time.sleep(0.05)
     assert (tmp_path / "errors").read_text() == ""
     assert not (tmp_path / "data" / "lfw-8").exists()
-    done = json.loads((tmp_path / "data" / ".lfw-8.partial" / "done.json").read_text())
-    assert len(done) >= 2
+    done = partial_folder(tmp_path / "data") / "done.txt"
+    assert len(done.read_text().splitlines()) >= 2
     check(make(root, tmp_path / "data"))
+    assert DataFolder(tmp_path / "data").unfinished() == []
 
 
 def children(pid: int) -> list[int]:
@@ -477,24 +519,33 @@ def zombie(pid: int) -> bool:
 def test_a_worker_that_dies_is_an_error(root: Path, tmp_path: Path) -> None:
     chunk = Chunk("lfw", str(root), str(tmp_path / "x"), 0, 8, None, ("Ann/Ann_0000.png",))
     with pytest.raises(FileNotFoundError, match="x"):  # errors of the disk cross over
-        list(fill_all([chunk, chunk], 2))
+        list(in_processes(fill, [chunk, chunk], 2))
     broken = Chunk("lfw", str(root), str(tmp_path / "x"), 0, 8, None, (7,))  # type: ignore[arg-type]
     with pytest.raises(MibenchError, match="ended unexpectedly"):
-        list(fill_all([broken, broken], 2))
+        list(in_processes(fill, [broken, broken], 2))
 
 
-def test_two_at_once_are_refused(
+@pytest.mark.usefixtures("chunks_of_four")
+def test_of_two_at_once_one_waits_for_the_other(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tmp_path / "data"
+    data, started = tmp_path / "data", threading.Event()
+    calls: list[int] = []
 
-    def again(chunk: Chunk) -> Filled:
-        with pytest.raises(MibenchError, match=r"another process is preparing .*lfw-8: wait"):
-            make(root, data)
+    def slowly(chunk: Chunk) -> Filled:
+        calls.append(chunk.offset)
+        started.set()
+        time.sleep(0.1)
         return fill(chunk)
 
-    monkeypatch.setattr("mibench.data.workers.fill", again)
-    check(make(root, data))
+    monkeypatch.setattr("mibench.data.prepare.fill", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(make, root, data)
+        started.wait(10)
+        second = pool.submit(make, root, data)
+        check(first.result())
+        assert second.result().folder == first.result().folder
+    assert len(calls) == 6
 
 
 # Refusals
@@ -509,8 +560,8 @@ def test_counts_must_be_the_published_ones(
     assert "found 23 pictures of 3 identities, published are 13,233 of 5,749" in text
     assert "--incomplete" in text
     assert "Aaron_Eckhart/Aaron_Eckhart_0001.jpg" in text
-    card = type(reader("lfw")).card.model_copy(update={"images": COUNT, "identities": 3})
-    monkeypatch.setattr(type(reader("lfw")), "card", card)
+    card = type(source_named("lfw")).card.model_copy(update={"images": COUNT, "identities": 3})
+    monkeypatch.setattr(type(source_named("lfw")), "card", card)
     assert make(root, tmp_path, incomplete=False).index.complete
 
 
@@ -528,7 +579,7 @@ def test_unusable_pictures_are_all_named_and_repaired_ones_continue(
     assert "2 pictures of lfw cannot be used" in text
     assert f"{broken[0]}: cannot be decoded" in text
     assert f"{broken[1]}: is 8×9, but LFW's pictures are 250×250" in text
-    listed = tmp_path / "data" / ".lfw-8.partial" / "unusable.txt"
+    listed = partial_folder(tmp_path / "data") / "unusable.txt"
     assert str(listed) in text
     assert [line.split("\t")[0] for line in listed.read_text().splitlines()] == [
         "Ann/Ann_0000.png",
@@ -554,7 +605,7 @@ def test_wrong_requests(root: Path, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match=reason):
             prepare(**given, data_folder=tmp_path / "data")
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match=r"data folder .*file.* cannot be written .*--data"):
+    with pytest.raises(RequestError, match=r"data folder .*file.* cannot be created: .*--data"):
         make(root, tmp_path / "file")
 
 
@@ -575,27 +626,37 @@ def test_what_is_not_prepared_names_the_command(tmp_path: Path) -> None:
 def test_damage_is_found_and_says_how_to_make_it_again(root: Path, tmp_path: Path) -> None:
     made = make(root, tmp_path / "data")
     command = f"mibench data prepare lfw --root DIR --resolution 8 --data {tmp_path / 'data'}"
-    again = rf"lfw-8 is damaged \(.*\): to make it again, run {command}"
+    again = rf"(?s){made.folder} is damaged \(.*\): to make it again, run {command}"
+    folder = DataFolder(tmp_path / "data")
     images = made.folder / "images.npy"
     whole = images.read_bytes()
+
+    def problem() -> str:
+        found = folder.problem("lfw-8")
+        assert found is not None
+        assert re.search(again, found, re.S)
+        return found
+
     images.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    (problem,) = verify(made.folder)
-    assert "the contents of images.npy do not match" in problem
+    assert "images.npy does not match its checksum" in problem()
+    with pytest.raises(MibenchError, match=again):
+        open_prepared("lfw", 8, tmp_path / "data", check=True)
     images.write_bytes(whole[:-50])
-    (problem,) = verify(made.folder)
-    assert "images.npy has 4,494 bytes instead of 4,544" in problem
+    assert "images.npy has 4494 bytes, not 4544" in problem()
     with pytest.raises(MibenchError, match=again):
         open_prepared("lfw", 8, tmp_path / "data")
     images.write_bytes(whole)
     (made.folder / "labels.npy").unlink()
-    (problem,) = verify(made.folder)
-    assert "labels.npy is missing" in problem
+    assert "labels.npy cannot be read (No such file" in problem()
     with pytest.raises(MibenchError, match=again):
         open_prepared("lfw", 8, tmp_path / "data")
     (made.folder / "index.json").write_text("{}")
-    (problem,) = verify(made.folder)
-    assert "index.json cannot be read: it is not a valid index" in problem
-    with pytest.raises(MibenchError, match=rf"index.json cannot be read.*{command}"):
+    assert "index.json has 2 bytes" in problem()
+    with pytest.raises(MibenchError, match=rf"index.json is not a valid index.*{command}"):
+        open_prepared("lfw", 8, tmp_path / "data")
+    (made.folder / "manifest.json").write_text("{}")
+    assert "manifest.json cannot be read" in problem()
+    with pytest.raises(MibenchError, match=rf"manifest.json cannot be read.*{command}"):
         open_prepared("lfw", 8, tmp_path / "data")
 
 
@@ -606,7 +667,7 @@ def test_crops_are_data_sets_of_their_own(tmp_path: Path) -> None:
     Image.fromarray(big).save(path)
     data = tmp_path / "data"
     made = prepare("ffhq", path.parent, data, 100, crop=100, incomplete=True)
-    assert made.folder.name == "ffhq-100-crop100"
+    assert made.folder.parent.name == "ffhq-100-crop100"
     assert (made.images[0].transpose(1, 2, 0) == big[14:114, 14:114]).all()
     assert open_prepared("ffhq", 100, data, crop=100).digest == made.digest
     with pytest.raises(RequestError, match="not prepared"):
@@ -632,7 +693,7 @@ def test_digits_are_enlarged_as_the_papers_do(tmp_path: Path) -> None:
     mnist_files(tmp_path / "MNIST" / "raw", train=60, test=40)
     made = prepare("mnist", tmp_path, tmp_path / "data", incomplete=True)
     assert made.images.shape == (100, 3, 32, 32)
-    listing = reader("mnist").listing(tmp_path, incomplete=True)
+    listing = source_named("mnist").listing(tmp_path, incomplete=True)
     assert listing.pixels is not None
     resize = torchvision.transforms.Resize((32, 32))
     for row in range(100):
@@ -656,7 +717,7 @@ def test_jpegs_are_decoded_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Image.fromarray(noise).save(path)
     box = Image.open(io.BytesIO(path.read_bytes())).convert("RGB").crop((61, 61, 189, 189))
     expected = np.asarray(box.resize((16, 16), Image.Resampling.BILINEAR))
-    found = pixels.read(reader("lfw"), path, 16)
+    found = pixels.decode(path.read_bytes(), source_named("lfw"), 16)
     assert (found.transpose(1, 2, 0) == expected).all()
 
 
@@ -684,7 +745,8 @@ def test_the_real_lfw_is_complete(tmp_path: Path) -> None:
     assert [(counts >= least).sum() for least in (10, 15, 20)] == [158, 96, 62]
     assert (counts == 1).sum() == 4_069
     assert counts[counts >= 20].sum() == 3_023
-    loaded = load_split(IdentitySplit(dataset="lfw", min_images=20), 16, tmp_path / "data")
+    spec = IdentitySplit(dataset="lfw", min_images=20)
+    loaded = spec.divide(resolution=16, data=tmp_path / "data").load()
     assert loaded.identities == 62
     assert len(loaded.train) + len(loaded.val) + len(loaded.test) == 3_023
     assert (len(loaded.public), len(loaded.public.names)) == (13_233 - 3_023, 5_749 - 62)
@@ -693,7 +755,9 @@ def test_the_real_lfw_is_complete(tmp_path: Path) -> None:
 def test_the_real_mnist_is_complete(tmp_path: Path) -> None:
     if not (SHARED / "mnist").exists():
         pytest.skip("mnist is not present beside the repository (shared/data)")
-    listing = reader("mnist").listing(SHARED / "mnist")  # its checksums are the published ones
+    listing = source_named("mnist").listing(
+        SHARED / "mnist"
+    )  # its checksums are the published ones
     assert np.bincount(listing.parts).tolist() == [0, 60_000, 0, 10_000]
     low = listing.labels < 5
     train = listing.parts == PARTS.index("train")

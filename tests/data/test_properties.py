@@ -28,12 +28,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mibench.data.catalog import NAMES
-from mibench.data.cifar10 import CLASSES
-from mibench.data.decode import SUFFIXES, UnusableImage, decode
-from mibench.data.folder import load_folder, make_split
+from mibench.data import pixels
+from mibench.data.folder import FolderOptions
 from mibench.data.prepare import prepare
-from mibench.data.prepared import prepared_folders, verify
+from mibench.data.prepared import DataFolder
+from mibench.data.source import SOURCES, SUFFIXES, UnusableImage
+from mibench.data.sources.cifar10 import CLASSES
+from mibench.data.sources.folder import Folder
 from mibench.errors import MibenchError, RequestError
 from tests.data.test_sources import celeba_files, lists, mnist_files, picture, row
 from tests.kit.command_line import invoke
@@ -190,7 +191,7 @@ def contents(draw: st.DrawFn) -> bytes:
 
 def decodes_or_says_why(data: bytes) -> None:
     with contextlib.suppress(UnusableImage):
-        assert decode(data, 8).shape == (8, 8, 3)
+        assert pixels.decode(data, Folder(), 8).shape == (3, 8, 8)
 
 
 @given(contents())
@@ -209,7 +210,7 @@ def test_many_bytes_are_an_image_or_a_reason(data: bytes) -> None:
 @pytest.mark.parametrize("kind", ["eps", "pdf", "svg", "gif", "ico", "animated gif"])
 def test_only_the_accepted_formats_have_a_decoder(kind: str) -> None:
     with pytest.raises(UnusableImage, match="not an image in a known format"):
-        decode(ODD[kind](), 8)
+        pixels.decode(ODD[kind](), Folder(), 8)
 
 
 # Paths
@@ -307,8 +308,9 @@ def people(root: Path) -> Path:
 
 def divides_or_says_why(root: Path, *, skip: bool) -> None:
     def work() -> Any:
-        split = make_split(root, min_images=5, max_private=2, skip_unreadable=skip)
-        return split, load_folder(root, split, 8)
+        options = FolderOptions(min_images=5, max_private=2, skip_unreadable=skip)
+        split = options.divide(resolution=8, root=root)
+        return split, split.load()
 
     made = outcome(work)
     if isinstance(made, MibenchError):
@@ -316,7 +318,7 @@ def divides_or_says_why(root: Path, *, skip: bool) -> None:
         assert str(root) in str(made)
         return
     split, data = made
-    assert len(data.train) == sum(len(each.train) for each in split.private)
+    assert len(data.train) == split.counts.train
     pictures = [set(map(bytes, part.images.numpy())) for part in (data.train, data.val, data.test)]
     assert not pictures[0] & pictures[1] | pictures[0] & pictures[2] | pictures[1] & pictures[2]
 
@@ -404,14 +406,14 @@ def prepares_or_says_why(name: str, root: Path, data: Path) -> None:
     made = outcome(lambda: prepare(name, root, data, 8, incomplete=True, workers=1))
     if isinstance(made, MibenchError):
         assert name in str(made) or str(root) in str(made) or str(data) in str(made)
-        assert not prepared_folders(data)
+        assert not DataFolder(data).sets()
     else:
-        assert verify(made.folder) == []
+        assert DataFolder(data).problem(made.folder.parent.name) is None
         assert len(made.sources) == len(made.labels)
 
 
 odd_originals = given(
-    st.sampled_from(NAMES),
+    st.sampled_from(SOURCES.names()),
     st.sampled_from(["put", "replace"]),
     st.integers(0, 50),
     entries(),

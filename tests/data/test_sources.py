@@ -18,14 +18,12 @@ import torchvision.datasets
 import torchvision.transforms
 from PIL import Image
 
-from mibench.data import celeba, mnist
-from mibench.data.catalog import NAMES, reader
-from mibench.data.cifar10 import CLASSES
-from mibench.data.decode import UnusableImage
-from mibench.data.identity_split import IdentitySplit, open_split
-from mibench.data.pixels import read
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.pixels import decode, image_bytes
 from mibench.data.prepare import prepare
-from mibench.data.source import PARTS, Listing, md5
+from mibench.data.source import PARTS, SOURCES, Listing, UnusableImage, md5, source_named
+from mibench.data.sources import celeba, mnist
+from mibench.data.sources.cifar10 import CLASSES
 from mibench.errors import MibenchError, RequestError
 
 
@@ -37,6 +35,11 @@ def picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
     return path
 
 
+def read(name: str, path: Path, *options: Any) -> np.ndarray:
+    """Pixels of a picture of a data set."""
+    return decode(image_bytes(path), source_named(name), *options)
+
+
 def celeba_files(root: Path, people: dict[str, int]) -> Path:
     for i, file in enumerate(people):
         picture(root / "img_align_celeba" / file, 178, 218, i)
@@ -46,7 +49,7 @@ def celeba_files(root: Path, people: dict[str, int]) -> Path:
 
 
 def listing(name: str, root: Path) -> Listing:
-    found = reader(name).listing(root, incomplete=True)
+    found = source_named(name).listing(root, incomplete=True)
     assert list(found.sources) == sorted(found.sources)
     assert len(set(found.sources)) == len(found) == len(found.labels) == len(found.parts)
     assert list(found.names) == sorted(found.names)
@@ -60,13 +63,17 @@ def people(found: Listing) -> list[tuple[str, str]]:
     return [(source, found.names[label]) for source, label in pairs]
 
 
-@pytest.mark.parametrize("name", NAMES)
+PUBLISHED = [name for name in SOURCES.names() if source_named(name).card.published]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_cards_say_what_a_user_needs(name: str, tmp_path: Path) -> None:
-    source = reader(name)
+    source = source_named(name)
     card = source.card
     assert card.name == name
     assert card.home.startswith("http")
     assert card.licence
+    assert card.images is not None
     assert card.images > 10_000
     for folder in (tmp_path / "absent", tmp_path):
         with pytest.raises(RequestError) as error:
@@ -79,9 +86,11 @@ def test_cards_say_what_a_user_needs(name: str, tmp_path: Path) -> None:
 
 def test_unknown_names_get_the_close_one() -> None:
     with pytest.raises(RequestError, match=r"'celebA'; did you mean 'celeba'"):
-        reader("celebA")
-    with pytest.raises(RequestError, match="data sets: celeba, cifar10"):
-        reader("zzz")
+        source_named("celebA")
+    with pytest.raises(
+        RequestError, match="there are celeba, cifar10, facescrub, ffhq, folder, lfw, mnist"
+    ):
+        source_named("zzz")
 
 
 # CelebA
@@ -106,10 +115,10 @@ def test_celeba(tmp_path: Path, below: str) -> None:
 def test_celebas_lists_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     celeba_files(tmp_path, {"000001.jpg": 1})
     with pytest.raises(RequestError, match=r"identity_CelebA.txt is damaged .*fetch it again"):
-        reader("celeba").listing(tmp_path)
+        source_named("celeba").listing(tmp_path)
     path = tmp_path / "identity_CelebA.txt"
     monkeypatch.setitem(celeba._MD5, path.name, md5(path.read_bytes()))
-    assert len(reader("celeba").listing(tmp_path)) == 1
+    assert len(source_named("celeba").listing(tmp_path)) == 1
     picture(tmp_path / "img_align_celeba" / "000009.jpg", 178, 218)
     with pytest.raises(RequestError, match=r"1 files .* not in identity_CelebA.txt \(000009.jpg\)"):
         listing("celeba", tmp_path)
@@ -149,15 +158,15 @@ def published(crop: int, width: int, height: int, side: int) -> Callable[[Image.
 def test_celebas_crop_is_the_papers(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png", 178, 218)
     expected = published(108, 178, 218, 64)(Image.open(path))
-    found = read(reader("celeba"), path, 64)
+    found = read("celeba", path, 64)
     assert found.shape == (3, 64, 64)
     assert (found == expected.transpose(2, 0, 1)).all()
     # At the crop's own size nothing is resampled: rows 55 to 162, columns 35 to 142.
     raw = np.asarray(Image.open(path))
-    assert (read(reader("celeba"), path, 108).transpose(1, 2, 0) == raw[55:163, 35:143]).all()
-    assert (read(reader("celeba"), path, 10, 10).transpose(1, 2, 0) == raw[104:114, 84:94]).all()
+    assert (read("celeba", path, 108).transpose(1, 2, 0) == raw[55:163, 35:143]).all()
+    assert (read("celeba", path, 10, 10).transpose(1, 2, 0) == raw[104:114, 84:94]).all()
     with pytest.raises(UnusableImage, match="178×218: img_celeba"):
-        read(reader("celeba"), picture(tmp_path / "b.png", 178, 200), 64)
+        read("celeba", picture(tmp_path / "b.png", 178, 200), 64)
 
 
 # FFHQ
@@ -185,15 +194,15 @@ def test_ffhq_refuses_other_names(tmp_path: Path) -> None:
 def test_ffhqs_crop_is_the_same_face_at_both_sizes(tmp_path: Path) -> None:
     small = picture(tmp_path / "00000.png", 128, 128)
     expected = published(88, 128, 128, 64)(Image.open(small))
-    assert (read(reader("ffhq"), small, 64) == expected.transpose(2, 0, 1)).all()
+    assert (read("ffhq", small, 64) == expected.transpose(2, 0, 1)).all()
     big = tmp_path / "00001.png"
     Image.open(small).resize((1024, 1024), Image.Resampling.NEAREST).save(big)
     box = (160, 160, 864, 864)  # 20 · 8 and 108 · 8
     assert (
-        read(reader("ffhq"), big, 704).transpose(1, 2, 0) == np.asarray(Image.open(big).crop(box))
+        read("ffhq", big, 704).transpose(1, 2, 0) == np.asarray(Image.open(big).crop(box))
     ).all()
     with pytest.raises(UnusableImage, match="256×256, but"):
-        read(reader("ffhq"), picture(tmp_path / "00002.png", 256, 256), 64)
+        read("ffhq", picture(tmp_path / "00002.png", 256, 256), 64)
 
 
 # FaceScrub
@@ -251,16 +260,15 @@ def test_facescrub_crops_to_the_boxes(tmp_path: Path, below: str) -> None:
     assert found.boxes is not None
     assert found.boxes.tolist() == [[2, 3, 12, 9], [-2, 1, 99, 8]]
 
-    source = reader("facescrub")
     adam = Image.open(tmp_path / found.files[0])
     squeezed = adam.crop((2, 3, 12, 9)).resize((6, 6), Image.Resampling.BILINEAR)
-    pixels = read(source, tmp_path / found.files[0], 6, None, found.boxes[0])
+    pixels = read("facescrub", tmp_path / found.files[0], 6, None, found.boxes[0])
     assert (pixels.transpose(1, 2, 0) == np.asarray(squeezed)).all()
     clipped = Image.open(zoe).crop((0, 1, 10, 8)).resize((6, 6), Image.Resampling.BILINEAR)
-    pixels = read(source, zoe, 6, None, found.boxes[1])
+    pixels = read("facescrub", zoe, 6, None, found.boxes[1])
     assert (pixels.transpose(1, 2, 0) == np.asarray(clipped)).all()
     with pytest.raises(UnusableImage, match="10×10: its face's box lies outside it"):
-        read(source, zoe, 6, None, np.array([10, 0, 20, 9], dtype=np.int32))
+        read("facescrub", zoe, 6, None, np.array([10, 0, 20, 9], dtype=np.int32))
 
 
 def test_facescrubs_lists_are_checked(tmp_path: Path) -> None:
@@ -347,7 +355,9 @@ def test_facescrubs_originals_are_compared_with_the_lists_sums(tmp_path: Path) -
     assert made.sources == ["A/1_1"]
 
 
-def test_copies_of_a_set_that_nobody_has_whole_are_left_out_of_its_parts(tmp_path: Path) -> None:
+def test_copies_of_a_set_that_nobody_has_whole_are_left_out_of_its_parts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for group, people in (("actors", "ABC"), ("actresses", "DEF")):
         for who in people:
             for i in range(6 if who in "AB" else 2):
@@ -357,15 +367,16 @@ def test_copies_of_a_set_that_nobody_has_whole_are_left_out_of_its_parts(tmp_pat
     shutil.copy(tmp_path / "actors/B/B_5.png", tmp_path / "actresses/D/D_9.png")
     made = prepare("facescrub", tmp_path, tmp_path / "data", 8, incomplete=True, workers=1)
     spec = IdentitySplit(dataset="facescrub", identities=2, test_fraction=0.3)
-    split, private, _ = open_split(spec, 8, tmp_path / "data")
-    rows = [*split.train, *split.val, *split.test, *split.public_rows]
+    split, private, _ = spec.open(8, tmp_path / "data")
+    rows = [row for part in (split.train, split.val, split.test, split.public) for row in part.rows]
     left_out = {made.sources[row] for row in range(len(made.labels))} - {
         private.sources[row] for row in rows
     }
     assert left_out == {"A/A_6.png", "A/A_7.png", "A/A_8.png", "B/B_5.png", "D/D_9.png"}
-    assert split.repeated == 0
+    spec.divide(resolution=8, data=tmp_path / "data")
+    assert "pictures of another part too" not in caplog.text
     with pytest.raises(RequestError, match="1 of 6 identities have 6 or more images"):
-        open_split(spec.model_copy(update={"min_images": 6}), 8, tmp_path / "data")
+        spec.model_copy(update={"min_images": 6}).open(8, tmp_path / "data")
 
 
 # LFW
@@ -389,27 +400,27 @@ def test_lfw(tmp_path: Path, below: str) -> None:
 def test_lfws_crop(tmp_path: Path) -> None:
     original = picture(tmp_path / "a.png", 250, 250)
     raw = np.asarray(Image.open(original))
-    assert (read(reader("lfw"), original, 128).transpose(1, 2, 0) == raw[61:189, 61:189]).all()
+    assert (read("lfw", original, 128).transpose(1, 2, 0) == raw[61:189, 61:189]).all()
     cropped = picture(tmp_path / "b.png", 64, 64)
     raw = np.asarray(Image.open(cropped))
-    assert (read(reader("lfw"), cropped, 64).transpose(1, 2, 0) == raw).all()
+    assert (read("lfw", cropped, 64).transpose(1, 2, 0) == raw).all()
     with pytest.raises(UnusableImage, match="64×60, but"):
-        read(reader("lfw"), picture(tmp_path / "c.png", 64, 60), 64)
+        read("lfw", picture(tmp_path / "c.png", 64, 60), 64)
     with pytest.raises(UnusableImage, match="only 250×250 can be cropped"):
-        read(reader("lfw"), cropped, 64, 100)
+        read("lfw", cropped, 64, 100)
 
 
 def test_broken_pictures_are_named_with_the_reason(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.jpg", 64, 64)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UnusableImage, match=r"cannot be decoded: .*truncated"):
-        read(reader("lfw"), path, 64)
+        read("lfw", path, 64)
     path.write_bytes(b"<html>404</html>")
     with pytest.raises(UnusableImage, match="not an image"):
-        read(reader("lfw"), path, 64)
+        read("lfw", path, 64)
     path.unlink()
     with pytest.raises(UnusableImage, match="cannot be read: No such file"):
-        read(reader("lfw"), path, 64)
+        read("lfw", path, 64)
 
 
 # MNIST
@@ -451,7 +462,7 @@ def test_mnists_files_are_checked(tmp_path: Path) -> None:
     folder = tmp_path / "MNIST" / "raw"
     mnist_files(folder)
     with pytest.raises(RequestError, match=r"t10k-images-idx3-ubyte is damaged .*--download"):
-        reader("mnist").listing(tmp_path)
+        source_named("mnist").listing(tmp_path)
     images = folder / "t10k-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
@@ -575,7 +586,7 @@ def test_downloads_go_through_torchvision(
         calls.append((root, options.get("download")))
 
     monkeypatch.setattr(torchvision.datasets, published_, fetch)
-    reader(name).download(tmp_path)
+    source_named(name).download(tmp_path)
     assert calls == [(str(tmp_path), True)]
 
     def fail(root: str, **options: Any) -> None:
@@ -583,14 +594,14 @@ def test_downloads_go_through_torchvision(
 
     monkeypatch.setattr(torchvision.datasets, published_, fail)
     with pytest.raises(MibenchError, match=r"could not be downloaded .*quota is exceeded.*by hand"):
-        reader(name).download(tmp_path)
+        source_named(name).download(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ffhq", "facescrub", "lfw"])
 def test_what_cannot_be_downloaded_says_how_to_get_it(name: str, tmp_path: Path) -> None:
-    assert not reader(name).card.download
+    assert not source_named(name).card.download
     with pytest.raises(RequestError, match=r"cannot be downloaded by mibench: .*home page"):
-        reader(name).download(tmp_path)
+        source_named(name).download(tmp_path)
 
 
 def test_published_sums() -> None:

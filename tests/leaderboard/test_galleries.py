@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mibench import protocols, verify
-from mibench.data.splits import FolderOptions
+from mibench.data.folder import FolderOptions
 from mibench.errors import MibenchError
 from mibench.leaderboard.build import build
 from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery

@@ -13,9 +13,9 @@ from mibench import protocols
 from mibench.cell.graph import Graph
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
+from mibench.data.folder import FolderOptions
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import render_dataset
-from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.judges.evaluators import judge
 from mibench.protocols import Protocol

@@ -51,7 +51,7 @@ def mnist(root: Path) -> None:
 
 
 def cifar10(root: Path) -> None:
-    from mibench.data.cifar10 import CLASSES
+    from mibench.data.sources.cifar10 import CLASSES
 
     for part, count in (("train", 16), ("test", 4)):
         for name in CLASSES:

@@ -10,7 +10,7 @@ import torch
 
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import Cell, resolve
-from mibench.data.splits import FolderOptions, expected_training_images
+from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.grid.plan import make_plan
 from mibench.protocols import PROTOCOLS, folder_protocol
@@ -54,8 +54,8 @@ def test_every_attack_has_its_budget(tmp_path: Path, preset: Preset, attack: str
 def test_more_images_take_fewer_passes_of_the_small_size_only(tmp_path: Path) -> None:
     few = faces(tmp_path / "few", a=20, b=20, c=2)
     many = faces(tmp_path / "many", a=1500, b=1000, c=700)
-    assert expected_training_images(many, FolderOptions()) == 2240
-    assert expected_training_images(many, FolderOptions(max_private=2)) == 1493
+    assert FolderOptions().expected_training_images(many) == 2240
+    assert FolderOptions(max_private=2).expected_training_images(many) == 1493
     assert (cell(few, "small").training.epochs, cell(many, "small").training.epochs) == (40, 15)
     assert cell(few, "paper").protocol == cell(many, "paper").protocol
 

@@ -6,15 +6,25 @@ from pathlib import Path
 
 from PIL import Image
 
-from mibench.data.decode import UnusableImage
-from mibench.data.source import DatasetCard, Listing, Reader, arrange, centre, first_folder, listed
+from mibench.data.source import (
+    DatasetCard,
+    Listing,
+    Source,
+    UnusableImage,
+    arrange,
+    centre,
+    first_folder,
+    listed,
+    register_source,
+)
 
 _FOLDERS = ("thumbnails128x128", "images1024x1024")
 _SIDES = (128, 1024)
 _CROP = 88  # of 128
 
 
-class FFHQ(Reader):
+@register_source("ffhq")
+class FFHQ(Source):
     """Thumbnails or full pictures; every picture is an identity of its own, named ``00000``."""
 
     card = DatasetCard(
@@ -24,6 +34,7 @@ class FFHQ(Reader):
         home="https://github.com/NVlabs/ffhq-dataset",
         images=70_000,
         identities=None,
+        of_people=True,
         original_bytes=1_950_000_000,
         layout=(
             "thumbnails128x128/ (or images1024x1024/, or the root itself)\n"
@@ -46,7 +57,7 @@ class FFHQ(Reader):
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Reader`; thumbnails are preferred where both are."""
+        """See :class:`mibench.data.source.Source`; thumbnails are preferred where both are."""
         named = [f"{above}{name}" for name in _FOLDERS for above in ("", "ffhq/")]
         base = first_folder(root, [*named, ""])
         if base is None:

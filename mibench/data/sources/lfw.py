@@ -6,8 +6,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from mibench.data.decode import UnusableImage
-from mibench.data.source import DatasetCard, Listing, Reader, arrange, centre, first_folder, listed
+from mibench.data.source import (
+    DatasetCard,
+    Listing,
+    Source,
+    UnusableImage,
+    arrange,
+    centre,
+    first_folder,
+    listed,
+    register_source,
+)
 
 _FOLDERS = (
     "lfw-py/lfw-deepfunneled",
@@ -22,7 +31,8 @@ _ORIGINAL = (250, 250)
 _CROP = 128
 
 
-class LFW(Reader):
+@register_source("lfw")
+class LFW(Source):
     """Any alignment of the set, in torchvision's folders or as a plain folder of people."""
 
     card = DatasetCard(
@@ -32,6 +42,7 @@ class LFW(Reader):
         home="http://vis-www.cs.umass.edu/lfw/",
         images=13_233,
         identities=5_749,
+        of_people=True,
         original_bytes=180_000_000,
         layout=(
             "lfw-py/lfw-deepfunneled/, lfw-py/lfw_funneled/, lfw/ or the root itself\n"
@@ -54,7 +65,7 @@ class LFW(Reader):
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Reader`; the best aligned folder is taken."""
+        """See :class:`mibench.data.source.Source`; the best aligned folder is taken."""
         base = first_folder(root, _FOLDERS)
         if base is None:
             raise self.refuse(f"there is no folder {root}")

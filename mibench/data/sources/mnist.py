@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mibench.data.source import PARTS, DatasetCard, Listing, Reader, md5
+from mibench.data.source import (
+    PARTS,
+    DatasetCard,
+    Listing,
+    Source,
+    md5,
+    register_source,
+)
 from mibench.errors import MibenchError, RequestError
 
 # MD5 of the uncompressed files: that of a .gz changes with whoever compressed it.
@@ -26,7 +33,8 @@ _UNSIGNED_BYTES = 8  # the IDX format's code
 _MOST_BYTES = 64 * 2**20  # of an unpacked file; the largest has 47 MB
 
 
-class MNIST(Reader):
+@register_source("mnist")
+class MNIST(Source):
     """Digits as classes ``0`` to ``9``."""
 
     card = DatasetCard(
@@ -36,6 +44,7 @@ class MNIST(Reader):
         home="http://yann.lecun.com/exdb/mnist/",
         images=70_000,
         identities=10,
+        of_people=False,
         original_bytes=55_000_000,
         layout=(
             "MNIST/raw/ (or raw/, or the root itself)\n"
@@ -56,7 +65,7 @@ class MNIST(Reader):
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Reader`; the pictures are read at once (55 MB).
+        """See :class:`mibench.data.source.Source`; the pictures are read at once (55 MB).
 
         With ``incomplete`` the files need not have the published checksums.
         """

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mibench.data.source import DatasetCard, Listing, Reader, arrange, few, first_folder, listed
+from mibench.data.source import (
+    DatasetCard,
+    Listing,
+    Source,
+    arrange,
+    few,
+    first_folder,
+    listed,
+    register_source,
+)
 
 _GROUPS = ("actors", "actresses")
 _LISTS = {group: f"facescrub_{group}.txt" for group in _GROUPS}
@@ -35,7 +44,8 @@ class _Row:
         return f"{self.person}/{self.image}_{self.face}"
 
 
-class FaceScrub(Reader):
+@register_source("facescrub")
+class FaceScrub(Source):
     """Face pictures in actor folders, or downloaded originals with the list of boxes.
 
     Of the lists, each picture counts once: a row that is there again is left out, one that
@@ -51,6 +61,7 @@ class FaceScrub(Reader):
         home="https://vintage.winklerbros.net/facescrub.html",
         images=106_863,
         identities=530,
+        of_people=True,
         original_bytes=20_000_000_000,
         layout=(
             "faces, in one of these:\n"
@@ -78,7 +89,7 @@ class FaceScrub(Reader):
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Reader`."""
+        """See :class:`mibench.data.source.Source`."""
         if not root.is_dir():
             raise self.refuse(f"there is no folder {root}")
         lists = {group: root / name for group, name in _LISTS.items() if (root / name).exists()}

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from mibench.data.decode import UnusableImage
 from mibench.data.source import (
     PARTS,
     DatasetCard,
     Listing,
-    Reader,
+    Source,
+    UnusableImage,
     arrange,
     centre,
     few,
     first_folder,
     listed,
     md5,
+    register_source,
 )
 from mibench.errors import MibenchError, RequestError
 
@@ -34,7 +35,8 @@ _SIZE = (178, 218)
 _CROP = 108
 
 
-class CelebA(Reader):
+@register_source("celeba")
+class CelebA(Source):
     """The aligned and cropped pictures. Identity names are the published numbers, ``00001``.
 
     The official parts hold different people each, so that protocols that classify identities
@@ -48,6 +50,7 @@ class CelebA(Reader):
         home="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
         images=202_599,
         identities=10_177,
+        of_people=True,
         original_bytes=1_740_000_000,
         layout=(
             "celeba/ (or the root itself)\n"
@@ -71,7 +74,7 @@ class CelebA(Reader):
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Reader`; official parts where the partition file is."""
+        """See :class:`mibench.data.source.Source`; official parts where the partition file is."""
         folder = first_folder(root, ("celeba/img_align_celeba", "img_align_celeba"))
         if folder is None:
             raise self.refuse(f"there is no folder img_align_celeba in {root} or {root / 'celeba'}")

@@ -10,11 +10,12 @@ from mibench.data.source import (
     PARTS,
     DatasetCard,
     Listing,
-    Reader,
+    Source,
     arrange,
     first_folder,
     listed,
     md5,
+    register_source,
 )
 from mibench.errors import MibenchError, RequestError
 
@@ -32,7 +33,8 @@ CLASSES = (
 )
 
 
-class CIFAR10(Reader):
+@register_source("cifar10")
+class CIFAR10(Source):
     """The published batches, or the same pictures as files; the classes are in the set's order."""
 
     card = DatasetCard(
@@ -42,6 +44,7 @@ class CIFAR10(Reader):
         home="https://www.cs.toronto.edu/~kriz/cifar.html",
         images=60_000,
         identities=10,
+        of_people=False,
         original_bytes=186_000_000,
         layout=(
             "cifar-10-batches-py/                    (torchvision's)\n"
@@ -61,7 +64,7 @@ class CIFAR10(Reader):
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Reader`; the batches are read at once (180 MB)."""
+        """See :class:`mibench.data.source.Source`; the batches are read at once (180 MB)."""
         if (root / "cifar-10-batches-py").is_dir():
             return self._batches(root)
         base = first_folder(root, ("",))

@@ -1,0 +1,92 @@
+"""Where a protocol's images come from, and what they are once it is settled who is private."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mibench.data.images import Dataset
+from mibench.progress import SILENT, Progress
+from mibench.types import Frozen
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many private identities there are, and how many images of each use."""
+
+    identities: int
+    train: int
+    val: int
+    test: int
+    public: int
+
+
+@dataclass(frozen=True, eq=False)
+class Divided:
+    """A protocol's images, each of which has its use; none is in memory.
+
+    It is sent to the workers of a grid. Its module loads the images, so that module is what their
+    stage's key names.
+
+    Attributes:
+        digest: SHA-256 that identifies the images.
+        split: SHA-256 of which picture is used for what; None where pictures are drawn.
+        complete: whether data sets are the published ones, by their counts.
+        counts: how many identities and images there are.
+        of_people: whether they show people, whose reconstructions are not published.
+        stored: whether the images lie prepared and are read where they lie: no stage holds them.
+    """
+
+    digest: str
+    split: str | None
+    complete: bool
+    counts: Counts
+    of_people: bool
+    stored: ClassVar[bool] = False
+
+    def inputs(self) -> dict[str, Any]:
+        """What identifies the images in the keys of stages; JSON values."""
+        raise NotImplementedError
+
+    def load(self, progress: Progress = SILENT) -> Dataset:
+        """The images, in memory on the CPU.
+
+        Raises:
+            MibenchError: files are damaged, or others than those that were divided.
+        """
+        raise NotImplementedError
+
+    def write(self, folder: Path) -> None:
+        """Write which picture is used for what beside a record, where no source lists them."""
+
+
+class Data(Frozen):
+    """Where a protocol's images come from, as its card says it."""
+
+    @property
+    def sets(self) -> tuple[tuple[str, int | None], ...]:
+        """Names and crops of the prepared data sets that are read."""
+        return ()
+
+    @abstractmethod
+    def divide(
+        self,
+        *,
+        resolution: int,
+        root: str | Path | None = None,
+        data: str | Path | None = None,
+        progress: Progress = SILENT,
+    ) -> Divided:
+        """Settle which image is used for what; nothing is written, and no result is in memory.
+
+        Args:
+            resolution: height and width in pixels.
+            root: the image folder, for a protocol that reads one.
+            data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
+
+        Raises:
+            RequestError: files are missing, unusable or too few.
+            MibenchError: a prepared file is damaged.
+        """
