@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,14 +16,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from mibench.errors import RequestError
-from mibench.types import Frozen, digest
+from mibench.types import Frozen
 
 # A setting that is larger than this is a slip of the pen, and would take long to refuse elsewhere.
 _DEEPEST, _LONGEST, _MOST_CHARACTERS = 16, 10_000, 10_000
 Model = TypeVar("Model", bound=Frozen)
 
 LEAST_IDENTITIES = 8  # attacked by the smallest share: intervals over identities need a few
-_READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
 _LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
 
 
@@ -178,17 +176,6 @@ def scaled(config: Model, share: float) -> Model:
             else:
                 changed[name] = share_of(value, share, int(str(extra.get("least", 1))))
     return config.model_copy(update=changed)
-
-
-def setting_token(passed: dict[str, Any]) -> str:
-    """A short text for what was passed through ``--set``: ``scale=0``, else a digest."""
-    plain = plain_settings(passed)
-    if len(plain) == 1:
-        path, value = next(iter(plain.items()))
-        text = json.dumps(value) if not isinstance(value, str) else value
-        if path.startswith(("defense.", "target.")) and _READABLE.fullmatch(text):
-            return f"{path.removeprefix('defense.')}={text}"
-    return digest(plain)[:8]
 
 
 def plain_settings(value: Any) -> Any:

@@ -21,10 +21,11 @@ from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderSplit
 from mibench.errors import DivergedError, RequestError
+from mibench.names import cell_name, method_label
 from mibench.progress import Progress
 from mibench.record import Record
 from mibench.registry import contained
-from mibench.settings import plain_settings, setting_token
+from mibench.settings import plain_settings
 from mibench.store.store import NEEDED_BYTES, Store, default_root
 from mibench.types import canonical_json, digest
 
@@ -133,31 +134,26 @@ def select_device(name: str) -> torch.device:
 def run_folder(cell: Cell, images: str | None) -> Path:
     """Where a cell's results go unless told otherwise: its name holds all that they depend on.
 
-    ``<attack>_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a method of
-    someone else has a digest of its code, and other settings, a budget and images that the
-    protocol does not draw itself follow.
+    It is called as on boards (:func:`~mibench.names.cell_name`); what boards refuse follows: a
+    preset, a budget, and images that the protocol does not draw itself.
 
     Args:
         images: digest of these images (of the :class:`~mibench.data.division.Division`), or None.
     """
     spec = cell.spec
-    mains = {k: v for k, v in spec.overrides.items() if k.startswith(("defense.", "target."))}
-    others = {k: v for k, v in spec.overrides.items() if k not in mains}
-    attack = cell.attack.full + _digest_of(cell.attack_source)
-    defense = cell.defense_name + _digest_of(cell.defense_source)
-    defense += f"-{setting_token(mains)}" if mains else ""
-    name = f"{attack}_{defense}_{cell.architecture}_seed{spec.seed}"
-    name += f"-set-{setting_token(others)}" if others else ""
+    name = cell_name(
+        attack=method_label(cell.attack.full, cell.attack_source),
+        defense=method_label(cell.defense_name, cell.defense_source),
+        target=cell.architecture,
+        seed=spec.seed,
+        passed=spec.overrides,
+    )
     name += f"-{spec.preset}" if spec.preset is not None else ""
     name += f"-budget-{spec.budget!r}" if spec.budget != 1 else ""
-    name += f"-data{_digest_of(images)}" if images else ""
+    name += f"-data-{images[:8]}" if images else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
     return RUNS / cell.protocol.name / name
-
-
-def _digest_of(source: str | None) -> str:
-    return f"-{source[:8]}" if source else ""
 
 
 def claim(folder: Path, cell: Cell, images: str | None) -> None:

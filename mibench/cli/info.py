@@ -15,12 +15,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mibench.cell.request import Request
-from mibench.cell.resolve import AttackName, attack_settings, defense_settings
+from mibench.cell.resolve import attack_settings, defense_settings
 from mibench.cli.listing import Entry, nothing_called
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.metrics import METRICS
+from mibench.names import AttackName
 from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, protocol_named
 from mibench.training.defense import DEFENSES
 
@@ -75,13 +76,10 @@ def _described_attack(name: AttackName, protocol: Protocol) -> Entry:
         update={"objective": "logit" if name.lom else "cross-entropy"}
     )
     config = config.model_copy(update={"augment": name.ma, "identity": identity})
-    variants = [name.base]
-    if cls.optimises_identity:
-        variants += [f"{name.base}+lom", f"{name.base}+ma", f"improved-{name.base}"]
     return {
         "kind": "attack",
         "name": name.full,
-        "variants": variants,
+        "variants": variants(name.base) if cls.optimises_identity else [name.base],
         "access": cls.access,
         "from_protocol": ["attack.students", "attack.prior.gan"],
         "card": cls.card.model_dump(mode="json"),
