@@ -22,6 +22,7 @@ from mibench.types import Frozen
 _DEEPEST, _LONGEST, _MOST_CHARACTERS = 16, 10_000, 10_000
 Model = TypeVar("Model", bound=Frozen)
 
+NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 LEAST_IDENTITIES = 8  # attacked by the smallest share: intervals over identities need a few
 _LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
 
@@ -143,7 +144,7 @@ def write_setting(path: str, value: Any) -> str:
             return f"{path}={value}"
         except (ValueError, RecursionError):
             pass
-    return f"{path}={json.dumps(value)}"  # also of text that reads like a number or a list
+    return f"{path}={json.dumps(value, allow_nan=False)}"  # also of text that reads like a number or a list
 
 
 def share_of(count: int, share: float, least: int = 1) -> int:

@@ -20,7 +20,7 @@ SENTENCES = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^\n|^#|^-|\Z)", TEXT, re.MULTI
 
 def known_tests() -> set[str]:
     found = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 found.add(node.name)

@@ -25,8 +25,8 @@ from mibench.names import cell_name, method_label
 from mibench.progress import Progress
 from mibench.record import Record
 from mibench.registry import contained
-from mibench.settings import plain_settings
-from mibench.store.store import NEEDED_BYTES, Store, default_root
+from mibench.settings import NEEDED_BYTES, plain_settings
+from mibench.store.store import Store, default_root
 from mibench.types import canonical_json, digest
 
 RUNS = Path("mibench-runs")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import mibench
 from mibench.cli.show.progress import size
-from mibench.store.store import NEEDED_BYTES
+from mibench.settings import NEEDED_BYTES
 from mibench.types import Frozen
 
 if TYPE_CHECKING:

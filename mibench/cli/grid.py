@@ -91,7 +91,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.cell.request import check_device
     from mibench.cli.listing import check_method, check_protocol
     from mibench.files import output_folder
-    from mibench.store.store import NEEDED_BYTES
+    from mibench.settings import NEEDED_BYTES
 
     check_device(options["device"])
     _check_executor(options)

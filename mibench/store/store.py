@@ -53,7 +53,6 @@ _STAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(rf"(?P<stage>{_STAGE.pattern})-(?P<key>{_KEY.pattern})")
 _TEMPORARY = re.compile(rf"{_OWNER.pattern}-[0-9a-f]{{8}}")
-NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 _SILENT_SECONDS = 2.0  # that a process waits for another one without a word
 # A disk that is full, over quota, read-only or failing: such errors often name no file.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}

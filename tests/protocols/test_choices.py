@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mibench
+import mibench.record
 from mibench import protocols
 from mibench.cell.keys import Keys
 from mibench.cell.request import Request
@@ -107,7 +108,7 @@ def test_cards_that_choose_nothing_keep_their_digest(tiny: Protocol) -> None:
     later = {"initialisation", "prior_seed", "judges_know_public"}
     gan = {"architecture", "schedule", "mirror"}
     older = tiny.model_dump(mode="json", exclude={**dict.fromkeys(later, True), "gan": gan})
-    assert mibench.types.protocol_digest(older) == tiny.digest
+    assert mibench.record.protocol_digest(older) == tiny.digest
     for change in (
         {"architecture": "gmi", "recipe": "wgan-gp"},
         {"recipe": "wgan-gp"},

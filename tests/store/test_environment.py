@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import mibench.types
+import mibench.record
 from mibench.store.environment import checkout_state, environment, peak_memory_bytes
 
 
@@ -52,7 +52,7 @@ def test_environment() -> None:
     assert result.python == platform.python_version()
     assert result.torch == torch.__version__
     assert (result.commit is None) == (result.dirty is None)
-    assert isinstance(result, mibench.types.Environment)
+    assert isinstance(result, mibench.record.Environment)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")

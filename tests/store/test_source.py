@@ -253,7 +253,7 @@ def test_loaded_code_keeps_its_digest(folder: Path) -> None:
 def test_missing_and_broken_sources_are_named(folder: Path) -> None:
     with pytest.raises(MibenchError, match="no_such_module"):
         code_digest("mibench.no_such_module")
-    with pytest.raises(MibenchError, match=r"mibench\.stages:Stages\.no_such"):
+    with pytest.raises(MibenchError, match=r"mibench\.cell\.stages:Stages\.no_such"):
         code_digest("mibench.cell.stages:Stages.no_such")
     write(folder / "broken_for_digest.py", "def f(:")
     with pytest.raises(MibenchError, match=r"broken_for_digest\.py"):
