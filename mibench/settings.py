@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -135,6 +135,23 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return path, found
 
 
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """All of ``--set``, by path.
+
+    Raises:
+        RequestError: as :func:`parse_setting`; or a path is given twice.
+    """
+    found: dict[str, Any] = {}
+    for path, value in map(parse_setting, texts):
+        if path in found:
+            raise RequestError(
+                f"--set {plain(path)} is given twice, {shown(found[path])} and {shown(value)}: "
+                "leave one of them out"
+            )
+        found[path] = value
+    return found
+
+
 def write_setting(path: str, value: Any) -> str:
     """The text ``path=value`` that :func:`parse_setting` reads as these two."""
     if isinstance(value, str):
@@ -144,7 +161,7 @@ def write_setting(path: str, value: Any) -> str:
             return f"{path}={value}"
         except (ValueError, RecursionError):
             pass
-    return f"{path}={json.dumps(value, allow_nan=False)}"  # also of text that reads like a number or a list
+    return f"{path}={json.dumps(value, allow_nan=False)}"  # also of text that reads like a number
 
 
 def share_of(count: int, share: float, least: int = 1) -> int:

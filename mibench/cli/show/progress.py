@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from mibench.progress import Progress, StageState
+from mibench.progress import SILENT, Progress, StageState
 
 if TYPE_CHECKING:
     import rich.progress
@@ -234,8 +235,12 @@ class Bars(Display):
         loop.shown, loop.shown_done = now, loop.done
 
 
-def display(stream: TextIO | None = None) -> Display:
+def display(
+    stream: TextIO | None = None, *, quiet: bool = False
+) -> contextlib.AbstractContextManager[Progress]:
     """Bars when the stream (default: standard error) is a terminal, else plain lines."""
+    if quiet:
+        return contextlib.nullcontext(SILENT)
     stream = stream or sys.stderr
     if not stream.isatty():
         return Lines(stream)

@@ -1,0 +1,236 @@
+"""What ``mibench info`` says of a method, prior, source, target, protocol or metric."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import timm
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mibench.cell.request import Request
+from mibench.cell.resolve import attack_settings, defense_settings
+from mibench.cli.known import ROWS, Entry, nothing_called, registry
+from mibench.data.splits import FolderOptions
+from mibench.errors import RequestError
+from mibench.inversion.attack import ATTACKS
+from mibench.metrics import METRICS
+from mibench.names import AttackName, variants
+from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, protocol_named
+from mibench.training.defense import DEFENSES
+
+_FIXED = {"attack.augment", "attack.identity.objective"}  # chosen by the attack's name
+
+
+def describe(name: str, protocol: str | None = None) -> Entry:
+    """Everything about one name, of whatever kind: card, fields, and what is particular to it.
+
+    Args:
+        protocol: whose settings stand beside a method's and a target's own; None: the default one.
+
+    Raises:
+        RequestError: nothing is called so (the message offers close names of all kinds), or there
+            is no such protocol.
+    """
+    card = _card(protocol or Request.model_fields["protocol"].default)
+    if ".py:" in name:
+        for kind in ("attack", "prior", "source"):
+            if kind in ROWS:
+                with contextlib.suppress(RequestError):
+                    return _DESCRIBED[kind](name, card)
+        return _defense(name, card)
+    with contextlib.suppress(RequestError):  # not an attack's name: `improved-…+lom`
+        if AttackName.parse(name).base in ATTACKS.names():
+            return _attack(name, card)
+    if name in DEFENSES.names():
+        return _defense(name, card)
+    if timm.is_model(name):
+        return _target(name, card)
+    for kind in ("prior", "source"):
+        if kind in ROWS and name in registry(kind).names():
+            return _DESCRIBED[kind](name, card)
+    if protocol is not None:
+        raise RequestError(f"--protocol is for attacks, defenses and targets; {name!r} is none")
+    if name in [*PROTOCOLS, "folder"]:
+        return _protocol(_card(name))
+    if name in METRICS:
+        return {"kind": "metric", "name": name, **METRICS[name].model_dump(mode="json")}
+    raise RequestError(nothing_called(name, timm.list_models()))
+
+
+def _card(name: str) -> Protocol:
+    return folder_protocol(FolderOptions()) if name == "folder" else protocol_named(name)
+
+
+def _attack(spec: str, protocol: Protocol) -> Entry:
+    name = AttackName.parse(spec)
+    cls = ATTACKS.get(name.base)
+    if (name.lom or name.ma) and not cls.optimises_identity:
+        raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
+    config = cls.Config.model_validate({})
+    identity = config.identity.model_copy(
+        update={"objective": "logit" if name.lom else "cross-entropy"}
+    )
+    config = config.model_copy(update={"augment": name.ma, "identity": identity})
+    return {
+        "kind": "attack",
+        "name": name.full,
+        "variants": variants(name.base) if cls.optimises_identity else [name.base],
+        "access": cls.access,
+        "from_protocol": ["attack.students", "attack.prior.gan"],
+        "card": cls.card.model_dump(mode="json"),
+        "in_protocol": protocol.name,
+        "fields": list(fields(config, "attack.", attack_settings(name, cls, protocol, {}))),
+        "protocols": _in_protocols("attacks", name.base),
+    }
+
+
+def _defense(name: str, protocol: Protocol) -> Entry:
+    cls = DEFENSES.get(name)
+    config, training = defense_settings(name, cls, protocol, {})
+    return {
+        "kind": "defense",
+        "name": name,
+        "strength": cls.strength and f"defense.{cls.strength}",
+        "strengths": list(cls.strengths),
+        "stochastic": cls.stochastic,
+        "training": {f"target.{path}": value for path, value in cls.training.items()},
+        "card": cls.card.model_dump(mode="json"),
+        "in_protocol": protocol.name,
+        "fields": [
+            *fields(cls.Config.model_validate({}), "defense.", config),
+            *fields(protocol.training, "target.", training),
+        ],
+        "protocols": _in_protocols("defenses", name),
+    }
+
+
+def _prior(name: str, protocol: Protocol) -> Entry:
+    cls = registry("prior", load=True).get(name)
+    return {
+        "kind": "prior",
+        "name": name,
+        "title": cls.title,
+        "about": _about(cls),
+        "needs": cls.needs,
+        "fields": list(fields(cls.Config(), "prior.")),
+    }
+
+
+def _source(name: str, protocol: Protocol) -> Entry:
+    cls = registry("source", load=True).get(name)
+    return {
+        "kind": "source",
+        "name": name,
+        "about": _about(cls),
+        "card": cls.card.model_dump(mode="json"),
+    }
+
+
+_DESCRIBED = {"attack": _attack, "prior": _prior, "source": _source}
+
+
+def _about(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0]
+
+
+def _protocol(protocol: Protocol) -> Entry:
+    held = {"name", "version", "title", "notes", "assets", "attacks", "defenses"}
+    prefix = "protocol."
+    return {
+        "kind": "protocol",
+        **protocol.model_dump(mode="json", include=held),
+        "digest": protocol.digest,
+        "frozen": bool(protocol.assets),
+        "fields": [
+            entry
+            for entry in fields(protocol, prefix, settable=not protocol.assets)
+            if entry["path"].removeprefix(prefix).split(".")[0] not in held
+        ],
+    }
+
+
+def _target(name: str, protocol: Protocol) -> Entry:
+    build = timm.model_entrypoint(name)
+    own = build.__module__.startswith("mibench.")
+    return {
+        "kind": "target",
+        "name": name,
+        "module": build.__module__,
+        **({"about": _about(build)} if own else {}),
+        "defaults_of": protocol.name,
+        "fields": list(fields(protocol.training, "target.")),
+    }
+
+
+def _in_protocols(methods: str, name: str) -> Entry:
+    """What each protocol that has settings for a method sets."""
+    cards = [*PROTOCOLS.values(), folder_protocol(FolderOptions())]
+    return {p.name: held[name] for p in cards if name in (held := getattr(p, methods))}
+
+
+def fields(
+    config: BaseModel, prefix: str, resolved: BaseModel | None = None, settable: bool = True
+) -> Iterator[Entry]:
+    """The fields of a configuration, nested ones by their dotted ``--set`` path.
+
+    Args:
+        resolved: the same configuration as a protocol has it.
+
+    Yields:
+        ``path``, ``type`` (with its bounds), ``default`` (a JSON value), ``in_protocol`` (likewise,
+        of ``resolved``), ``meaning`` and ``settable``.
+    """
+    values = config.model_dump(mode="json")
+    others = resolved.model_dump(mode="json") if resolved else {}
+    for name, info in type(config).model_fields.items():
+        value, path = getattr(config, name), prefix + name
+        if isinstance(value, BaseModel):
+            inside = getattr(resolved, name) if resolved else None
+            yield from fields(value, path + ".", inside, settable)
+            continue
+        yield {
+            "path": path,
+            "type": _type_name(info.annotation) + _bounds(info),
+            "default": values[name],
+            **({"in_protocol": others[name]} if resolved else {}),
+            "meaning": info.description or "",
+            "settable": settable and path not in _FIXED,
+        }
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if arguments:
+        inside = ", ".join("…" if each is Ellipsis else _type_name(each) for each in arguments)
+        return f"{getattr(origin, '__name__', origin)}[{inside}]"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _bounds(info: FieldInfo) -> str:
+    signs = {
+        "ge": "≥",
+        "gt": ">",
+        "le": "≤",
+        "lt": "<",
+        "min_length": "length ≥",
+        "max_length": "length ≤",
+    }
+    found = [
+        f"{sign} {getattr(each, name)}"
+        for each in info.metadata
+        for name, sign in signs.items()
+        if hasattr(each, name)
+    ]
+    return f" ({', '.join(found)})" if found else ""
