@@ -27,27 +27,11 @@ from mibench.settings import NEEDED_BYTES
 if TYPE_CHECKING:
     from mibench.protocols import Protocol
 
-# Distributions and what they are imported as; a test compares them with pyproject.toml.
-PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "huggingface-hub": "huggingface_hub",
-    "opacus": "opacus",
-    "rich": "rich",
-    "click": "click",
-    "pandas": "pandas",
-    "tabulate": "tabulate",
-    "pydantic": "pydantic",
-    "safetensors": "safetensors",
-    "filelock": "filelock",
-    "jinja2": "jinja2",
-    "torch-fidelity": "torch_fidelity",
-    "matplotlib": "matplotlib",
-    "pillow": "PIL",
-    "numpy": "numpy",
-    "scipy": "scipy",
-}
+PACKAGES = (  # a test compares them with pyproject.toml
+    *("torch", "torchvision", "timm", "huggingface-hub", "opacus", "rich", "click", "pandas"),
+    *("tabulate", "pydantic", "safetensors", "filelock", "jinja2", "torch-fidelity", "matplotlib"),
+    *("pillow", "numpy", "scipy"),
+)
 STYLES = {"ok": "green", "absent": "yellow", "broken": "red"}
 
 
@@ -107,9 +91,9 @@ def examine(store: Path | None) -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    for name, module in PACKAGES.items():
+    for name in PACKAGES:
         try:
-            importlib.import_module(module)
+            importlib.import_module("PIL" if name == "pillow" else name.replace("-", "_"))
             yield Check(name, "ok", importlib.metadata.version(name))
         except Exception as error:  # a broken binary raises anything
             found = f"cannot be imported: {type(error).__name__}: {error}"

@@ -19,6 +19,7 @@ from mibench.cli.options import (
 from mibench.errors import RequestError
 
 if TYPE_CHECKING:
+    from mibench.grid.ray_cluster import Resources
     from mibench.grid.spec import GridSpec
 
 
@@ -93,7 +94,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.settings import NEEDED_BYTES
 
     check_device(options["device"])
-    _check_executor(options)
+    resources = _resources(options)
     grids = _grids(options)
     for each in grids:
         refuse_unknown(each.protocol, each.defenses, each.attacks)
@@ -108,37 +109,41 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.cli.show.tables import console
     from mibench.grid.local import InProcess, Workers, local_devices, threads_each
     from mibench.grid.plan import make_plan
-    from mibench.grid.ray_cluster import RayCluster, parse_resources
+    from mibench.grid.ray_cluster import RayCluster
     from mibench.grid.run import records, run_grid
     from mibench.grid.schedule import Executor, Listener
     from mibench.grid.spec import expand
     from mibench.progress import SILENT
     from mibench.store.store import Store, default_root
 
-    ray, threads = options["executor"] == "ray", options["threads"]
-    devices = local_devices(options["device"], options["workers"])
-    for device in () if ray else set(devices):  # Ray's nodes have devices of their own
-        select_device(device)
-    workers = 1 if ray else len(devices)
+    devices, threads = ["cpu"], options["threads"]
+    if resources is None:  # Ray's nodes have devices of their own
+        devices = local_devices(options["device"], options["workers"])
+        for device in set(devices):
+            select_device(device)
     specs = expand(grids)
     root = kept or default_root()
     with contextlib.redirect_stdout(sys.stderr):
         plan = make_plan(specs, root, out)
-    if ray:
-        _check_stages(options, {t.stage for cell in plan.cells for t in cell.stages.values()})
+    stages = sorted({task.stage for cell in plan.cells for task in cell.stages.values()})
+    for stage in resources or ():
+        if stage and stage not in stages:
+            raise RequestError(
+                f"--num-cpus, --num-gpus: the grid has no stage {stage!r}; it has "
+                f"{', '.join(stages)}"
+            )
     shown = console(sys.stderr if options["as_json"] else sys.stdout)
-    show_plan(plan, workers, shown)
+    show_plan(plan, len(devices), shown)
     if options["dry_run"]:
         return
     Store(root).require_space(NEEDED_BYTES)
-    display = None if options["quiet"] else GridDisplay(plan, workers)
+    display = None if options["quiet"] else GridDisplay(plan, len(devices))
     with display or contextlib.nullcontext(), contextlib.redirect_stdout(sys.stderr):
         executor: Executor
-        if ray:
-            resources = parse_resources(options["num_cpus"], options["num_gpus"], 0)
+        if resources:
             executor = RayCluster(options["address"], resources)
-        elif workers > 1:
-            executor = Workers(devices, threads or threads_each(workers))
+        elif len(devices) > 1:
+            executor = Workers(devices, threads or threads_each(len(devices)))
         else:
             if threads:
                 torch.set_num_threads(threads)
@@ -200,29 +205,18 @@ def _sweep(text: str) -> tuple[str, str, Any]:
     return defense, field, [parse_setting(f"{field}={each}")[1] for each in values.split(",")]
 
 
-def _check_executor(options: dict[str, Any]) -> None:
-    """Refuse an executor's options that are wrong, or the other one's, before anything is read."""
-    if options["executor"] == "ray":
-        from mibench.grid.ray_cluster import parse_resources, require_address
+def _resources(options: dict[str, Any]) -> dict[str, Resources] | None:
+    """What each stage gets on Ray, None on this machine; refuses the other executor's options."""
+    if options["executor"] == "local":
+        for name in ("address", "num_cpus", "num_gpus"):
+            if options[name]:
+                raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
+        return None
+    from mibench.grid.ray_cluster import parse_resources, require_address
 
-        for name in ("workers", "threads"):
-            if options[name] is not None:
-                raise RequestError(f"--{name} is for --executor local; see --num-cpus")
-        parse_resources(options["num_cpus"], options["num_gpus"], 0)
-        require_address(options["address"])
-        return
-    for name in ("address", "num_cpus", "num_gpus"):
-        if options[name]:
-            raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
-
-
-def _check_stages(options: dict[str, Any], stages: set[str]) -> None:
-    """Refuse resources of a stage that no cell has."""
-    for name in ("num_cpus", "num_gpus"):
-        for text in options[name]:
-            stage, equals, _ = text.rpartition("=")
-            if equals and stage not in stages:
-                raise RequestError(
-                    f"--{name.replace('_', '-')} {text}: the grid has no stage {stage!r}; it has "
-                    f"{', '.join(sorted(stages))}"
-                )
+    for name in ("workers", "threads"):
+        if options[name] is not None:
+            raise RequestError(f"--{name} is for --executor local; see --num-cpus")
+    resources = parse_resources(options["num_cpus"], options["num_gpus"], 0)
+    require_address(options["address"])
+    return resources

@@ -27,10 +27,11 @@ Entry = dict[str, Any]
 
 
 class Row(NamedTuple):
-    """A registry: the package of its files, the module that holds it and its base class.
+    """A registry in listings.
 
-    ``columns`` are those of its listing, each with an attribute of the class, ``card.<field>``, or
-    several of them to be written behind each other.
+    Attributes:
+        package: of its files. home: module that holds it and its base class. base: that class.
+        columns: what is shown of a class: an attribute of it, ``card.<field>``, or several of them.
     """
 
     package: str
@@ -39,41 +40,31 @@ class Row(NamedTuple):
     columns: dict[str, str]
 
 
-_SOURCE = "card.venue card.year"
+_CARD = {"title": "card.title", "source": "card.venue card.year"}
 ROWS = {
     "attack": Row(
         "mibench.attacks",
         "mibench.inversion.attack",
         "Attack",
-        {
-            "access": "access",
-            "prior": "card.prior_recipe",
-            "title": "card.title",
-            "source": _SOURCE,
-        },
+        {"access": "access", "prior": "card.prior_recipe", **_CARD},
     ),
     "defense": Row(
         "mibench.defenses",
         "mibench.training.defense",
         "Defense",
-        {
-            "title": "card.title",
-            "strength": "strength",
-            "guarantee": "card.privacy_unit",
-            "source": _SOURCE,
-        },
+        {"strength": "strength", "guarantee": "card.privacy_unit", **_CARD},
     ),
     "prior": Row(
         "mibench.priors",
         "mibench.priors._prior",
         "PriorKind",
-        {"title": "title", "needs": "needs"},
+        {"needs": "needs", "title": "title"},
     ),
     "source": Row(
         "mibench.data.sources",
         "mibench.data.source",
         "Source",
-        {"title": "card.title", "images": "card.images", "licence": "card.licence"},
+        {"images": "card.images", "title": "card.title", "licence": "card.licence"},
     ),
 }
 for _kind, _row in [*ROWS.items()]:  # until the last two rooms are there
@@ -127,7 +118,7 @@ def refuse_misspelt(name: str) -> None:
     """
     if "timm" in sys.modules or ".py:" in name:  # then importing costs nothing, or tells
         return
-    if name not in (ours := _known_names()) and closest(name, ours) and not _may_be_timms(name):
+    if name not in (ours := _ours()) and closest(name, ours) and not _may_be_timms(name):
         raise RequestError(nothing_called(name))
 
 
@@ -137,12 +128,12 @@ def nothing_called(name: str, networks: Collection[str] = ()) -> str:
     Args:
         networks: timm's networks, which are offered where nothing of ours is close.
     """
-    hint = closest(name, _known_names()) or closest(name, networks)
+    hint = closest(name, _ours()) or closest(name, networks)
     kinds = ", ".join(f"`mibench list {kind}`" for kind in KINDS)
     return f"nothing is called {shown(name)}; {hint + ' ' if hint else ''}All names: {kinds}"
 
 
-def _known_names() -> list[str]:
+def _ours() -> list[str]:
     return [name for kind in KINDS if kind != "targets" for name in names(kind)]
 
 
@@ -166,42 +157,37 @@ def registry(kind: str, *, load: bool = False) -> Registry[Any]:
 
 
 def _registered(kind: str) -> list[Entry]:
-    return [
-        {"name": name, **_facts(kind, name, ROWS[kind].columns)} for name in registry(kind).names()
-    ]
+    columns = ROWS[kind].columns
+    return [{"name": name, **_facts(kind, name, columns)} for name in registry(kind).names()]
 
 
 def _attacks() -> list[Entry]:
-    """Attacks with the same access and prior together, each with its variants."""
-    columns = ROWS["attack"].columns | {"optimises_identity": "optimises_identity"}
-    bases = [(base, _facts("attack", base, columns)) for base in registry("attack").names()]
-    access = get_args(Access)
-    bases.sort(key=lambda each: (access.index(each[1]["access"]), each[1]["prior"], each[0]))
-    return [
-        {"name": AttackName(base, *improved).full, **facts, "title": f"{facts['title']}{variant}"}
-        for base, facts in bases
-        for varied in [facts.pop("optimises_identity")]
-        for improved, says in VARIANTS.items()
-        for variant in [f", {says}" if says else ""]
-        if varied or not says
-    ]
+    """Attacks of the same access and prior together, each with its variants."""
+    columns = ROWS["attack"].columns | {"varied": "optimises_identity"}
+    found = [{"base": n, **_facts("attack", n, columns)} for n in registry("attack").names()]
+    found.sort(key=lambda each: (get_args(Access).index(each["access"]), each["prior"]))
+    entries = []
+    for facts in found:
+        base, varied = facts.pop("base"), facts.pop("varied")
+        for improvements, says in VARIANTS.items() if varied else [((), "")]:
+            title = facts["title"] + (f", {says}" if says else "")
+            name = AttackName(base, *improvements).full
+            entries.append({"name": name, **facts, "title": title})
+    return entries
 
 
 def _facts(kind: str, name: str, columns: dict[str, str]) -> Entry:
     """What a method's class and its card say, by column."""
+
+    def said(say: Callable[[str], Any]) -> Entry:
+        found = {column: [*map(say, paths.split())] for column, paths in columns.items()}
+        return {k: v[0] if len(v) == 1 else " ".join(map(str, v)) for k, v in found.items()}
+
     try:
-        say = functools.partial(_read, _read_class(kind, name), _base(kind))
-        facts = {column: [say(path) for path in paths.split()] for column, paths in columns.items()}
+        return said(functools.partial(_read, _read_class(kind, name), _base(kind)))
     except UnreadableError:
         cls = registry(kind, load=True).get(name)
-        facts = {
-            column: [operator.attrgetter(path)(cls) for path in paths.split()]
-            for column, paths in columns.items()
-        }
-    return {
-        column: said[0] if len(said) == 1 else " ".join(map(str, said))
-        for column, said in facts.items()
-    }
+        return said(lambda path: operator.attrgetter(path)(cls))
 
 
 def _read(found: Class, base: Class, path: str) -> Any:
@@ -229,10 +215,9 @@ def _read_class(kind: str, name: str) -> Class:
 
 @functools.cache
 def _base(kind: str) -> Class:
-    """The base class as its file states it, for what a method's class leaves as it is."""
-    row = ROWS[kind]
-    spec = importlib.util.find_spec(row.home)
-    found = read_module(Path(str(spec and spec.origin))).get(row.base)
+    """The base class, for what a method's class leaves as it is."""
+    spec = importlib.util.find_spec(ROWS[kind].home)
+    found = read_module(Path(str(spec and spec.origin))).get(ROWS[kind].base)
     if not isinstance(found, Class):
         raise UnreadableError
     return found
@@ -276,9 +261,7 @@ def _metrics() -> list[Entry]:
         from mibench.metrics import METRICS
 
         facts = {name: operator.attrgetter(*_OF_METRICS)(info) for name, info in METRICS.items()}
-    return [
-        {"name": name, **dict(zip(_OF_METRICS, each, strict=True))} for name, each in facts.items()
-    ]
+    return [{"name": n, **dict(zip(_OF_METRICS, each, strict=True))} for n, each in facts.items()]
 
 
 def _targets() -> list[Entry]:

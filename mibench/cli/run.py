@@ -153,8 +153,9 @@ def run(
 @contextlib.contextmanager
 def _logged_to_stderr() -> Iterator[None]:
     """Show the core's messages (a stage that another process computes, a corrupt artifact)."""
-    log = logging.getLogger("mibench")
-    level, handler = log.level, _Echo()
+    # To what standard error is by now: a live display has redirected it.
+    log, handler = logging.getLogger("mibench"), logging.StreamHandler(sys.stderr)
+    level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -162,10 +163,3 @@ def _logged_to_stderr() -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-
-
-class _Echo(logging.Handler):
-    """Writes messages to what standard error is at that moment, which a live display redirects."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)

@@ -50,7 +50,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended.
 
     Attributes:
@@ -72,7 +72,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def work(job: Job, progress: Progress = SILENT) -> Outcome:
+def work(job: Job, progress: Progress = SILENT) -> JobOutcome:
     """Compute one stage; an exception is an outcome, so that only its cells fail.
 
     ``KeyboardInterrupt`` and other ways to stop a process pass through.
@@ -89,7 +89,7 @@ def work(job: Job, progress: Progress = SILENT) -> Outcome:
         else:
             compute(stages, job.task)
         status: Status = "done" if stages.computed - before else "cached"
-        return Outcome(
+        return JobOutcome(
             job.task.key,
             status,
             time.monotonic() - start,
@@ -98,7 +98,9 @@ def work(job: Job, progress: Progress = SILENT) -> Outcome:
         )
     except Exception:
         error = traceback.format_exc()
-        return Outcome(job.task.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
+        return JobOutcome(
+            job.task.key, "failed", time.monotonic() - start, 0.0, worker_name(), error
+        )
 
 
 # The stages of the cell that this process worked on last, with its data and networks.

@@ -141,9 +141,11 @@ def test_what_is_read_off_the_files_is_what_is_imported(
 def test_nothing_registered_has_to_be_imported_for_a_listing() -> None:
     """Cards say it outright; a new one that does not makes every listing slow."""
     assert [each["name"] for each in known._read_protocols()] == [*PROTOCOLS, "folder"]
-    for kind, registry in (("attack", ATTACKS), ("defense", DEFENSES)):
-        for name in registry.names():
-            assert known._read_class(kind, name).attributes["card"].whole
+    for kind, row in known.ROWS.items():
+        for name in known.registry(kind).names():
+            found = known._read_class(kind, name)
+            for path in " ".join(row.columns.values()).split():
+                known._read(found, known._base(kind), path)
 
 
 def test_info_of_protocols() -> None:
