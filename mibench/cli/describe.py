@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 import timm
@@ -38,28 +38,32 @@ def describe(name: str, protocol: str | None = None) -> Entry:
             is no such protocol.
     """
     card = _card(protocol or Request.model_fields["protocol"].default)
-    if ".py:" in name:
-        for kind in ("attack", "prior", "source"):
-            if kind in ROWS:
-                with contextlib.suppress(RequestError):
-                    return _DESCRIBED[kind](name, card)
-        return _defense(name, card)
+    if ".py:" not in name:
+        kind = _kind(name)
+        if protocol is not None and kind not in ("attack", "defense", "target"):
+            raise RequestError(f"--protocol is for attacks, defenses and targets; {name!r} is none")
+        return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
+    for kind in ("attack", "prior", "source"):
+        if kind in ROWS:
+            with contextlib.suppress(RequestError):  # it is of another kind
+                return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
+    return {"kind": "defense", "name": name, **_defense(name, card)}
+
+
+def _kind(name: str) -> str:
     with contextlib.suppress(RequestError):  # not an attack's name: `improved-…+lom`
         if AttackName.parse(name).base in ATTACKS.names():
-            return _attack(name, card)
-    if name in DEFENSES.names():
-        return _defense(name, card)
-    if timm.is_model(name):
-        return _target(name, card)
-    for kind in ("prior", "source"):
-        if kind in ROWS and name in registry(kind).names():
-            return _DESCRIBED[kind](name, card)
-    if protocol is not None:
-        raise RequestError(f"--protocol is for attacks, defenses and targets; {name!r} is none")
-    if name in [*PROTOCOLS, "folder"]:
-        return _protocol(_card(name))
-    if name in METRICS:
-        return {"kind": "metric", "name": name, **METRICS[name].model_dump(mode="json")}
+            return "attack"
+    there: dict[str, Collection[str]] = {
+        "defense": DEFENSES.names(),
+        "target": [name] if timm.is_model(name) else [],
+        **{kind: registry(kind).names() for kind in ("prior", "source") if kind in ROWS},
+        "protocol": [*PROTOCOLS, "folder"],
+        "metric": METRICS,
+    }
+    for kind, names in there.items():
+        if name in names:
+            return kind
     raise RequestError(nothing_called(name, timm.list_models()))
 
 
@@ -78,7 +82,6 @@ def _attack(spec: str, protocol: Protocol) -> Entry:
     )
     config = config.model_copy(update={"augment": name.ma, "identity": identity})
     return {
-        "kind": "attack",
         "name": name.full,
         "variants": variants(name.base) if cls.optimises_identity else [name.base],
         "access": cls.access,
@@ -94,8 +97,6 @@ def _defense(name: str, protocol: Protocol) -> Entry:
     cls = DEFENSES.get(name)
     config, training = defense_settings(name, cls, protocol, {})
     return {
-        "kind": "defense",
-        "name": name,
         "strength": cls.strength and f"defense.{cls.strength}",
         "strengths": list(cls.strengths),
         "stochastic": cls.stochastic,
@@ -113,8 +114,6 @@ def _defense(name: str, protocol: Protocol) -> Entry:
 def _prior(name: str, protocol: Protocol) -> Entry:
     cls = registry("prior", load=True).get(name)
     return {
-        "kind": "prior",
-        "name": name,
         "title": cls.title,
         "about": _about(cls),
         "needs": cls.needs,
@@ -124,26 +123,14 @@ def _prior(name: str, protocol: Protocol) -> Entry:
 
 def _source(name: str, protocol: Protocol) -> Entry:
     cls = registry("source", load=True).get(name)
-    return {
-        "kind": "source",
-        "name": name,
-        "about": _about(cls),
-        "card": cls.card.model_dump(mode="json"),
-    }
+    return {"about": _about(cls), "card": cls.card.model_dump(mode="json")}
 
 
-_DESCRIBED = {"attack": _attack, "prior": _prior, "source": _source}
-
-
-def _about(thing: Any) -> str:
-    return inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0]
-
-
-def _protocol(protocol: Protocol) -> Entry:
+def _protocol(name: str, default: Protocol) -> Entry:
+    protocol = _card(name)
     held = {"name", "version", "title", "notes", "assets", "attacks", "defenses"}
     prefix = "protocol."
     return {
-        "kind": "protocol",
         **protocol.model_dump(mode="json", include=held),
         "digest": protocol.digest,
         "frozen": bool(protocol.assets),
@@ -159,13 +146,30 @@ def _target(name: str, protocol: Protocol) -> Entry:
     build = timm.model_entrypoint(name)
     own = build.__module__.startswith("mibench.")
     return {
-        "kind": "target",
-        "name": name,
         "module": build.__module__,
         **({"about": _about(build)} if own else {}),
         "defaults_of": protocol.name,
         "fields": list(fields(protocol.training, "target.")),
     }
+
+
+def _metric(name: str, protocol: Protocol) -> Entry:
+    return METRICS[name].model_dump(mode="json")
+
+
+_DESCRIBED: dict[str, Callable[[str, Protocol], Entry]] = {
+    "attack": _attack,
+    "defense": _defense,
+    "prior": _prior,
+    "source": _source,
+    "target": _target,
+    "protocol": _protocol,
+    "metric": _metric,
+}
+
+
+def _about(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0]
 
 
 def _in_protocols(methods: str, name: str) -> Entry:
@@ -219,14 +223,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def _bounds(info: FieldInfo) -> str:
-    signs = {
-        "ge": "≥",
-        "gt": ">",
-        "le": "≤",
-        "lt": "<",
-        "min_length": "length ≥",
-        "max_length": "length ≤",
-    }
+    signs = dict(ge="≥", gt=">", le="≤", lt="<", min_length="length ≥", max_length="length ≤")
     found = [
         f"{sign} {getattr(each, name)}"
         for each in info.metadata

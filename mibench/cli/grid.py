@@ -17,6 +17,7 @@ from mibench.cli.options import (
     store_option,
 )
 from mibench.errors import RequestError
+from mibench.files import output_folder, user_path
 
 if TYPE_CHECKING:
     from mibench.grid.ray_cluster import Resources
@@ -90,7 +91,6 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     """
     from mibench.cell.request import check_device
     from mibench.cli.known import refuse_unknown
-    from mibench.files import output_folder
     from mibench.settings import NEEDED_BYTES
 
     check_device(options["device"])
@@ -159,7 +159,6 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
 
 def _grids(options: dict[str, Any]) -> list[GridSpec]:
     """Grids of the file, with the options' fields in the place of the file's."""
-    from mibench.files import user_path
     from mibench.grid.spec import make_grid, read_grids
     from mibench.settings import parse_settings
 

@@ -40,19 +40,19 @@ class Row(NamedTuple):
     columns: dict[str, str]
 
 
-_CARD = {"title": "card.title", "source": "card.venue card.year"}
+_TITLE, _SOURCE = {"title": "card.title"}, {"source": "card.venue card.year"}
 ROWS = {
     "attack": Row(
         "mibench.attacks",
         "mibench.inversion.attack",
         "Attack",
-        {"access": "access", "prior": "card.prior_recipe", **_CARD},
+        {"access": "access", "prior": "card.prior_recipe", **_TITLE, **_SOURCE},
     ),
     "defense": Row(
         "mibench.defenses",
         "mibench.training.defense",
         "Defense",
-        {"strength": "strength", "guarantee": "card.privacy_unit", **_CARD},
+        {**_TITLE, "strength": "strength", "guarantee": "card.privacy_unit", **_SOURCE},
     ),
     "prior": Row(
         "mibench.priors",
@@ -64,7 +64,7 @@ ROWS = {
         "mibench.data.sources",
         "mibench.data.source",
         "Source",
-        {"images": "card.images", "title": "card.title", "licence": "card.licence"},
+        {**_TITLE, "images": "card.images", "licence": "card.licence"},
     ),
 }
 for _kind, _row in [*ROWS.items()]:  # until the last two rooms are there

@@ -21,6 +21,7 @@ from mibench.cli.options import (
     settings_option,
     store_option,
 )
+from mibench.files import output_folder
 
 
 @click.command(short_help="Run one cell: train, attack, measure.")
@@ -107,7 +108,6 @@ def run(
     """
     from mibench.cell.request import check_device, make_request
     from mibench.cli.known import refuse_unknown
-    from mibench.files import output_folder
     from mibench.settings import parse_settings
 
     check_device(device)

@@ -213,6 +213,14 @@ def test_list_as_a_process() -> None:
     assert "improved-kedmi" in [entry["name"] for entry in json.loads(result.stdout)]
 
 
+def test_the_package_is_imported_without_torch() -> None:
+    result = process("-X", "importtime", "-c", "import mibench")
+    assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "mibench.cell.run" in imported
+    assert not {"torch", "timm", "opacus", "pandas", "numpy", "pydantic"} & imported
+
+
 def test_help_imports_nothing_slow() -> None:
     code = (
         "import sys; sys.argv = ['mibench', 'run', '--help']\n"
