@@ -70,6 +70,8 @@ ROWS = {
 for _kind, _row in [*ROWS.items()]:  # until the last two rooms are there
     if not all(map(importlib.util.find_spec, (_row.package, _row.home))):
         del ROWS[_kind]
+if "prior" in ROWS:
+    ROWS["attack"].columns["prior"] = "prior"
 
 _PACKAGE = Path(__file__).parents[1]
 _OF_PROTOCOLS = ("name", "title", "version", "resolution", "target", "samples")
@@ -165,7 +167,8 @@ def _attacks() -> list[Entry]:
     """Attacks of the same access and prior together, each with its variants."""
     columns = ROWS["attack"].columns | {"varied": "optimises_identity"}
     found = [{"base": n, **_facts("attack", n, columns)} for n in registry("attack").names()]
-    found.sort(key=lambda each: (get_args(Access).index(each["access"]), each["prior"]))
+    order = {access: place for place, access in enumerate(get_args(Access))}
+    found.sort(key=lambda each: (order.get(each["access"], len(order)), each["prior"]))
     entries = []
     for facts in found:
         base, varied = facts.pop("base"), facts.pop("varied")
@@ -180,8 +183,11 @@ def _facts(kind: str, name: str, columns: dict[str, str]) -> Entry:
     """What a method's class and its card say, by column."""
 
     def said(say: Callable[[str], Any]) -> Entry:
-        found = {column: [*map(say, paths.split())] for column, paths in columns.items()}
-        return {k: v[0] if len(v) == 1 else " ".join(map(str, v)) for k, v in found.items()}
+        facts: Entry = {}
+        for column, paths in columns.items():
+            each = [v.__name__ if isinstance(v, type) else v for v in map(say, paths.split())]
+            facts[column] = each[0] if len(each) == 1 else " ".join(map(str, each))
+        return facts
 
     try:
         return said(functools.partial(_read, _read_class(kind, name), _base(kind)))
