@@ -36,9 +36,8 @@ def closest(name: str, candidates: Iterable[str]) -> str:
     # Case and underscores are the usual slips, so they are compared as if equal.
     folded = {_fold(candidate): candidate for candidate in candidates}
     matches = difflib.get_close_matches(_fold(name), folded, n=3, cutoff=0.6)
-    if not matches:
-        return ""
-    return f"did you mean {' or '.join(repr(folded[match]) for match in matches)}?"
+    hints = " or ".join(repr(folded[match]) for match in matches)
+    return f"did you mean {hints}?" if hints else ""
 
 
 def no_such(kind: str, name: str, names: Collection[str]) -> str:
@@ -98,8 +97,12 @@ class Registry(Generic[T]):
         Raises:
             RequestError: it is unknown; the message offers close ones.
         """
-        if name not in self.names():
-            raise RequestError(self._unknown(name))
+        if name not in (names := self.names()):
+            hint = closest(name, names)
+            raise RequestError(
+                f"unknown {self.kind} {shown(name)}; {hint + '; ' if hint else ''}"
+                f"Known: {', '.join(names) or 'none'}, or path/to/file.py:Class"
+            )
 
     def file(self, name: str) -> Path | None:
         """The file of a method in the package, unimported; None where it is elsewhere."""
@@ -115,21 +118,31 @@ class Registry(Generic[T]):
         """
         if ".py:" in name or name.endswith(".py"):
             return self.load_file(name)
-        modules, entry_points = self._modules(), self._entry_points()
-        claims = [f"the module {modules[name]}"] if name in modules else []
-        claims += [_origin(point) for point in entry_points.get(name, [])]
+        self.check(name)
+        module, points = self._modules().get(name), self._entry_points().get(name, [])
+        claims = [f"the module {module}"] if module else []
+        claims += [_origin(point) for point in points]
         if len(claims) > 1:
             raise RequestError(
                 f"{self.kind} {name!r} is claimed by {' and by '.join(claims)}: rename or "
                 "uninstall one of them"
             )
         # A class that a file registered does not shortcut this: it must not shadow another's name.
-        if name in modules:
-            self._load_module(name, modules[name])
-        elif name in entry_points:
-            self._load_entry_point(entry_points[name][0])
-        elif name not in self._classes:
-            raise RequestError(self._unknown(name))
+        if module:
+            with _importing(f"{self.kind} {name!r} cannot be imported from {module}"):
+                importlib.import_module(module)
+            if name not in self._classes:
+                raise RequestError(
+                    f"{module} was imported but did not register {name!r}: decorate its class with "
+                    f'@register_{self.kind}("{name}")'
+                )
+        for point in points:
+            what = f"{self.kind} {name!r} from {_origin(point)}"
+            with _importing(f"{what} cannot be loaded; fix or uninstall that package"):
+                cls = point.load()
+            if not isinstance(cls, type):
+                raise RequestError(f"{what} is not a class")
+            self._add(name, cls)
         return self._classes[name]
 
     def name_of(self, cls: type) -> str:
@@ -201,12 +214,6 @@ class Registry(Generic[T]):
                 f"{self.base.__module__}.{self.base.__qualname__}"
             )
 
-    def _unknown(self, name: str) -> str:
-        names = self.names()
-        parts = [f"unknown {self.kind} {shown(name)}", closest(name, names)]
-        parts.append(f"Known: {', '.join(names) or 'none'}, or path/to/file.py:Class")
-        return "; ".join(part for part in parts if part)
-
     def _modules(self) -> dict[str, str]:
         """Module names by method name, from the files of the package."""
         try:
@@ -226,35 +233,6 @@ class Registry(Generic[T]):
                 points.append(point)
         return found
 
-    def _load_module(self, name: str, module: str) -> None:
-        try:
-            importlib.import_module(module)
-        except (RequestError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # sys.exit() is no way out of mibench either
-            raise RequestError(
-                f"{self.kind} {name!r} cannot be imported from {module}: {_summary(error)}"
-            ) from error
-        if name not in self._classes:
-            raise RequestError(
-                f"{module} was imported but did not register {name!r}: decorate its class with "
-                f'@register_{self.kind}("{name}")'
-            )
-
-    def _load_entry_point(self, point: importlib.metadata.EntryPoint) -> None:
-        try:
-            cls = point.load()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise RequestError(
-                f"{self.kind} {point.name!r} from {_origin(point)} cannot be loaded: "
-                f"{_summary(error)}; fix or uninstall that package"
-            ) from error
-        if not isinstance(cls, type):
-            raise RequestError(f"{self.kind} {point.name!r} from {_origin(point)} is not a class")
-        self._add(point.name, cls)
-
     def _import_file(self, path: Path) -> ModuleType:
         source = read_file(path, f"the {self.kind} file")
         known = self._files.get(path)
@@ -266,15 +244,30 @@ class Registry(Generic[T]):
         module.__file__ = str(path)
         sys.modules[name] = module  # where pydantic looks up a class's annotations
         try:
-            # Not through importlib, whose bytecode cache misses an edit within the same second.
-            exec(compile(source, path, "exec"), module.__dict__)
-        except BaseException as error:
+            with _importing(f"{path} cannot be imported"):
+                # Not through importlib, whose bytecode cache misses an edit within a second.
+                exec(compile(source, path, "exec"), module.__dict__)
+        except BaseException:
             del sys.modules[name]
-            if isinstance(error, RequestError | KeyboardInterrupt):
-                raise
-            raise RequestError(f"{path} cannot be imported: {_summary(error)}") from error
+            raise
         self._files[path] = (source, module)
         return module
+
+
+@contextlib.contextmanager
+def _importing(problem: str) -> Iterator[None]:
+    """Refuse what fails, or ends the program, while it is imported; Ctrl-C passes."""
+    try:
+        yield
+    except (RequestError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, SystemExit):
+            said = "it ends the program (sys.exit)"
+        raise RequestError(f"{problem}: {said}{place}") from error
 
 
 def _where(cls: type) -> str:
@@ -284,15 +277,6 @@ def _where(cls: type) -> str:
 def _origin(point: importlib.metadata.EntryPoint) -> str:
     package = f" of package {point.dist.name!r}" if point.dist else ""
     return f"the entry point {point.value!r}{package}"
-
-
-def _summary(error: BaseException) -> str:
-    """An error with its type and the line that raised it, without the whole traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    if isinstance(error, SystemExit):
-        return f"it ends the program (sys.exit){place}"
-    return f"{type(error).__name__}: {error}{place}"
 
 
 @contextlib.contextmanager

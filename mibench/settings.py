@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from mibench.errors import RequestError
-from mibench.types import Frozen, digest
+from mibench.types import Frozen
 
 # A setting that is larger than this is a slip of the pen, and would take long to refuse elsewhere.
 _DEEPEST, _LONGEST, _MOST_CHARACTERS = 16, 10_000, 10_000
@@ -25,7 +24,6 @@ Model = TypeVar("Model", bound=Frozen)
 
 NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 LEAST_IDENTITIES = 8  # attacked by the smallest share: intervals over identities need a few
-_READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
 _LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
 
 
@@ -137,6 +135,23 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return path, found
 
 
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """All of ``--set``, by path.
+
+    Raises:
+        RequestError: as :func:`parse_setting`; or a path is given twice.
+    """
+    found: dict[str, Any] = {}
+    for path, value in map(parse_setting, texts):
+        if path in found:
+            raise RequestError(
+                f"--set {plain(path)} is given twice, {shown(found[path])} and {shown(value)}: "
+                "leave one of them out"
+            )
+        found[path] = value
+    return found
+
+
 def write_setting(path: str, value: Any) -> str:
     """The text ``path=value`` that :func:`parse_setting` reads as these two."""
     if isinstance(value, str):
@@ -180,17 +195,6 @@ def scaled(config: Model, share: float) -> Model:
             else:
                 changed[name] = share_of(value, share, int(str(extra.get("least", 1))))
     return config.model_copy(update=changed)
-
-
-def setting_token(passed: dict[str, Any]) -> str:
-    """A short text for what was passed through ``--set``: ``scale=0``, else a digest."""
-    plain = plain_settings(passed)
-    if len(plain) == 1:
-        path, value = next(iter(plain.items()))
-        text = json.dumps(value) if not isinstance(value, str) else value
-        if path.startswith(("defense.", "target.")) and _READABLE.fullmatch(text):
-            return f"{path.removeprefix('defense.')}={text}"
-    return digest(plain)[:8]
 
 
 def plain_settings(value: Any) -> Any:

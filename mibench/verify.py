@@ -24,12 +24,12 @@ from mibench.leaderboard.checks import HEADLINE, foreign
 from mibench.leaderboard.defaults import guarantee_faults, is_own
 from mibench.leaderboard.names import (
     RECORDS,
-    base_attack,
     cell_name,
     overrides,
 )
 from mibench.leaderboard.records import HOSTILE, IMAGES, Filed, filed_with, survey
 from mibench.leaderboard.verifications import note
+from mibench.names import AttackName
 from mibench.progress import SILENT, Progress
 from mibench.record import MetricValue, Part, Record
 from mibench.registry import Registry
@@ -400,7 +400,8 @@ def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple
         ("defense", DEFENSES, record.defense, defense),
         ("attack", ATTACKS, record.attack, attack),
     ):
-        base = base_attack(part.name) if kind == "attack" else part.name
+        name = AttackName.parse(part.name, strict=False) if kind == "attack" else None
+        base = name.base if name else part.name
         if base in registry.names():
             if given is not None:
                 raise RequestError(
@@ -416,7 +417,7 @@ def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple
                 f"name it by --{kind} FILE.py:CLASS"
             )
         _check_source(f"--{kind} {given}", registry, registry.load_file(given), part)
-        chosen.append(part.name.replace(base, given, 1))
+        chosen.append(dataclasses.replace(name, base=given).full if name else given)
     return chosen[0], chosen[1]
 
 

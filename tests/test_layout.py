@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import from its own layer's names and from those below it.
 LAYERS = (
     {"errors", "types", "streams", "progress", "text", "reading"},
-    {"files", "record", "settings"},
+    {"files", "record", "settings", "names"},
     {"registry"},
     {"store", "metrics", "models", "assets", "data", "leaderboard"},
     {"training"},

@@ -23,12 +23,13 @@ else:
     import tomli as tomllib
 
 from mibench.cell.request import Request
-from mibench.cell.resolve import Cell, attack_names, resolve
+from mibench.cell.resolve import Cell, resolve
 from mibench.inversion.attack import ATTACKS
 from mibench.priors._networks import Critic, Generator
 from mibench.priors.inversion_gan import Discriminator
 from mibench.protocols import PROTOCOLS
 from mibench.training.defense import DEFENSES
+from tests.kit.methods import attack_names
 from tests.kit.problems import PAPERS
 
 HERE = Path(__file__).resolve().parent

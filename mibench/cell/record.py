@@ -21,6 +21,7 @@ from mibench.cell.stage import Bench
 from mibench.errors import RequestError
 from mibench.files import sha256, write_atomic
 from mibench.leaderboard.names import overrides
+from mibench.names import cell_name, method_label
 from mibench.record import (
     INCOMPLETE,
     RULES_VERSION,
@@ -30,7 +31,7 @@ from mibench.record import (
     Record,
     StageCost,
 )
-from mibench.settings import plain_settings, setting_token
+from mibench.settings import plain_settings
 from mibench.store.artifact import Artifact, save_json
 from mibench.types import canonical_json, digest
 
@@ -45,30 +46,26 @@ _LONGEST_NAME = 200  # bytes; file systems take 255
 def run_folder(cell: Cell, images: Images) -> Path:
     """Where a cell's results go unless told otherwise: its name holds all that they depend on.
 
-    ``<attack>[-<prior>]_<defense>[-<settings>]_<architecture>_seed<N>`` as on boards, where a
-    method of someone else has a digest of its code, and other settings, a budget and images that
-    the protocol does not draw itself follow.
+    It is called as on boards (:func:`~mibench.names.cell_name`), with a prior that is not the
+    attack's own; what boards refuse follows: a preset, a budget, and images that the protocol does
+    not draw itself.
     """
-    request = cell.request
-    mains = {k: v for k, v in request.overrides.items() if k.startswith(("defense.", "target."))}
-    others = {k: v for k, v in request.overrides.items() if k not in mains}
-    attack = cell.attack.full + _digest_of(cell.attack_source)
+    request, attack = cell.request, method_label(cell.attack.full, cell.attack_source)
     if request.prior is not None:
-        attack += f"-{cell.prior_name}{_digest_of(cell.prior_source)}"
-    defense = cell.defense_name + _digest_of(cell.defense_source)
-    defense += f"-{setting_token(mains)}" if mains else ""
-    name = f"{attack}_{defense}_{cell.architecture}_seed{request.seed}"
-    name += f"-set-{setting_token(others)}" if others else ""
+        attack += f"-{method_label(cell.prior_name, cell.prior_source)}"
+    name = cell_name(
+        attack=attack,
+        defense=method_label(cell.defense_name, cell.defense_source),
+        target=cell.architecture,
+        seed=request.seed,
+        passed=request.overrides,
+    )
     name += f"-{request.preset}" if request.preset is not None else ""
     name += f"-budget-{request.budget!r}" if request.budget != 1 else ""
-    name += f"-data{_digest_of(images.identity)}" if images.identity else ""
+    name += f"-data-{images.identity[:8]}" if images.identity else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
     return RUNS / cell.protocol.name / name
-
-
-def _digest_of(source: str | None) -> str:
-    return f"-{source[:8]}" if source else ""
 
 
 def claim(folder: Path, cell: Cell, images: Images) -> Path:

@@ -20,6 +20,7 @@ from mibench.judges.evaluators import JudgeConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
+from mibench.names import AttackName, variants
 from mibench.priors import PRIORS, PriorConfig, PriorKind
 from mibench.priors._networks import map_sizes
 from mibench.protocols import Protocol, folder_protocol, protocol_named
@@ -36,56 +37,6 @@ PARTS = ("protocol", "target", "defense", "attack", "prior")
 _IDENTITY = ("name", "version", "title", "notes", "assets")
 _METHODS = ("attacks", "priors", "defenses")
 _MOVED = ("attack.prior", "attack.prior_training")  # where the prior's settings were
-
-
-@dataclass(frozen=True)
-class AttackName:
-    """An attack's name taken apart: the base attack and its improvements.
-
-    Attributes:
-        base: a registered name, or ``path/to/file.py:Class`` as it was asked for; of a resolved
-            cell, the name that the attack has everywhere.
-    """
-
-    base: str
-    lom: bool = False
-    ma: bool = False
-
-    @property
-    def full(self) -> str:
-        """The name that records and boards use."""
-        if self.lom and self.ma:
-            return f"improved-{self.base}"
-        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "")
-
-    @classmethod
-    def parse(cls, name: str) -> AttackName:
-        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``; X may be a file's class.
-
-        Raises:
-            RequestError: a part after ``+`` is neither ``lom`` nor ``ma``, or is there twice.
-        """
-        improved = name.startswith("improved-")
-        path, colon, last = name.removeprefix("improved-").rpartition(":")  # a path may hold a +
-        last, *parts = last.split("+")
-        base = path + colon + last
-        if improved:
-            if parts:
-                raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
-            return cls(base, True, True)
-        if not set(parts) <= {"lom", "ma"} or len(set(parts)) != len(parts):
-            raise RequestError(f"attack {name!r}: after `+` may come lom and ma, once each")
-        return cls(base, "lom" in parts, "ma" in parts)
-
-
-def attack_names() -> list[str]:
-    """Every attack with its variants."""
-    names = []
-    for base in ATTACKS.names():
-        names.append(base)
-        if ATTACKS.get(base).optimises_identity:
-            names += [f"{base}+lom", f"{base}+ma", f"improved-{base}"]
-    return names
 
 
 @dataclass(frozen=True)
@@ -282,7 +233,7 @@ def attack_settings(
         if f"attack.{fixed}" in overrides or value != named:
             raise RequestError(
                 f"--set attack.{fixed}: choose it by the attack's name "
-                f"({name.base}, {name.base}+lom, {name.base}+ma, improved-{name.base})"
+                f"({', '.join(variants(name.base))})"
             )
     return config
 

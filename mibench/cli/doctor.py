@@ -9,44 +9,34 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import click
+from rich.text import Text
+
 import mibench
+from mibench.cli.options import json_option, print_json, store_option
 from mibench.cli.show.progress import size
+from mibench.cli.show.tables import console, folded, table
+from mibench.errors import ArtifactError, RequestError
+from mibench.files import user_path
 from mibench.settings import NEEDED_BYTES
-from mibench.types import Frozen
 
 if TYPE_CHECKING:
     from mibench.protocols import Protocol
 
-Status = Literal["ok", "absent", "broken"]
-
-# Distributions and what they are imported as; a test compares them with pyproject.toml.
-PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "timm": "timm",
-    "huggingface-hub": "huggingface_hub",
-    "opacus": "opacus",
-    "rich": "rich",
-    "click": "click",
-    "pandas": "pandas",
-    "tabulate": "tabulate",
-    "pydantic": "pydantic",
-    "safetensors": "safetensors",
-    "filelock": "filelock",
-    "jinja2": "jinja2",
-    "torch-fidelity": "torch_fidelity",
-    "matplotlib": "matplotlib",
-    "pillow": "PIL",
-    "numpy": "numpy",
-    "scipy": "scipy",
-}
-OPTIONAL = {"ray": ("grids on several machines", "pip install 'mibench[ray]'")}
+PACKAGES = (  # a test compares them with pyproject.toml
+    *("torch", "torchvision", "timm", "huggingface-hub", "opacus", "rich", "click", "pandas"),
+    *("tabulate", "pydantic", "safetensors", "filelock", "jinja2", "torch-fidelity", "matplotlib"),
+    *("pillow", "numpy", "scipy"),
+)
+STYLES = {"ok": "green", "absent": "yellow", "broken": "red"}
 
 
-class Check(Frozen):
+@dataclass(frozen=True)
+class Check:
     """One finding.
 
     Attributes:
@@ -56,48 +46,63 @@ class Check(Frozen):
     """
 
     name: str
-    status: Status
+    status: Literal["ok", "absent", "broken"]
     found: str
     remedy: str | None = None
 
 
-def examine(store: Path) -> list[Check]:
+@click.command(short_help="Show what this machine has, and what is missing.")
+@store_option
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, store: str | None, as_json: bool) -> None:
+    """Show versions, device, memory, threads and store; what is missing, and how to get it."""
+    checks = list(examine(None if store is None else user_path(store, "--store").absolute()))
+    broken = any(check.status == "broken" for check in checks)
+    if as_json:
+        found = [asdict(check) for check in checks]
+        print_json({"status": "broken" if broken else "ok", "checks": found})
+        ctx.exit(1 if broken else 0)
+    rows = [(each.name, Text(each.status, STYLES[each.status]), each.found) for each in checks]
+    out = console()
+    out.print(table(rows, "", "", folded(), show_header=False))
+    for each in checks:
+        if each.remedy:
+            out.print(Text(f"{each.name}: {each.remedy}", STYLES[each.status]), soft_wrap=True)
+    ctx.exit(1 if broken else 0)
+
+
+def examine(store: Path | None) -> Iterator[Check]:
     """Look at everything that a run needs; starts nothing and writes nothing.
 
     Args:
-        store: the store's folder, which need not exist yet.
+        store: the store's folder, which need not exist yet; None: the default one.
     """
-    checks = [
-        Check(name="mibench", status="ok", found=mibench.__version__),
-        Check(
-            name="python", status="ok", found=f"{platform.python_version()}, {platform.platform()}"
-        ),
-        *_packages(),
-    ]
-    if any(check.name == "torch" and check.status == "broken" for check in checks):
-        return [*checks, _store(store)]  # nothing below can be looked at without torch
-    checks += [_device(), _memory(), _threads(), _store(store)]
-    with contextlib.suppress(ImportError):  # named above
-        checks += [_inception(), *_assets()]
-    return checks
+    yield Check("mibench", "ok", mibench.__version__)
+    yield Check("python", "ok", f"{platform.python_version()}, {platform.platform()}")
+    packages = [*_packages()]
+    yield from packages
+    if any(check.name == "torch" and check.status == "broken" for check in packages):
+        return  # nothing below can be looked at without torch
+    yield from (_device(), _memory(), _threads(), _store(store))
+    with contextlib.suppress(ImportError):  # of a package named above
+        yield _inception()
+        yield from _protocols()
 
 
 def _packages() -> Iterator[Check]:
-    for name, module in PACKAGES.items():
+    for name in PACKAGES:
         try:
-            importlib.import_module(module)
-            version = importlib.metadata.version(name)
+            importlib.import_module("PIL" if name == "pillow" else name.replace("-", "_"))
+            yield Check(name, "ok", importlib.metadata.version(name))
         except Exception as error:  # a broken binary raises anything
-            remedy = f"pip install --force-reinstall {name}"
             found = f"cannot be imported: {type(error).__name__}: {error}"
-            yield Check(name=name, status="broken", found=found, remedy=remedy)
-        else:
-            yield Check(name=name, status="ok", found=version)
-    for name, (purpose, remedy) in OPTIONAL.items():
-        try:
-            yield Check(name=name, status="ok", found=importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            yield Check(name=name, status="absent", found=f"only for {purpose}", remedy=remedy)
+            yield Check(name, "broken", found, f"pip install --force-reinstall {name}")
+    try:
+        yield Check("ray", "ok", importlib.metadata.version("ray"))
+    except importlib.metadata.PackageNotFoundError:
+        found = "only for grids on several machines"
+        yield Check("ray", "absent", found, "pip install 'mibench[ray]'")
 
 
 def _device() -> Check:
@@ -109,22 +114,19 @@ def _device() -> Check:
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
             devices.append(f"cuda:{index} {name}, {size(free)} of {size(total)} free")
-        return Check(name="device", status="ok", found="; ".join(devices))
-    if torch.version.cuda is None:
-        remedy = "for an NVIDIA GPU install a CUDA build of torch: https://pytorch.org/get-started"
-    else:
-        remedy = (
-            f"this torch is built for CUDA {torch.version.cuda} but sees no GPU: see `nvidia-smi`"
-        )
-    found = "the CPU, which synthfaces-32 and the *-small protocols are made for"
-    return Check(name="device", status="absent", found=f"no CUDA device; {found}", remedy=remedy)
+        return Check("device", "ok", "; ".join(devices))
+    remedy = "for an NVIDIA GPU install a CUDA build of torch: https://pytorch.org/get-started"
+    if built := torch.version.cuda:
+        remedy = f"this torch is built for CUDA {built} but sees no GPU: see `nvidia-smi`"
+    found = "no CUDA device; the CPU, which synthfaces-32 and the *-small protocols are made for"
+    return Check("device", "absent", found, remedy)
 
 
 def _memory() -> Check:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return Check(name="memory", status="ok", found="unknown on this platform")
+        return Check("memory", "ok", "unknown on this platform")
     found = size(total)
     with contextlib.suppress(OSError, ValueError):  # a container may have less, or not say
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
@@ -132,10 +134,8 @@ def _memory() -> Check:
             total, found = limit, f"{size(limit)} (the container's limit)"
     if total < 4 * 2**30:
         remedy = "close other programs, or set attack.max_rows lower"
-        return Check(
-            name="memory", status="absent", found=f"{found}, less than 4 GiB", remedy=remedy
-        )
-    return Check(name="memory", status="ok", found=found)
+        return Check("memory", "absent", f"{found}, less than 4 GiB", remedy)
+    return Check("memory", "ok", found)
 
 
 def _threads() -> Check:
@@ -146,23 +146,25 @@ def _threads() -> Check:
     found = f"{torch.get_num_threads()} for torch, {cores()} cores usable"
     if limit := os.environ.get("OMP_NUM_THREADS"):
         found += f", OMP_NUM_THREADS={limit}"
-    return Check(name="threads", status="ok", found=found)
+    return Check("threads", "ok", found)
 
 
-def _store(root: Path) -> Check:
+def _store(root: Path | None) -> Check:
+    from mibench.store.store import default_root
+
+    root = root or default_root()
     place = root
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         remedy = "choose another folder with --store or MIBENCH_STORE"
-        found = f"{root}: cannot be written to"
-        return Check(name="store", status="broken", found=found, remedy=remedy)
+        return Check("store", "broken", f"{root}: cannot be written to", remedy)
     free = shutil.disk_usage(place).free
     found = f"{root}, {size(free)} free" + ("" if root.exists() else " (made by the first run)")
     if free < NEEDED_BYTES:
         remedy = "free some space (`mibench store gc --older-than 30`) or choose another folder"
-        return Check(name="store", status="broken", found=found, remedy=remedy)
-    return Check(name="store", status="ok", found=found)
+        return Check("store", "broken", found, remedy)
+    return Check("store", "ok", found)
 
 
 def _inception() -> Check:
@@ -170,14 +172,13 @@ def _inception() -> Check:
 
     weights = find_inception()
     if isinstance(weights, Path):
-        return Check(name="inception weights", status="ok", found=str(weights))
+        return Check("inception weights", "ok", str(weights))
     found = "absent or wrong, so FID is missing from records"
-    return Check(name="inception weights", status="absent", found=found, remedy=weights)
+    return Check("inception weights", "absent", found, weights)
 
 
-def _assets() -> Iterator[Check]:
+def _protocols() -> Iterator[Check]:
     from mibench.assets import load_asset
-    from mibench.errors import ArtifactError
     from mibench.protocols import PROTOCOLS
 
     for protocol in PROTOCOLS.values():
@@ -186,21 +187,20 @@ def _assets() -> Iterator[Check]:
             for asset in protocol.assets.values():
                 load_asset(asset)
         except ArtifactError as error:
-            yield Check(name=name, status="broken", found="pinned networks fail", remedy=str(error))
-        else:
-            count = len(protocol.assets)
-            found = f"{count} pinned networks verified" if count else "trains its own networks"
-            if missing := _needs(protocol):
-                remedy = f"`mibench run --protocol {protocol.name}` says how to get them"
-                yield Check(name=name, status="absent", found=missing, remedy=remedy)
-            else:
-                yield Check(name=name, status="ok", found=found)
+            yield Check(name, "broken", "pinned networks fail", str(error))
+            continue
+        if missing := _needs(protocol):
+            remedy = f"`mibench run --protocol {protocol.name}` says how to get them"
+            yield Check(name, "absent", missing, remedy)
+            continue
+        pinned = len(protocol.assets)
+        found = f"{pinned} pinned networks verified" if pinned else "trains its own networks"
+        yield Check(name, "ok", found)
 
 
 def _needs(protocol: Protocol) -> str:
     """The prepared data sets and weights that a protocol needs and that are not here, if any."""
     from mibench.data.prepared import DataFolder, set_name
-    from mibench.errors import RequestError
     from mibench.models.initialisation import locate_weights
 
     weights, data = [], DataFolder()

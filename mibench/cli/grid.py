@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mibench.cli.options import budget_option, data_option, preset_option, store_option
+from mibench.cli.options import (
+    budget_option,
+    data_option,
+    preset_option,
+    quiet_option,
+    settings_option,
+    store_option,
+)
 from mibench.errors import RequestError
+from mibench.files import output_folder, user_path
 
 if TYPE_CHECKING:
-    from mibench.grid.schedule import Executor
+    from mibench.grid.ray_cluster import Resources
     from mibench.grid.spec import GridSpec
-    from mibench.progress import Progress
 
 
 @click.command(short_help="Run many cells; what they share is computed once.")
@@ -36,13 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--root", metavar="DIR", help="Image folder, for the protocol `folder`.")
 @preset_option
-@click.option(
-    "--set",
-    "settings",
-    metavar="PATH=VALUE",
-    multiple=True,
-    help="Override one field in all cells, as attack.iterations=600.",
-)
+@settings_option
 @data_option
 @budget_option
 @store_option
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
     help="ray: GPUs of a stage; fractions share one.  [default: 0]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON lines.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 @click.pass_context
 def grid(ctx: click.Context, /, **options: Any) -> None:
     """Run all cells of a grid, from options or from FILE.toml (options win).
@@ -90,51 +91,65 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     stopped.
     """
     from mibench.cell.request import check_device
-    from mibench.cli.listing import check_method, check_protocol
-    from mibench.files import output_folder
+    from mibench.cli.known import refuse_unknown
     from mibench.settings import NEEDED_BYTES
 
     check_device(options["device"])
-    _check_executor(options)
+    resources = _resources(options)
     grids = _grids(options)
     for each in grids:
-        check_protocol(each.protocol)
-        kinds = {"defense": each.defenses, "attack": each.attacks, "prior": each.priors}
-        for kind, names in kinds.items():
-            for name in filter(None, names):
-                check_method(kind, name)
+        refuse_unknown(each.protocol, each.defenses, each.attacks, each.priors)
     kept = None if options["store"] is None else output_folder(options["store"], "--store")
     out = None if options["out"] is None else output_folder(options["out"], "--out")
 
+    # All that can be refused without torch, which takes seconds to import, has been.
+    import torch
+
+    from mibench.cell.run import select_device
     from mibench.cli.show.grid import GridDisplay, show_plan, show_result
     from mibench.cli.show.tables import console
+    from mibench.grid.local import InProcess, Workers, local_devices, threads_each
     from mibench.grid.plan import make_plan
+    from mibench.grid.ray_cluster import RayCluster
     from mibench.grid.run import records, run_grid
-    from mibench.grid.schedule import Listener
+    from mibench.grid.schedule import Executor, Listener
     from mibench.grid.spec import expand
     from mibench.progress import SILENT
     from mibench.store.store import Store, default_root
 
-    workers = _workers(options)
+    devices, threads = ["cpu"], options["threads"]
+    if resources is None:  # Ray's nodes have devices of their own
+        devices = local_devices(options["device"], options["workers"])
+        for device in set(devices):
+            select_device(device)
     specs = expand(grids)
     root = kept or default_root()
     with contextlib.redirect_stdout(sys.stderr):
         plan = make_plan(specs, root, out)
-    if options["executor"] == "ray":
-        _check_stages(options, {s.kind for cell in plan.cells for s in cell.graph.stages.values()})
+    stages = sorted({s.kind for cell in plan.cells for s in cell.graph.stages.values()})
+    for stage in resources or ():
+        if stage and stage not in stages:
+            raise RequestError(
+                f"--num-cpus, --num-gpus: the grid has no stage {stage!r}; it has "
+                f"{', '.join(stages)}"
+            )
     shown = console(sys.stderr if options["as_json"] else sys.stdout)
-    show_plan(plan, workers, shown)
+    show_plan(plan, len(devices), shown)
     if options["dry_run"]:
         return
     Store(root).require_space(NEEDED_BYTES)
-    with contextlib.ExitStack() as stack:
-        display = None
-        if not options["quiet"]:
-            display = stack.enter_context(GridDisplay(plan, workers))
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        executor = _executor(options, display or SILENT)
-        listener = display or Listener()
-        result = run_grid(plan, root, executor, listener, device=options["device"])
+    display = None if options["quiet"] else GridDisplay(plan, len(devices))
+    with display or contextlib.nullcontext(), contextlib.redirect_stdout(sys.stderr):
+        executor: Executor
+        if resources:
+            executor = RayCluster(options["address"], resources)
+        elif len(devices) > 1:
+            executor = Workers(devices, threads or threads_each(len(devices)))
+        else:
+            if threads:
+                torch.set_num_threads(threads)
+            executor = InProcess(display or SILENT)
+        result = run_grid(plan, root, executor, display or Listener(), device=options["device"])
     done = records(plan.cells, result)
     show_result(plan, result, done, shown)
     if options["as_json"]:
@@ -145,9 +160,8 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
 
 def _grids(options: dict[str, Any]) -> list[GridSpec]:
     """Grids of the file, with the options' fields in the place of the file's."""
-    from mibench.files import user_path
     from mibench.grid.spec import make_grid, read_grids
-    from mibench.settings import parse_setting
+    from mibench.settings import parse_settings
 
     fields: dict[str, Any] = {}
     for name in ("protocol", "root", "preset", "data", "budget", "seeds"):
@@ -159,10 +173,15 @@ def _grids(options: dict[str, Any]) -> list[GridSpec]:
     if options["controls"]:
         fields["controls"] = True
     if options["settings"]:
-        fields["set"] = dict(map(parse_setting, options["settings"]))
+        fields["set"] = parse_settings(options["settings"])
     for text in options["sweeps"]:
         defense, field, values = _sweep(text)
-        fields.setdefault("sweeps", {}).setdefault(defense, {})[field] = values
+        sweep = fields.setdefault("sweeps", {}).setdefault(defense, {})
+        if field in sweep:
+            raise RequestError(
+                f"--sweep {defense}:{field} is given twice; write all of its values in one"
+            )
+        sweep[field] = values
     if options["file"] is None:
         return [make_grid(fields, "grid")]
     return [
@@ -176,76 +195,28 @@ def _sweep(text: str) -> tuple[str, str, Any]:
 
     # A defense may be a file, path/to/mine.py:Mine, so the last colon is the one.
     defense, colon, setting = text.rpartition(":")
-    if not colon or "=" not in setting:
+    field, equals, values = setting.partition("=")
+    if not colon or not equals:
         raise RequestError(
             f"--sweep {shown(text)}: write DEFENSE:FIELD=VALUES, as bido:defense.scale=1,5"
         )
-    field, _, values = setting.partition("=")
     if values == "all":
         return defense, field, values
     return defense, field, [parse_setting(f"{field}={each}")[1] for each in values.split(",")]
 
 
-def _workers(options: dict[str, Any]) -> int:
-    """How many stages run at once, for estimates.
+def _resources(options: dict[str, Any]) -> dict[str, Resources] | None:
+    """What each stage gets on Ray, None on this machine; refuses the other executor's options."""
+    if options["executor"] == "local":
+        for name in ("address", "num_cpus", "num_gpus"):
+            if options[name]:
+                raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
+        return None
+    from mibench.grid.ray_cluster import parse_resources, require_address
 
-    Raises:
-        RequestError: a device is not on this machine.
-    """
-    from mibench.cell.run import select_device
-    from mibench.grid.local import local_devices
-
-    if options["executor"] == "ray":  # whose nodes have devices of their own
-        return options["workers"] or 1
-    devices = local_devices(options["device"], options["workers"])
-    for device in set(devices):
-        select_device(device)
-    return len(devices)
-
-
-def _check_executor(options: dict[str, Any]) -> None:
-    """Refuse an executor's options that are wrong, or the other one's, before anything is read."""
-    if options["executor"] == "ray":
-        from mibench.grid.ray_cluster import parse_resources, require_address
-
-        for name in ("workers", "threads"):
-            if options[name] is not None:
-                raise RequestError(f"--{name} is for --executor local; see --num-cpus")
-        parse_resources(options["num_cpus"], options["num_gpus"], 0)
-        require_address(options["address"])
-        return
-    for name in ("address", "num_cpus", "num_gpus"):
-        if options[name]:
-            raise RequestError(f"--{name.replace('_', '-')} is for --executor ray")
-
-
-def _check_stages(options: dict[str, Any], stages: set[str]) -> None:
-    """Refuse resources of a stage that no cell has."""
-    for name in ("num_cpus", "num_gpus"):
-        for text in options[name]:
-            stage, equals, _ = text.rpartition("=")
-            if equals and stage not in stages:
-                raise RequestError(
-                    f"--{name.replace('_', '-')} {text}: the grid has no stage {stage!r}; it has "
-                    f"{', '.join(sorted(stages))}"
-                )
-
-
-def _executor(options: dict[str, Any], progress: Progress) -> Executor:
-    """The executor that was asked for, by options that :func:`_check_executor` found right."""
-    import torch
-
-    from mibench.grid.local import InProcess, Workers, local_devices, threads_each
-
-    if options["executor"] == "ray":
-        from mibench.grid.ray_cluster import RayCluster, parse_resources
-
-        resources = parse_resources(options["num_cpus"], options["num_gpus"], 0)
-        return RayCluster(options["address"], resources)
-    devices = local_devices(options["device"], options["workers"])
-    threads = options["threads"]
-    if len(devices) > 1:
-        return Workers(devices, threads or threads_each(len(devices)))
-    if threads:
-        torch.set_num_threads(threads)
-    return InProcess(progress)
+    for name in ("workers", "threads"):
+        if options[name] is not None:
+            raise RequestError(f"--{name} is for --executor local; see --num-cpus")
+    resources = parse_resources(options["num_cpus"], options["num_gpus"], 0)
+    require_address(options["address"])
+    return resources

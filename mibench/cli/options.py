@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+ARGUMENTS = "mibench.arguments"  # in click's `Context.meta`: the command line as it was typed
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON on standard output, and nothing else there."
 )
@@ -23,6 +25,21 @@ data_option = click.option(
     help="Folder of prepared data sets. Without it, the environment variable MIBENCH_DATA names "
     "the folder, else it is `mibench/data` in your cache folder.",
 )
+settings_option = click.option(
+    "--set",
+    "settings",
+    metavar="PATH=VALUE",
+    multiple=True,
+    help="Override one field, as attack.iterations=600; can be given several times. "
+    "`mibench info NAME` shows the fields.",
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Show no progress.")
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(["small", "paper"]),
+    help="Size of the protocol `folder`: networks and budgets for two CPU cores, or the papers', "
+    "for a GPU. Without it, paper where there is a GPU, else small.",
+)
 
 
 class FiniteRange(click.FloatRange):
@@ -37,13 +54,6 @@ class FiniteRange(click.FloatRange):
             self.fail(f"{value} is no finite number", param, ctx)
         return number
 
-
-preset_option = click.option(
-    "--preset",
-    type=click.Choice(["small", "paper"]),
-    help="Size of the protocol `folder`: networks and budgets for two CPU cores, or the papers', "
-    "for a GPU. Without it, paper where there is a GPU, else small.",
-)
 
 budget_option = click.option(
     "--budget",

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from mibench.cli.options import FiniteRange, json_option, print_json, store_option
+from mibench.cli.show.progress import size
+from mibench.cli.show.tables import console, show_artifacts
 from mibench.errors import MibenchError, RequestError
+from mibench.files import user_path
+from mibench.registry import closest
 
 if TYPE_CHECKING:
     from mibench.store.store import Store
@@ -25,8 +29,6 @@ def store_commands() -> None:
 @json_option
 def ls(store: str | None, as_json: bool) -> None:
     """List the cached stages with their sizes."""
-    from mibench.cli.show.tables import console, show_artifacts
-
     opened, root = _open_store(store)
     artifacts = opened.ls() if opened else []
     if as_json:
@@ -53,9 +55,6 @@ def ls(store: str | None, as_json: bool) -> None:
 @store_option
 def gc(older_than: float | None, stages: tuple[str, ...], dry_run: bool, store: str | None) -> None:
     """Remove cached stages that are not used any more. They can always be computed again."""
-    from mibench.cli.show.progress import size
-    from mibench.registry import closest
-
     if stages and older_than is None:
         raise click.UsageError("--stage needs --older-than DAYS (0 removes all of that stage)")
     opened, root = _open_store(store)
@@ -94,8 +93,7 @@ def _open_store(chosen: str | None) -> tuple[Store | None, Path]:
     Raises:
         RequestError: a folder that was chosen does not exist; it would only be made by mistake.
     """
-    from mibench.files import user_path
-    from mibench.store.store import Store, default_root
+    from mibench.store.store import Store, default_root  # with torch
 
     root = default_root() if chosen is None else user_path(chosen, "--store").absolute()
     if not root.is_dir() and (chosen or root.exists()):

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from mibench.grid.schedule import Executor
-from mibench.grid.work import Job, Outcome, work, worker_name
+from mibench.grid.work import Job, JobOutcome, work, worker_name
 from mibench.progress import SILENT, Progress
 
 _RETRIES = 1  # of a job whose worker process died
@@ -36,7 +36,7 @@ class InProcess(Executor):
         """Keep the job for :meth:`wait`."""
         self._jobs.append(job)
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         """Compute what was submitted, however long it takes."""
         outcomes = [work(job, self.progress) for job in self._jobs]
         self._jobs.clear()
@@ -57,7 +57,7 @@ class Workers(Executor):
     def __init__(self, devices: list[str], threads: int) -> None:
         self.devices, self.threads = devices, threads
         self._pools: list[ProcessPoolExecutor | None] = [None] * len(devices)
-        self._busy: dict[Future[Outcome], tuple[int, Job, int]] = {}
+        self._busy: dict[Future[JobOutcome], tuple[int, Job, int]] = {}
 
     @property
     def capacity(self) -> int:
@@ -69,7 +69,7 @@ class Workers(Executor):
         taken = {slot for slot, _, _ in self._busy.values()}
         self._start(next(i for i in range(self.capacity) if i not in taken), job, 0)
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         """Jobs that ended; a job whose worker died twice has failed."""
         done, _ = concurrent.futures.wait(
             self._busy, seconds, return_when=concurrent.futures.FIRST_COMPLETED
@@ -86,7 +86,7 @@ class Workers(Executor):
                 self._start(slot, job, tries + 1)
             else:
                 text = f"the worker process died {tries + 1} times in this stage ({error})"
-                outcomes.append(Outcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
+                outcomes.append(JobOutcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
         return outcomes
 
     def close(self) -> None:

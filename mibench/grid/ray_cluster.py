@@ -15,7 +15,7 @@ import torch
 
 from mibench.errors import RequestError
 from mibench.grid.schedule import Executor
-from mibench.grid.work import Job, Outcome, work, worker_name
+from mibench.grid.work import Job, JobOutcome, work, worker_name
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RayCluster(Executor):
         device = "cuda" if wanted.gpus else "cpu"
         self._jobs[task.remote(job, max(1, int(wanted.cpus)), device)] = job
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         """Jobs that ended; one whose worker was lost too often has failed."""
         ready, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
         outcomes = []
@@ -143,7 +143,7 @@ class RayCluster(Executor):
                 outcomes.append(self._ray.get(reference))
             except self._ray.exceptions.RayError as error:
                 text = f"Ray gave up on this stage: {error}"
-                outcomes.append(Outcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
+                outcomes.append(JobOutcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
         return outcomes
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class RayCluster(Executor):
         return self.resources.get(stage, self.resources[""])
 
 
-def _work(job: Job, threads: int, device: str) -> Outcome:
+def _work(job: Job, threads: int, device: str) -> JobOutcome:
     """Run on a node. Threads are set here, for they affect the last digits of results on CPUs."""
     torch.set_num_threads(threads)
     os.chdir(job.cwd)

@@ -11,7 +11,7 @@ from pathlib import Path
 from mibench.errors import MibenchError
 from mibench.files import write_atomic
 from mibench.grid.plan import GridCell, Node, Plan
-from mibench.grid.work import Job, Outcome
+from mibench.grid.work import Job, JobOutcome
 
 MakeJob = Callable[[GridCell, Node], Job]
 
@@ -29,7 +29,7 @@ class Executor(ABC):
         """Start a job, or have it start soon."""
 
     @abstractmethod
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         """Jobs that ended since the last call; waits for the first at most so long."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Listener:
     def started(self, node: Node) -> None:
         """A stage was handed to the executor."""
 
-    def ended(self, node: Node, outcome: Outcome) -> None:
+    def ended(self, node: Node, outcome: JobOutcome) -> None:
         """A stage ended."""
 
     def tick(self) -> None:
@@ -60,7 +60,7 @@ class Result:
         wall: seconds from start to end.
     """
 
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, JobOutcome] = field(default_factory=dict)
     failed: dict[int, tuple[str, str]] = field(default_factory=dict)
     wall: float = 0.0
 

@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended.
 
     Attributes:
@@ -74,7 +74,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def work(job: Job, progress: Progress = SILENT) -> Outcome:
+def work(job: Job, progress: Progress = SILENT) -> JobOutcome:
     """Compute one stage; an exception is an outcome, so that only its cells fail.
 
     ``KeyboardInterrupt`` and other ways to stop a process pass through.
@@ -92,10 +92,10 @@ def work(job: Job, progress: Progress = SILENT) -> Outcome:
             compute(graph.stages[job.name], graph, bench)
         status: Status = "done" if bench.computed - before else "cached"
         took = time.monotonic() - start
-        return Outcome(job.key, status, took, bench.seconds - spent, worker_name())
+        return JobOutcome(job.key, status, took, bench.seconds - spent, worker_name())
     except Exception:
         error = traceback.format_exc()
-        return Outcome(job.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
+        return JobOutcome(job.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
 
 
 # The cell that this process worked on last, with its data and networks.

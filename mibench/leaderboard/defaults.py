@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from mibench.errors import RequestError
-from mibench.leaderboard.names import base_attack, overrides
+from mibench.leaderboard.names import overrides
+from mibench.names import AttackName
 from mibench.record import Part, Record
 from mibench.types import canonical_json
 
@@ -39,7 +40,7 @@ def other_settings(record: Record) -> list[str]:
         return found
     found += _protocol(record, cell)
     defaults = {
-        **_of_attack(cell, base_attack(record.attack.name)),
+        **_of_attack(cell, AttackName.parse(record.attack.name, strict=False).base),
         **cell.protocol.defenses.get(record.defense.name, {}),
     }
     here = {
@@ -77,7 +78,11 @@ def _cell(record: Record) -> tuple[Cell, list[str], list[str]]:
     from mibench.training.defense import DEFENSES
 
     known = ["target", "defense", "attack"]
-    defense, attack, base = record.defense.name, record.attack.name, base_attack(record.attack.name)
+    defense, attack, base = (
+        record.defense.name,
+        record.attack.name,
+        AttackName.parse(record.attack.name, strict=False).base,
+    )
     reasons: list[str] = []
     if defense not in DEFENSES.names():  # which may prescribe how its target is trained
         known = ["attack"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from mibench import names
+from mibench.names import AttackName
 from mibench.record import Part, Record
-from mibench.settings import command_line, setting_token
+from mibench.settings import command_line
 
 RECORDS, GALLERIES = "records", "galleries"
 
@@ -30,11 +33,6 @@ def overrides(record: Record) -> dict[str, Any]:
     """Everything that was passed through ``--set``."""
     parts = (record.protocol, record.target, record.defense, record.attack)
     return {path: value for part in parts for path, value in part.passed.items()}
-
-
-def base_attack(name: str) -> str:
-    """An attack's name without its improvements: ``"gmi"`` of ``"improved-gmi"``, ``"gmi+ma"``."""
-    return name.removeprefix("improved-").partition("+")[0]
 
 
 def name_faults(record: Record) -> Iterator[str]:
@@ -72,19 +70,19 @@ def architectures(record: Record) -> Iterator[str]:
 
 
 def method_label(part: Part) -> str:
-    """A method as files and tables call it; one of an outside file with its source's digest.
-
-    Two authors' files may hold a class of one name.
-    """
-    return part.name if part.source is None else f"{part.name}@{part.source[:8]}"
+    """A method as files and tables call it."""
+    return names.method_label(part.name, part.source)
 
 
 def cell_name(record: Record) -> str:
-    """``<attack>_<defense>[-<settings>]_<architecture>_seed<N>``: a cell's file, without suffix."""
-    passed = overrides(record)
-    token = f"-{setting_token(passed)}" if passed else ""
-    attack, defense = method_label(record.attack), method_label(record.defense)
-    return f"{attack}_{defense}{token}_{record.target.name}_seed{record.seed}"
+    """A cell's file, without suffix: the name that :func:`mibench.names.cell_name` gives it."""
+    return names.cell_name(
+        attack=method_label(record.attack),
+        defense=method_label(record.defense),
+        target=record.target.name,
+        seed=record.seed,
+        passed=overrides(record),
+    )
 
 
 def command_of_record(record: Record) -> str:
@@ -98,8 +96,8 @@ def command_of_record(record: Record) -> str:
     return command_line(
         protocol=record.protocol.name,
         target=None if record.target.name == usual else record.target.name,
-        defense=_method(record.defense),
-        attack=_method(record.attack),
+        defense=_method(AttackName(record.defense.name), record.defense.source),
+        attack=_method(AttackName.parse(record.attack.name, strict=False), record.attack.source),
         seed=record.seed,
         preset=overrides.pop("preset", None),
         budget=overrides.pop("budget", 1),
@@ -107,9 +105,8 @@ def command_of_record(record: Record) -> str:
     )
 
 
-def _method(part: Part) -> str:
+def _method(name: AttackName, source: str | None) -> str:
     """A method as ``--attack`` and ``--defense`` take it, without a path that a record names."""
-    if part.source is None and ":" not in part.name:
-        return part.name
-    prefix = "improved-" if part.name.startswith("improved-") else ""
-    return f"{prefix}FILE.py:{part.name.removeprefix(prefix).rpartition(':')[2]}"
+    if source is None and ":" not in name.base:
+        return name.full
+    return replace(name, base=f"FILE.py:{name.base.rpartition(':')[2]}").full

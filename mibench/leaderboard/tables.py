@@ -30,11 +30,11 @@ from mibench.leaderboard.ranking import RULE, Match, anchor, matches
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.settings import BoardSettings, Settings
 from mibench.leaderboard.worst import worst_case
+from mibench.names import AttackName, variants
 
 if TYPE_CHECKING:
     from mibench.record import MetricValue
 
-_PLUS = ("", "+lom", "+ma")
 _INTERVALS = {
     "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
@@ -195,13 +195,13 @@ def improvement_table(
 ) -> Table:
     """Each attack with the improved objective and model augmentation, on undefended targets."""
     cells = default_groups(groups)
-    bases = sorted({_base(g.attack) for g in cells.values() if g.defense == UNDEFENDED})
+    attacks = {each.attack for each in cells.values() if each.defense == UNDEFENDED}
+    bases = sorted({AttackName.parse(each, strict=False).base for each in attacks})
     deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
     rows = []
     for target in targets:
         for base in bases:
-            names = dict(zip(("base", "lom", "ma"), (base + end for end in _PLUS), strict=True))
-            names["improved"] = f"improved-{base}"
+            names = dict(zip(("base", "lom", "ma", "improved"), variants(base), strict=True))
             own = {
                 key: cells[target, UNDEFENDED, name]
                 for key, name in names.items()
@@ -255,10 +255,6 @@ def _attacks(cells: Iterable[Group], settings: BoardSettings) -> list[str]:
     others = {g.attack for g in cells if g.defense != UNDEFENDED}
     fixed = list(dict.fromkeys((*settings.worst_case, settings.headline)))
     return [a for a in fixed if a in there] + sorted(others - set(fixed))
-
-
-def _base(attack: str) -> str:
-    return attack.removeprefix("improved-").partition("+")[0]
 
 
 def _matched(match: Match, lines: Sequence[Curve], target: str, defense: str) -> dict[str, Value]:

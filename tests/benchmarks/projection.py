@@ -14,13 +14,13 @@ from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mibench.cell.resolve import attack_names
 from mibench.cli.show.progress import duration
 from mibench.grid.plan import make_plan
 from mibench.grid.spec import expand, make_grid
 from mibench.record import Record
 from mibench.store.store import Store
 from mibench.training.defense import DEFENSES
+from tests.kit.methods import attack_names
 
 FIXED = {"references", "metrics"}  # stages without a budget
 

@@ -15,7 +15,7 @@ from mibench.cell import measures
 from mibench.cell.graph import Graph
 from mibench.cell.record import claim, run_folder
 from mibench.cell.request import Request
-from mibench.cell.resolve import AttackName, Cell, resolve
+from mibench.cell.resolve import Cell, resolve
 from mibench.cli import cli
 from mibench.data.divided import Counts
 from mibench.data.identity_split import IdentitySplit, PreparedImages
@@ -150,15 +150,7 @@ def test_an_attack_of_a_file_has_one_name(
     ((full, _, folder),) = made
     assert full == f"{before}{name}{after}"
     assert folder.parts[:2] == ("mibench-runs", "tiny")
-    assert folder.name.startswith(f"{full}-")
-
-
-def test_names_of_attacks_are_taken_apart_behind_the_path() -> None:
-    parsed = AttackName.parse("improved-/a+b/c.py:Mine")
-    assert parsed == AttackName("/a+b/c.py:Mine", lom=True, ma=True)
-    assert AttackName.parse("a+b/c.py:Mine+ma") == AttackName("a+b/c.py:Mine", ma=True)
-    with pytest.raises(RequestError, match="already holds"):
-        AttackName.parse("improved-c.py:Mine+ma")
+    assert folder.name.startswith(f"{full}@")
 
 
 def test_a_record_says_whose_method_it_was(tiny: Protocol, place: Path, tiny_store: Path) -> None:
@@ -170,7 +162,7 @@ def test_a_record_says_whose_method_it_was(tiny: Protocol, place: Path, tiny_sto
     assert record.attack.source is None
     (path,) = place.rglob("record.json")
     source = str(record.defense.source)[:8]
-    assert path.parent.name == f"gmi_random-erasing-{source}_test_resnet_seed0"
+    assert path.parent.name == f"gmi_random-erasing@{source}_test_resnet_seed0"
 
 
 # Keys

@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 import mibench
 from mibench.cell.request import Request, command_of, make_request
-from mibench.cell.resolve import Cell, attack_names, resolve
+from mibench.cell.resolve import Cell, resolve
 from mibench.cli import cli
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
@@ -40,10 +40,12 @@ from mibench.grid.spec import MOST_CELLS, expand, read_grids
 from mibench.inversion.attack import ATTACKS
 from mibench.models import initialisation
 from mibench.models.initialisation import Initialisation
+from mibench.names import AttackName
 from mibench.protocols import PROTOCOLS, Protocol, folder_protocol
 from mibench.settings import parse_setting, shown, write_setting
 from mibench.training.defense import DEFENSES
 from mibench.types import canonical_json
+from tests.kit.methods import attack_names
 
 QUICK = settings(
     max_examples=120,
@@ -120,7 +122,7 @@ def field_paths(config: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def paths_of(protocol: str, attack: str, defense: str) -> tuple[str, ...]:
-    base = attack.removeprefix("improved-").partition("+")[0]
+    base = AttackName.parse(attack).base
     card = CARDS[protocol]
     parts = {
         "protocol": card,

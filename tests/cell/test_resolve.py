@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from mibench import protocols
 from mibench.cell.request import Request
-from mibench.cell.resolve import AttackName, Cell, attack_names, check, resolve
+from mibench.cell.resolve import Cell, check, resolve
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack
+from mibench.names import AttackName
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.settings import parse_setting
 from mibench.types import AttackCard
@@ -27,25 +28,6 @@ def setting(path: str, value: Any, **fields: Any) -> Cell:
     return cell(overrides={path: value}, **fields)
 
 
-@pytest.mark.parametrize(
-    ("name", "lom", "ma", "full"),
-    [
-        ("gmi", False, False, "gmi"),
-        ("gmi+lom", True, False, "gmi+lom"),
-        ("gmi+ma", False, True, "gmi+ma"),
-        ("gmi+lom+ma", True, True, "improved-gmi"),
-        ("gmi+ma+lom", True, True, "improved-gmi"),
-        ("improved-gmi", True, True, "improved-gmi"),
-        ("my-own+ma", False, True, "my-own+ma"),
-    ],
-)
-def test_attack_names(name: str, lom: bool, ma: bool, full: str) -> None:
-    parsed = AttackName.parse(name)
-    assert (parsed.lom, parsed.ma, parsed.full) == (lom, ma, full)
-    assert parsed.base == ("my-own" if "my-own" in name else "gmi")
-    assert AttackName.parse(parsed.full) == parsed
-
-
 @pytest.mark.parametrize("name", ["gmi+", "gmi+lomm", "gmi+lom+lom", "improved-gmi+lom", "gmi+LOM"])
 def test_malformed_attack_names_are_refused(name: str) -> None:
     with pytest.raises(RequestError, match="attack"):
@@ -57,13 +39,6 @@ def test_a_variant_sets_objective_and_students(name: str) -> None:
     config, parsed = cell(name).attack_config, AttackName.parse(name)
     assert config.identity.objective == ("logit" if parsed.lom else "cross-entropy")
     assert config.augment == parsed.ma
-
-
-def test_every_identity_attack_has_its_variants() -> None:
-    names = attack_names()
-    for base in ("gmi", "kedmi", "vmi"):
-        assert {base, f"{base}+lom", f"{base}+ma", f"improved-{base}"} <= set(names)
-    assert len(set(names)) == len(names)
 
 
 class Sampler(Attack):
@@ -80,7 +55,6 @@ def test_variants_of_an_attack_without_an_identity_loss_are_refused(
     monkeypatch.setattr(ATTACKS, "names", lambda: ["sampler"])
     monkeypatch.setattr(ATTACKS, "name_of", lambda cls: "sampler")
     assert cell("sampler").attack_class is Sampler
-    assert attack_names() == ["sampler"]
     for name in ("sampler+lom", "sampler+ma", "improved-sampler"):
         with pytest.raises(RequestError, match="sampler optimises no identity loss"):
             cell(name)

@@ -16,7 +16,7 @@ import torch
 
 from mibench import __version__
 from mibench.cell.request import Request
-from mibench.cli import cli
+from mibench.cli import COMMANDS, Lazy, cli
 from mibench.errors import ArtifactError, MibenchError
 from mibench.progress import Progress
 from mibench.record import Record
@@ -213,6 +213,14 @@ def test_list_as_a_process() -> None:
     assert "improved-kedmi" in [entry["name"] for entry in json.loads(result.stdout)]
 
 
+def test_the_package_is_imported_without_torch() -> None:
+    result = process("-X", "importtime", "-c", "import mibench")
+    assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "mibench.cell.run" in imported
+    assert not {"torch", "timm", "opacus", "pandas", "numpy", "pydantic"} & imported
+
+
 def test_help_imports_nothing_slow() -> None:
     code = (
         "import sys; sys.argv = ['mibench', 'run', '--help']\n"
@@ -234,6 +242,30 @@ def test_every_option_is_explained(command: tuple[str, ...]) -> None:
     current: Any = cli
     for name in command:
         current = current.commands[name]
+        current = current.load() if isinstance(current, Lazy) else current
     for option in current.params:
         if isinstance(option, click.Option):
             assert (option.help or "").endswith("."), option.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_line_of_help_is_its_own(name: str) -> None:
+    """The group shows it without importing the command."""
+    stands_in = cli.commands[name]
+    assert isinstance(stands_in, Lazy)
+    assert stands_in.load().get_short_help_str(100) == stands_in.get_short_help_str(100)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ("run --set attack.clip=1 --set attack.clip=2", "attack.clip is given twice, 1 and 2"),
+        ("grid --set attack.clip=1 --set attack.clip=1", "attack.clip is given twice, 1 and 1"),
+        ("grid --defenses bido --sweep bido:defense.scale=1 --sweep bido:defense.scale=2", "twice"),
+    ],
+)
+def test_a_setting_that_is_given_twice_is_refused(runs: Runs, args: str, said: str) -> None:
+    result = invoke(*args.split())
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert runs == []

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mibench.cli import KINDS, listing
-from mibench.cli.listing import KINDS as LISTED
+from mibench.cli import known
+from mibench.cli.known import KINDS
 from mibench.inversion.attack import ATTACKS
 from mibench.protocols import PROTOCOLS
 from mibench.reading import UnreadableError
@@ -24,7 +24,6 @@ def listed(*args: str) -> list[dict[str, Any]]:
 
 
 def test_lists() -> None:
-    assert KINDS == LISTED
     attacks = {entry["name"]: entry for entry in listed("attacks")}
     assert {"kedmi", "kedmi+lom", "kedmi+ma", "improved-kedmi"} <= attacks.keys()
     assert attacks["improved-gmi"]["access"] == "white-box"
@@ -133,18 +132,20 @@ def test_what_is_read_off_the_files_is_what_is_imported(
     def unreadable(*_: Any) -> None:
         raise UnreadableError
 
-    monkeypatch.setattr(listing, "_read_class", unreadable)
-    monkeypatch.setattr(listing, "_read_protocols", unreadable)
-    monkeypatch.setattr(listing, "read_module", unreadable)
+    monkeypatch.setattr(known, "_read_class", unreadable)
+    monkeypatch.setattr(known, "_read_protocols", unreadable)
+    monkeypatch.setattr(known, "read_module", unreadable)
     assert listed(kind) == read
 
 
 def test_nothing_registered_has_to_be_imported_for_a_listing() -> None:
     """Cards say it outright; a new one that does not makes every listing slow."""
-    assert [each["name"] for each in listing._read_protocols()] == [*PROTOCOLS, "folder"]
-    for kind, registry in (("attack", ATTACKS), ("defense", DEFENSES)):
-        for name in registry.names():
-            assert listing._read_class(kind, name).attributes["card"].whole
+    assert [each["name"] for each in known._read_protocols()] == [*PROTOCOLS, "folder"]
+    for kind, row in known.ROWS.items():
+        for name in known.registry(kind).names():
+            found = known._read_class(kind, name)
+            for path in " ".join(row.columns.values()).split():
+                known._read(found, known._base(kind), path)
 
 
 def test_info_of_protocols() -> None:

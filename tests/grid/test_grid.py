@@ -29,7 +29,7 @@ from mibench.grid.plan import GridCell, Node, Plan, make_plan
 from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Executor, Listener, Result
 from mibench.grid.spec import GridSpec, expand, make_grid, parse_seeds, read_grids
-from mibench.grid.work import Job, Outcome
+from mibench.grid.work import Job, JobOutcome
 from mibench.protocols import Protocol
 from mibench.store.store import Store
 from tests.kit.command_line import KEY, make_record
@@ -154,7 +154,7 @@ class Log(Listener):
         self.now += 1
         self.most = max(self.most, self.now)
 
-    def ended(self, node: Any, outcome: Outcome) -> None:
+    def ended(self, node: Any, outcome: JobOutcome) -> None:
         self.now -= 1
         self.names.append(f"{node.task.name} {outcome.status}")
 
@@ -282,7 +282,7 @@ class Jumble(Executor):
     def submit(self, job: Job) -> None:
         self.jobs.append(job)
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         return [work_module.work(self.jobs.pop())]
 
     def close(self) -> None:
@@ -475,7 +475,7 @@ def test_names_of_cells_are_no_markup() -> None:
     display = GridDisplay(plan, 1, out)
     display.started(node)
     console.print(display._status())
-    failed = Outcome(KEY, "failed", 1.0, 0.0, "here", "ValueError: [/] no [bold]such")
+    failed = JobOutcome(KEY, "failed", 1.0, 0.0, "here", "ValueError: [/] no [bold]such")
     display.ended(node, failed)
     result = Result(failed={1: ("[bold]stage", failed.error or "")})
     show_plan(plan, 1, console)

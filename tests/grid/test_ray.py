@@ -14,7 +14,7 @@ from mibench.grid.plan import make_plan
 from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Listener
 from mibench.grid.spec import expand, make_grid
-from mibench.grid.work import Outcome
+from mibench.grid.work import JobOutcome
 from mibench.store.store import Store
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder
 
@@ -44,7 +44,7 @@ class Killer(Listener):
         self.done = 0
         self.there: dict[Path, int] = {}  # finished artifacts when the node died
 
-    def ended(self, node: Any, outcome: Outcome) -> None:
+    def ended(self, node: Any, outcome: JobOutcome) -> None:
         self.done += 1
         if self.done == 4:
             self.cluster.remove_node(self.node, allow_graceful=False)

@@ -158,9 +158,9 @@ def test_a_missing_board_is_named(tmp_path: Path) -> None:
 
 def test_the_shipped_boards_fit_the_methods() -> None:
     """Each strength is the main knob that its defense names, and each attack is there."""
-    from mibench.cell.resolve import attack_names
     from mibench.protocols import PROTOCOLS
     from mibench.training.defense import DEFENSES
+    from tests.kit.methods import attack_names
 
     shipped = read_settings(ROOT / "leaderboards")
     for name in DEFENSES.names():

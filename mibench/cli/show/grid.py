@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from types import TracebackType
 from typing import TextIO
 
 import rich.console
@@ -15,9 +14,10 @@ from rich.text import Text
 
 from mibench.cli.show.progress import duration
 from mibench.cli.show.record import warnings
+from mibench.cli.show.tables import ABSENT, right, table
 from mibench.grid.plan import Node, Plan
 from mibench.grid.schedule import Listener, Result
-from mibench.grid.work import Outcome
+from mibench.grid.work import JobOutcome
 from mibench.progress import Progress
 from mibench.record import Record
 
@@ -36,7 +36,7 @@ class GridDisplay(Listener, Progress):
         self.plan, self.workers = plan, workers
         self.console = rich.console.Console(file=stream or sys.stderr)
         self.running: dict[str, tuple[Node, float]] = {}
-        self.ended_nodes: dict[str, Outcome] = {}
+        self.ended_nodes: dict[str, JobOutcome] = {}
         self.failed: set[int] = set()
         self.step = ""  # of the stage that runs in this process
         self._loop = [0, 0]  # steps done and in all
@@ -49,52 +49,38 @@ class GridDisplay(Listener, Progress):
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
-    # Listener
-
     def started(self, node: Node) -> None:
-        """A stage runs, or waits for a worker of its cluster."""
         self.running[node.stage.key] = (node, time.monotonic())
         self.step = ""
 
-    def ended(self, node: Node, outcome: Outcome) -> None:
-        """Print a line for a stage that ended."""
+    def ended(self, node: Node, outcome: JobOutcome) -> None:
         self.running.pop(node.stage.key, None)
         self.ended_nodes[node.stage.key] = outcome
-        mark, style = {"done": ("✓", None), "cached": ("=", "dim"), "failed": ("✗", "red")}[
+        mark, style = {"done": ("✓", ""), "cached": ("=", "dim"), "failed": ("✗", "red")}[
             outcome.status
         ]
         cell = self.plan.cells[node.cell].name
         text = f"{mark} {node.stage.name}  {cell}  {duration(outcome.seconds)}"
         if outcome.error is not None:
             self.failed |= set(node.cells)
-            text += f"  {outcome.error.strip().splitlines()[-1]}"
-        self.console.print(Text(text, style=style or ""), soft_wrap=True)
+            text += f"  {_last_line(outcome.error)}"
+        self.console.print(Text(text, style), soft_wrap=True)
         self._plain(always=True)
 
     def tick(self) -> None:
-        """Show how things stand."""
         if self._live is not None:
             self._live.update(self._status())
         else:
             self._plain()
 
-    # Progress of a stage in this process
-
     def begin(self, total: int, label: str) -> None:
-        """A loop of a stage starts."""
-        self._loop = [0, total]
+        self._loop = [0, total]  # of a stage in this process
 
     def advance(self, steps: int) -> None:
-        """Steps of a stage are done."""
         self._loop[0] += steps
         self.step = f"{self._loop[0]:,}/{self._loop[1]:,}"
         if time.monotonic() - self._told > 0.5:
@@ -103,24 +89,23 @@ class GridDisplay(Listener, Progress):
 
     def eta(self) -> float | None:
         """Seconds that are left, if anything is known about them."""
-        left = [node.stage for key, node in self.plan.nodes.items() if key not in self.ended_nodes]
-        stages = {node.stage.key: node.stage.kind for node in self.plan.nodes.values()}
         seen: dict[str, list[float]] = {}
         for key, outcome in self.ended_nodes.items():
             if outcome.status == "done":
-                seen.setdefault(stages[key], []).append(outcome.seconds)
+                stage = self.plan.nodes[key].stage.kind
+                seen.setdefault(stage, []).append(outcome.seconds)
         total, now = 0.0, time.monotonic()
-        for task in left:
-            if task.key in self.plan.cached:
+        for node in self.plan.to_compute:
+            if (key := node.stage.key) in self.ended_nodes:
                 continue
-            expected = self.plan.seconds.get(task.key)
-            if task.kind in seen:
-                here = sum(seen[task.kind]) / len(seen[task.kind])
+            expected = self.plan.seconds.get(key)
+            if here := seen.get(node.stage.kind):
+                mean = sum(here) / len(here)
                 # What this run measured says more than another run's time on another machine.
-                expected = here if expected is None else (expected + here) / 2
+                expected = mean if expected is None else (expected + mean) / 2
             if expected is None:
                 return None
-            since = now - self.running[task.key][1] if task.key in self.running else 0.0
+            since = now - self.running[key][1] if key in self.running else 0.0
             total += max(0.0, expected - since)
         return total / max(1, self.workers)
 
@@ -159,34 +144,29 @@ class GridDisplay(Listener, Progress):
 
 def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
     """Print what is cached, what will be computed, and how long that may take."""
-    todo, cached = Counter[str](), Counter[str]()
+    todo = Counter(node.stage.kind for node in plan.to_compute)
+    cached = Counter(each.kind for each in plan.cached.values())
     seconds: dict[str, float] = {}
     for node in plan.to_compute:
-        todo[node.stage.kind] += 1
-        took = plan.seconds.get(node.stage.key)
-        if took is not None:
+        if (took := plan.seconds.get(node.stage.key)) is not None:
             seconds[node.stage.kind] = seconds.get(node.stage.kind, 0.0) + took
-    for task in plan.cached.values():
-        cached[task.kind] += 1
-    table = rich.table.Table("stage", "cached", "to compute", "about", box=None, pad_edge=False)
     every = [stage for cell in plan.cells for stage in cell.graph.stages.values()]
+    rows = []
     for stage in dict.fromkeys(each.kind for each in every):
         about = duration(seconds[stage]) if stage in seconds else ("?" if todo[stage] else "")
-        table.add_row(Text(stage), str(cached[stage]), str(todo[stage]), about)
-    console.print(table)
+        rows.append((stage, str(cached[stage]), str(todo[stage]), about))
+    console.print(table(rows, "stage", "cached", "to compute", "about", box=None, pad_edge=False))
     total, unknown = plan.estimate()
     stages = len(plan.to_compute)
     text = f"{len(plan.cells)} cells, {stages} stages to compute"
     if stages > unknown:
-        text += f", about {duration(total / max(1, workers))} on {workers} worker" + "s" * (
-            workers > 1
-        )
+        each = "worker" if workers == 1 else "workers"
+        text += f", about {duration(total / max(1, workers))} on {workers} {each}"
     if unknown:
         text += f" ({unknown} stages were never measured)"
-    distinct = len({each.key for each in every})
     text += (
-        f". Cells share stages: {distinct} in all, where cell-by-cell scripts would compute "
-        f"{plan.separately}."
+        f". Cells share stages: {len({each.key for each in every})} in all, where cell-by-cell "
+        f"scripts would compute {plan.separately}."
     )
     console.print(Text(text), soft_wrap=True)
 
@@ -195,41 +175,40 @@ def show_result(
     plan: Plan, result: Result, records: dict[int, Record], console: rich.console.Console
 ) -> None:
     """Print one line a cell, the failures, and where everything is."""
-    table = rich.table.Table(box=None, pad_edge=False)
-    for title in ("cell", "status", "attack top-1", "validation accuracy", "natural accuracy"):
-        table.add_column(title, justify="left" if title in ("cell", "status") else "right")
+    rows: list[tuple[str | Text, ...]] = []
     for index, cell in enumerate(plan.cells):
         record = records.get(index)
         if record is None:
             stage = result.failed[index][0] if index in result.failed else ""
             status = Text(f"failed in {stage}" if stage else "not run", style="red")
-            table.add_row(Text(cell.name), status, "—", "—", "—")
+            rows.append((cell.name, status, ABSENT, ABSENT, ABSENT))
             continue
-        utility = record.utility
         shares = (
             record.metrics["attack_accuracy_top1"].value,
-            utility.get("validation_accuracy"),
-            utility.get("natural_accuracy"),
+            record.utility.get("validation_accuracy"),
+            record.utility.get("natural_accuracy"),
         )
-        numbers = [f"{each:.1%}" if isinstance(each, float | int) else "—" for each in shares]
-        table.add_row(Text(cell.name), record.status, *numbers)
-    console.print(table)
+        numbers = [f"{each:.1%}" if isinstance(each, float | int) else ABSENT for each in shares]
+        rows.append((cell.name, record.status, *numbers))
+    columns = map(right, ("attack top-1", "validation accuracy", "natural accuracy"))
+    console.print(table(rows, "cell", "status", *columns, box=None, pad_edge=False))
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style), soft_wrap=True)
+
     for index, record in records.items():
         for warning in warnings(record):
-            text = f"{plan.cells[index].name}: {warning}"
-            console.print(Text(text, style="yellow"), soft_wrap=True)
+            say(f"{plan.cells[index].name}: {warning}", "yellow")
     computed = sum(outcome.status == "done" for outcome in result.outcomes.values())
-    console.print(
-        Text(
-            f"{len(records)} of {len(plan.cells)} cells done; {computed} stages computed in "
-            f"{duration(result.wall)} ({duration(result.computed)} of computing)"
-        ),
-        soft_wrap=True,
+    say(
+        f"{len(records)} of {len(plan.cells)} cells done; {computed} stages computed in "
+        f"{duration(result.wall)} ({duration(result.computed)} of computing)"
     )
     for index, (stage, error) in result.failed.items():
-        last = error.strip().splitlines()[-1]
-        place = plan.cells[index].folder / "error.txt"
-        console.print(
-            Text(f"failed: {plan.cells[index].name}, {stage}: {last}\n  {place}", style="red"),
-            soft_wrap=True,
-        )
+        cell = plan.cells[index]
+        place = cell.folder / "error.txt"
+        say(f"failed: {cell.name}, {stage}: {_last_line(error)}\n  {place}", "red")
+
+
+def _last_line(error: str) -> str:
+    return error.strip().splitlines()[-1]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from mibench.progress import Progress, StageState
+from mibench.progress import SILENT, Progress, StageState
 
 if TYPE_CHECKING:
     import rich.progress
@@ -67,34 +66,32 @@ class _Loop:
         return " · ".join(parts)
 
 
-class Display(Progress, ABC):
-    """Shows stages and their loops; a context manager, for whatever has to be put away.
+class Lines(Progress):
+    """Plain lines, for logs and pipes: when a stage begins and ends, and now and then between.
 
     Steps are reported far more often than anyone can read: a report costs a clock reading and a
     comparison, and :meth:`_show` is called a few times a second at most.
     """
 
-    interval: float
+    interval = _LEAST_SECONDS
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
         self.stages: list[str] = []  # being computed, the innermost last
         self.loops: list[_Loop] = []
         self.planned: set[str] = set()  # stages of the run that are still to come
         self.total = 0  # of the stages of the run
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Lines:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Put away what was shown."""
 
+    def expect(self, stages: Sequence[str]) -> None:
+        self.planned, self.total = set(stages), len(set(stages))
+
     def stage(self, name: str, state: StageState, seconds: float = 0.0) -> None:
-        """Show that a stage starts, ended, or was found."""
         if state == "computing":
             self.stages.append(name)
         elif name in self.stages:
@@ -103,24 +100,12 @@ class Display(Progress, ABC):
         if state != "computing":
             self.planned.discard(name)
 
-    def expect(self, stages: Sequence[str]) -> None:
-        """Count the stages of a run, to show where it stands."""
-        self.planned, self.total = set(stages), len(set(stages))
-
-    def position(self) -> str:
-        """Which stage of how many a run is at, ``"[3/8] "``; nothing where no plan is known."""
-        if not self.total:
-            return ""
-        return f"[{min(self.total - len(self.planned) + 1, self.total)}/{self.total}] "
-
     def begin(self, total: int, label: str) -> None:
-        """Start showing a loop."""
         now = time.monotonic()
         self.loops.append(_Loop(label, total, now, now))
         self._show_loop()
 
     def advance(self, steps: int) -> None:
-        """Count steps of the innermost loop, and show them when it is time."""
         loop = self.loops[-1]
         loop.done += steps
         now = time.monotonic()
@@ -128,14 +113,18 @@ class Display(Progress, ABC):
             self._show(loop, now)
 
     def report(self, **values: float | Tensor) -> None:
-        """Remember the values of the current step; they are shown with the step."""
         if self.loops:
             self.loops[-1].values = values
 
     def end(self) -> None:
-        """Stop showing the innermost loop."""
         self.loops.pop()
         self._show_loop()
+
+    def position(self) -> str:
+        """Which stage of how many a run is at, ``"[3/8] "``; nothing where no plan is known."""
+        if not self.total:
+            return ""
+        return f"[{min(self.total - len(self.planned) + 1, self.total)}/{self.total}] "
 
     def name(self, loop: _Loop) -> str:
         """What a loop is called: its stage, and its label where that says more."""
@@ -144,34 +133,12 @@ class Display(Progress, ABC):
             return self.position() + (stage or loop.label)
         return f"{self.position()}{stage} ({loop.label})"
 
-    @abstractmethod
     def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
-        """Show what became of a stage."""
+        text = f"done in {duration(seconds)}" if state == "done" else state
+        print(f"{self.position()}{name}: {text}", file=self.stream, flush=True)
 
     def _show_loop(self) -> None:
         """The innermost loop is another one now."""
-
-    @abstractmethod
-    def _show(self, loop: _Loop, now: float) -> None:
-        """Show how far a loop is."""
-
-
-class Lines(Display):
-    """Plain lines, for logs and pipes: when a stage begins and ends, and now and then between."""
-
-    interval = _LEAST_SECONDS
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self.stream = stream
-
-    def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
-        text = {
-            "computing": f"{name}: computing",
-            "done": f"{name}: done in {duration(seconds)}",
-            "cached": f"{name}: cached",
-        }[state]
-        print(self.position() + text, file=self.stream, flush=True)
 
     def _show(self, loop: _Loop, now: float) -> None:
         enough = loop.done - loop.shown_done >= _LINE_SHARE * loop.total
@@ -180,13 +147,13 @@ class Lines(Display):
             loop.shown, loop.shown_done = now, loop.done
 
 
-class Bars(Display):
+class Bars(Lines):
     """A live line on a terminal, finished stages above it."""
 
     interval = _BAR_SECONDS
 
     def __init__(self, bars: rich.progress.Progress) -> None:
-        super().__init__()
+        super().__init__(sys.stderr)  # not written to: the console is
         self.bars = bars
         self.task = bars.add_task("", total=None, visible=False, detail="")
 
@@ -194,48 +161,36 @@ class Bars(Display):
         self.bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
     def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
-        if state == "done":
-            self._print(f"{self.position()}✓ {name}  {duration(seconds)}")
-        elif state == "cached":
-            self._print(f"{self.position()}= {name}  cached")
+        lines = {"done": f"✓ {name}  {duration(seconds)}", "cached": f"= {name}  cached"}
+        if state in lines:
+            self.bars.console.print(self.position() + lines[state], markup=False, highlight=False)
         self._show_loop()
 
-    def _print(self, line: str) -> None:
-        self.bars.console.print(line, markup=False, highlight=False)
-
     def _show_loop(self) -> None:
+        what: dict[str, Any] = {"total": None, "description": "", "detail": ""}
         if self.loops:
             loop = self.loops[-1]
-            self.bars.reset(
-                self.task,
-                total=loop.total,
-                completed=loop.done,
-                description=self.name(loop),
-                visible=True,
-                detail=f"{loop.done:,}/{loop.total:,}",
-            )
-        else:
-            stage = self.position() + self.stages[-1] if self.stages else ""
-            self.bars.reset(
-                self.task, total=None, description=stage, visible=bool(stage), detail=""
-            )
+            what = {"total": loop.total, "completed": loop.done, "description": self.name(loop)}
+            what["detail"] = f"{loop.done:,}/{loop.total:,}"
+        elif self.stages:
+            what["description"] = self.position() + self.stages[-1]
+        self.bars.reset(self.task, visible=bool(what["description"]), **what)
 
     def _show(self, loop: _Loop, now: float) -> None:
         self.bars.update(self.task, completed=loop.done, detail=loop.detail(now))
         loop.shown, loop.shown_done = now, loop.done
 
 
-def display(stream: TextIO | None = None) -> Display:
+def display(
+    stream: TextIO | None = None, *, quiet: bool = False
+) -> contextlib.AbstractContextManager[Progress]:
     """Bars when the stream (default: standard error) is a terminal, else plain lines."""
+    if quiet:
+        return contextlib.nullcontext(SILENT)
     stream = stream or sys.stderr
     if not stream.isatty():
         return Lines(stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -10,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mibench.cli.show.progress import duration, size
+from mibench.cli.show.tables import ABSENT, pairs, right, table
 from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY
 from mibench.leaderboard.galleries import may_be_shown
 from mibench.metrics import METRICS, near_chance
 from mibench.metrics.catalogue import HIGHER
 from mibench.record import INCOMPLETE, MetricValue, Record
 
-_ABSENT = "—"
 _FILES = {
     "record.json": "numbers, configuration, hashes",
     "reconstructions.safetensors": "all reconstructions",
@@ -41,22 +40,24 @@ def show_record(record: Record, console: Console, folder: Path, store: Path) -> 
     for note in [*warnings(record), *notes(record)]:
         console.print(Text(note, style="yellow"))
     console.print(_costs(record))
-    console.print(_places(folder, store))
+    places = [("run folder", str(folder))]
+    places += [(f"  {name}", what) for name, what in _FILES.items() if (folder / name).exists()]
+    console.print(pairs([*places, ("store", str(store))], title="Where everything is"))
 
 
-def number(metric: str, value: float) -> str:
-    """A metric's value as tables show it: accuracies in per cent."""
+def number(metric: str, value: float | None) -> str:
+    """A metric's value as tables show it: accuracies in per cent, a dash where it is missing."""
+    if value is None:
+        return ABSENT
     if metric.startswith("attack_accuracy") or metric == "evaluator_agreement":
-        return f"{100 * value:.1f} %"
+        return _percent(value)
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def with_interval(metric: str, entry: MetricValue) -> str:
-    """A value with its 95 % interval, ``"43.0 % [38.1, 48.2]"``; a dash when it is missing."""
-    if entry.value is None:
-        return _ABSENT
+    """A value with its 95 % interval, ``"43.0 % [38.1, 48.2]"``."""
     text = number(metric, entry.value)
-    if entry.interval is None:
+    if entry.value is None or entry.interval is None:
         return text
     low, high = (number(metric, bound).removesuffix(" %") for bound in entry.interval)
     return f"{text} [{low}, {high}]"
@@ -72,7 +73,7 @@ def missing_reasons(record: Record) -> list[str]:
             if entry.value is None and entry.reason and not known:
                 name = _title(metric) + (f" ({column})" if column else "")
                 titles.setdefault(entry.reason, []).append(name)
-    return [f"{_ABSENT} {', '.join(names)}: {reason}" for reason, names in titles.items()]
+    return [f"{ABSENT} {', '.join(names)}: {reason}" for reason, names in titles.items()]
 
 
 def warnings(record: Record) -> list[str]:
@@ -140,25 +141,22 @@ def _metrics(record: Record) -> Table:
     caption = "↑ / ↓: higher / lower leaks more"
     if over:
         caption += f"; 95 % intervals over {' or '.join(over)}"
-    table = Table(
-        title="What leaked", caption=caption, title_justify="left", caption_justify="left"
-    )
-    table.add_column("metric")
-    table.add_column("value [95 % interval]", justify="right")
-    table.add_column("n", justify="right")
-    for name in record.references:
-        table.add_column(Text(name), justify="right")
+    rows = []
     for metric, entry in record.metrics.items():
         arrow = ""
         if metric in METRICS:
             arrow = " ↑" if METRICS[metric].direction == HIGHER else " ↓"
-        cells = [_title(metric) + arrow, with_interval(metric, entry)]
-        cells.append(_ABSENT if entry.n is None else f"{entry.n:,}")
-        for values in record.references.values():
-            bound = values[metric].value if metric in values else None
-            cells.append(_ABSENT if bound is None else number(metric, bound))
-        table.add_row(*map(Text, cells))
-    return table
+        bounds = [values.get(metric) for values in record.references.values()]
+        rows.append(
+            (
+                _title(metric) + arrow,
+                with_interval(metric, entry),
+                _count(entry.n),
+                *(number(metric, None if bound is None else bound.value) for bound in bounds),
+            )
+        )
+    columns = map(right, ("value [95 % interval]", "n", *map(Text, record.references)))
+    return table(rows, "metric", *columns, title="What leaked", caption=caption)
 
 
 def _utility(record: Record) -> Table:
@@ -170,54 +168,35 @@ def _utility(record: Record) -> Table:
     ]
     if (second := values.get("second_evaluator_accuracy")) is not None:
         rows.append(("second evaluator accuracy (private test images)", _percent(second)))
-    if (epsilon := values.get("epsilon")) is None:
-        rows.append(("formal guarantee", "none"))
-    else:
-        delta = values.get("delta")
-        text = f"ε = {epsilon:.3g}" if isinstance(epsilon, float | int) else f"ε = {epsilon}"
-        text += f", δ = {delta:.2g}" if isinstance(delta, float | int) else ""
-        unit = values.get("privacy_unit")
-        rows.append(("formal guarantee", text + (f", for each {unit}" if unit else "")))
-    return _pairs("Utility", rows)
-
-
-def _percent(value: float | str | None) -> str:
-    return f"{100 * value:.1f} %" if isinstance(value, float | int) else _ABSENT
+    guarantee = "none"
+    if (epsilon := values.get("epsilon")) is not None:
+        delta, unit = values.get("delta"), values.get("privacy_unit")
+        guarantee = f"ε = {epsilon:.3g}" if isinstance(epsilon, float | int) else f"ε = {epsilon}"
+        guarantee += f", δ = {delta:.2g}" if isinstance(delta, float | int) else ""
+        guarantee += f", for each {unit}" if unit else ""
+    return pairs([*rows, ("formal guarantee", guarantee)], title="Utility")
 
 
 def _costs(record: Record) -> Table:
-    table = Table(title="Cost", title_justify="left")
-    table.add_column("stage")
-    for column in ("time", "iterations", "queries", "peak memory"):
-        table.add_column(column, justify="right")
+    rows = []
     for cost in record.costs:
-        took = duration(cost.seconds)
-        memory = cost.peak_memory_bytes
-        table.add_row(
-            Text(cost.stage),
-            f"cached ({took} then)" if cost.cached else took,
-            _count(cost.iterations),
-            _count(cost.queries),
-            _ABSENT if memory is None else size(memory),
+        took, memory = duration(cost.seconds), cost.peak_memory_bytes
+        rows.append(
+            (
+                cost.stage,
+                f"cached ({took} then)" if cost.cached else took,
+                _count(cost.iterations),
+                _count(cost.queries),
+                ABSENT if memory is None else size(memory),
+            )
         )
-    return table
+    columns = map(right, ("time", "iterations", "queries", "peak memory"))
+    return table(rows, "stage", *columns, title="Cost")
+
+
+def _percent(value: float | str | None) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, float | int) else ABSENT
 
 
 def _count(value: int | None) -> str:
-    return _ABSENT if value is None else f"{value:,}"
-
-
-def _places(folder: Path, store: Path) -> Table:
-    rows = [("run folder", str(folder))]
-    rows += [(f"  {name}", meaning) for name, meaning in _FILES.items() if (folder / name).exists()]
-    rows.append(("store", str(store)))
-    return _pairs("Where everything is", rows)
-
-
-def _pairs(title: str, rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    return table
+    return ABSENT if value is None else f"{value:,}"

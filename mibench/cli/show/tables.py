@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from mibench.cli.show.progress import size
 
 if TYPE_CHECKING:
-    from mibench.cli.doctor import Check
     from mibench.store.store import ArtifactInfo
 
+ABSENT = "—"
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
-_HIDDEN = {
+_HIDDEN = {  # of what `info` knows: said otherwise than as a row
     *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "defenses"),
     "in_protocol",
 }
-_DAY = 86400.0
+whole = functools.partial(Column, no_wrap=True)
+folded = functools.partial(Column, overflow="fold")
+right = functools.partial(Column, justify="right")
 
 
 def console(stream: TextIO | None = None) -> Console:
     """A console on a stream (default: standard output)."""
     stream = stream or sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _WIDTH)
+
+
+def table(rows: Iterable[Sequence[str | Text]], *columns: str | Column, **options: Any) -> Table:
+    """A table whose cells are text and no markup; a title stands at its left."""
+    made = Table(*columns, title_justify="left", caption_justify="left", **options)
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def pairs(rows: Iterable[tuple[str | Text, str]], **options: Any) -> Table:
+    """Names and what there is to say of each."""
+    return table(rows, whole(), folded(), show_header=False, **options)
 
 
 def show_listing(entries: Sequence[Mapping[str, Any]], out: Console) -> None:
@@ -40,99 +56,69 @@ def show_listing(entries: Sequence[Mapping[str, Any]], out: Console) -> None:
         for entry in entries:
             print(entry["name"], file=out.file)
         return
-    table = Table()
-    for column in entries[0]:
-        table.add_column(column, no_wrap=column == "name")
-    for entry in entries:
-        table.add_row(*(Text(_cell(value)) for value in entry.values()))
-    out.print(table)
+    columns = [whole(name) if name == "name" else name for name in entries[0]]
+    out.print(table(([*map(_cell, each.values())] for each in entries), *columns))
 
 
 def show_description(entry: Mapping[str, Any], out: Console) -> None:
     """Print what ``mibench info`` knows of a name."""
     out.print(Text(f"{entry['kind']} {entry['name']}", style="bold"))
-    facts = Table(show_header=False, box=None, pad_edge=False)
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
     shown = {**entry.get("card", {}), **{k: v for k, v in entry.items() if k not in _HIDDEN}}
-    for key, value in shown.items():
-        if key == "deviations":
-            value = _points(value) or "none known"
-        if key == "notes":
-            value = _points(value)
-        if value not in (None, {}, []):
-            facts.add_row(Text(key.replace("_", " ")), Text(_cell(value)))
-    out.print(facts)
+    for key, empty in (("deviations", "none known"), ("notes", "")):
+        if key in shown:
+            shown[key] = "\n".join(f"• {each}" for each in shown[key]) or empty
+    facts = [
+        (Text(k.replace("_", " "), style="dim"), _cell(v))
+        for k, v in shown.items()
+        if v not in (None, {}, [], "")
+    ]
+    out.print(pairs(facts, box=None, pad_edge=False))
     for key in ("protocols", "attacks", "priors", "defenses"):
         for name, settings in entry.get(key, {}).items():
             text = ", ".join(f"{path}={_cell(value)}" for path, value in settings.items())
             place = f"in the protocol {name}" if key == "protocols" else f"{key[:-1]} {name}"
             out.print(Text(f"{place}: {text}"))
-    if entry.get("assets"):
-        table = Table("pinned network", "file", "sha256", title="Assets", title_justify="left")
-        for role, asset in entry["assets"].items():
-            table.add_row(Text(role), Text(asset["file"]), Text(asset["sha256"], overflow="fold"))
-        out.print(table)
-    if entry.get("fields"):
-        out.print(_fields(entry))
+    if assets := entry.get("assets"):
+        rows = [(role, asset["file"], asset["sha256"]) for role, asset in assets.items()]
+        out.print(table(rows, "pinned network", "file", folded("sha256"), title="Assets"))
+    if fields := entry.get("fields"):
+        out.print(_fields(fields, entry.get("in_protocol")))
 
 
-def _points(sentences: Sequence[str]) -> str:
-    return "\n".join(f"• {each}" for each in sentences)
-
-
-def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -> None:
-    """Print a store's listing with its total."""
-    table = Table("stage", "key")
-    for column in ("size", "last used", "made by mibench"):
-        table.add_column(column, justify="right")
-    now = time.time()
-    for each in artifacts:
-        days = max(0.0, (now - each.used) / _DAY)
-        used = "today" if days < 1 else f"{days:.0f} days ago"
-        made = each.mibench or "unreadable: see `mibench store verify`"
-        table.add_row(*map(Text, (each.stage, each.key[:12], size(each.size), used, made)))
-    if artifacts:
-        out.print(table)
-    total = size(sum(each.size for each in artifacts))
-    out.print(Text(f"{len(artifacts)} artifacts, {total}, in {root}"), soft_wrap=True)
-
-
-def show_checks(checks: Sequence[Check], out: Console) -> None:
-    """Print what ``mibench doctor`` found, and what there is to do."""
-    styles = {"ok": "green", "absent": "yellow", "broken": "red"}
-    table = Table(show_header=False)
-    for check in checks:
-        status = Text(check.status, style=styles[check.status])
-        table.add_row(Text(check.name), status, Text(check.found, overflow="fold"))
-    out.print(table)
-    for check in checks:
-        if check.remedy:
-            style = styles[check.status]
-            out.print(Text(f"{check.name}: {check.remedy}", style=style), soft_wrap=True)
-
-
-def _fields(entry: Mapping[str, Any]) -> Table:
-    settable = any(each["settable"] for each in entry["fields"])
-    title = "Fields, for `--set path=value`" if settable else "Fields (frozen with the protocol)"
-    table = Table(title=title, title_justify="left")
-    protocol = entry.get("in_protocol")
-    for column in ("path", "type", "default", *([f"in {protocol}"] if protocol else []), "meaning"):
-        table.add_column(column, overflow="fold", no_wrap=column == "path")
-    for each in entry["fields"]:
+def _fields(fields: Sequence[Mapping[str, Any]], protocol: str | None) -> Table:
+    settable = any(each["settable"] for each in fields)
+    rows = []
+    for each in fields:
         fixed = settable and not each["settable"]
-        meaning = each["meaning"] + (" (follows from the attack's name)" if fixed else "")
         values = [_cell(each["default"])]
         if protocol:
             same = each["in_protocol"] == each["default"]
             values.append("=" if same else _cell(each["in_protocol"]))
-        table.add_row(*map(Text, (each["path"], each["type"], *values, meaning)))
-    return table
+        meaning = each["meaning"] + (" (follows from the attack's name)" if fixed else "")
+        rows.append((each["path"], each["type"], *values, meaning))
+    columns = ("type", "default", *([f"in {protocol}"] if protocol else []), "meaning")
+    title = "Fields, for `--set path=value`" if settable else "Fields (frozen with the protocol)"
+    return table(rows, whole("path"), *map(folded, columns), title=title)
+
+
+def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -> None:
+    """Print a store's listing with its total."""
+    rows, now = [], time.time()
+    for each in artifacts:
+        days = max(0.0, (now - each.used) / 86_400)
+        used = "today" if days < 1 else f"{days:.0f} days ago"
+        made = each.mibench or "unreadable: see `mibench store verify`"
+        rows.append((each.stage, each.key[:12], size(each.size), used, made))
+    if artifacts:
+        columns = map(right, ("size", "last used", "made by mibench"))
+        out.print(table(rows, "stage", "key", *columns))
+    total = size(sum(each.size for each in artifacts))
+    out.print(Text(f"{len(artifacts)} artifacts, {total}, in {root}"), soft_wrap=True)
 
 
 def _cell(value: Any) -> str:
     if value is None:
-        return "—"
+        return ABSENT
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(each, str) for each in value):

@@ -1,0 +1,247 @@
+"""What ``mibench info`` says of a method, prior, source, target, protocol or metric."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
+
+import timm
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mibench.cell.request import Request
+from mibench.cell.resolve import attack_settings, defense_settings, prior_settings
+from mibench.cli.known import Entry, nothing_called, registry
+from mibench.data.folder import FolderOptions
+from mibench.errors import RequestError
+from mibench.inversion.attack import ATTACKS
+from mibench.metrics import METRICS
+from mibench.names import AttackName, variants
+from mibench.priors import PRIORS
+from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, protocol_named
+from mibench.training.defense import DEFENSES
+
+_FIXED = {"attack.augment", "attack.identity.objective"}  # chosen by the attack's name
+
+
+def describe(name: str, protocol: str | None = None) -> Entry:
+    """Everything about one name, of whatever kind: card, fields, and what is particular to it.
+
+    Args:
+        protocol: whose settings stand beside a method's and a target's own; None: the default one.
+
+    Raises:
+        RequestError: nothing is called so (the message offers close names of all kinds), or there
+            is no such protocol.
+    """
+    card = _card(protocol or Request.model_fields["protocol"].default)
+    if ".py:" not in name:
+        kind = _kind(name)
+        if protocol is not None and kind not in ("attack", "defense", "prior", "target"):
+            raise RequestError(
+                f"--protocol is for attacks, defenses, priors and targets; {name!r} is none"
+            )
+        return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
+    for kind in ("attack", "prior", "source"):
+        with contextlib.suppress(RequestError):  # it is of another kind
+            return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
+    return {"kind": "defense", "name": name, **_defense(name, card)}
+
+
+def _kind(name: str) -> str:
+    with contextlib.suppress(RequestError):  # not an attack's name: `improved-…+lom`
+        if AttackName.parse(name).base in ATTACKS.names():
+            return "attack"
+    there: dict[str, Collection[str]] = {
+        "defense": DEFENSES.names(),
+        "target": [name] if timm.is_model(name) else [],
+        **{kind: registry(kind).names() for kind in ("prior", "source")},
+        "protocol": [*PROTOCOLS, "folder"],
+        "metric": METRICS,
+    }
+    for kind, names in there.items():
+        if name in names:
+            return kind
+    raise RequestError(nothing_called(name, timm.list_models()))
+
+
+def _card(name: str) -> Protocol:
+    return folder_protocol(FolderOptions()) if name == "folder" else protocol_named(name)
+
+
+def _attack(spec: str, protocol: Protocol) -> Entry:
+    name = AttackName.parse(spec)
+    cls = ATTACKS.get(name.base)
+    if (name.lom or name.ma) and not cls.optimises_identity:
+        raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
+    kind = PRIORS.get(cls.prior) if isinstance(cls.prior, str) else cls.prior
+    prior = PRIORS.name_of(kind)
+    config = cls.Config.model_validate({})
+    identity = config.identity.model_copy(
+        update={"objective": "logit" if name.lom else "cross-entropy"}
+    )
+    config = config.model_copy(update={"augment": name.ma, "identity": identity})
+    return {
+        "name": name.full,
+        "variants": variants(name.base) if cls.optimises_identity else [name.base],
+        "access": cls.access,
+        "prior": prior,
+        "from_protocol": ["attack.students", "prior.gan"],
+        "card": cls.card.model_dump(mode="json"),
+        "in_protocol": protocol.name,
+        "fields": [
+            *fields(config, "attack.", attack_settings(name, cls, protocol, {})),
+            *fields(kind.Config(), "prior.", prior_settings(prior, kind, protocol, {})),
+        ],
+        "protocols": _in_protocols(attacks=name.base, priors=prior),
+    }
+
+
+def _defense(name: str, protocol: Protocol) -> Entry:
+    cls = DEFENSES.get(name)
+    config, training = defense_settings(name, cls, protocol, {})
+    return {
+        "strength": cls.strength and f"defense.{cls.strength}",
+        "strengths": list(cls.strengths),
+        "stochastic": cls.stochastic,
+        "training": {f"target.{path}": value for path, value in cls.training.items()},
+        "card": cls.card.model_dump(mode="json"),
+        "in_protocol": protocol.name,
+        "fields": [
+            *fields(cls.Config.model_validate({}), "defense.", config),
+            *fields(protocol.training, "target.", training),
+        ],
+        "protocols": _in_protocols(defenses=name),
+    }
+
+
+def _prior(name: str, protocol: Protocol) -> Entry:
+    cls = PRIORS.get(name)
+    return {
+        "title": cls.title,
+        "about": _about(cls),
+        "needs": cls.needs,
+        "in_protocol": protocol.name,
+        "fields": list(fields(cls.Config(), "prior.", prior_settings(name, cls, protocol, {}))),
+        "protocols": _in_protocols(priors=name),
+    }
+
+
+def _source(name: str, protocol: Protocol) -> Entry:
+    cls = registry("source", load=True).get(name)
+    return {"about": _about(cls), "card": cls.card.model_dump(mode="json")}
+
+
+def _protocol(name: str, default: Protocol) -> Entry:
+    protocol = _card(name)
+    held = {"name", "version", "title", "notes", "assets", "attacks", "priors", "defenses"}
+    prefix = "protocol."
+    return {
+        **protocol.model_dump(mode="json", include=held),
+        "digest": protocol.digest,
+        "frozen": bool(protocol.assets),
+        "fields": [
+            entry
+            for entry in fields(protocol, prefix, settable=not protocol.assets)
+            if entry["path"].removeprefix(prefix).split(".")[0] not in held
+        ],
+    }
+
+
+def _target(name: str, protocol: Protocol) -> Entry:
+    build = timm.model_entrypoint(name)
+    own = build.__module__.startswith("mibench.")
+    return {
+        "module": build.__module__,
+        **({"about": _about(build)} if own else {}),
+        "defaults_of": protocol.name,
+        "fields": list(fields(protocol.training, "target.")),
+    }
+
+
+def _metric(name: str, protocol: Protocol) -> Entry:
+    return METRICS[name].model_dump(mode="json")
+
+
+_DESCRIBED: dict[str, Callable[[str, Protocol], Entry]] = {
+    "attack": _attack,
+    "defense": _defense,
+    "prior": _prior,
+    "source": _source,
+    "target": _target,
+    "protocol": _protocol,
+    "metric": _metric,
+}
+
+
+def _about(thing: Any) -> str:
+    return inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0]
+
+
+def _in_protocols(**methods: str) -> Entry:
+    """What each protocol that has settings for methods sets: ``attacks="gmi"``."""
+    found = {}
+    for card in (*PROTOCOLS.values(), folder_protocol(FolderOptions())):
+        held = [getattr(card, kind).get(name, {}) for kind, name in methods.items()]
+        if any(held):
+            found[card.name] = {path: value for each in held for path, value in each.items()}
+    return found
+
+
+def fields(
+    config: BaseModel, prefix: str, resolved: BaseModel | None = None, settable: bool = True
+) -> Iterator[Entry]:
+    """The fields of a configuration, nested ones by their dotted ``--set`` path.
+
+    Args:
+        resolved: the same configuration as a protocol has it.
+
+    Yields:
+        ``path``, ``type`` (with its bounds), ``default`` (a JSON value), ``in_protocol`` (likewise,
+        of ``resolved``), ``meaning`` and ``settable``.
+    """
+    values = config.model_dump(mode="json")
+    others = resolved.model_dump(mode="json") if resolved else {}
+    for name, info in type(config).model_fields.items():
+        value, path = getattr(config, name), prefix + name
+        if isinstance(value, BaseModel):
+            inside = getattr(resolved, name) if resolved else None
+            yield from fields(value, path + ".", inside, settable)
+            continue
+        yield {
+            "path": path,
+            "type": _type_name(info.annotation) + _bounds(info),
+            "default": values[name],
+            **({"in_protocol": others[name]} if resolved else {}),
+            "meaning": info.description or "",
+            "settable": settable and path not in _FIXED,
+        }
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if arguments:
+        inside = ", ".join("…" if each is Ellipsis else _type_name(each) for each in arguments)
+        return f"{getattr(origin, '__name__', origin)}[{inside}]"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _bounds(info: FieldInfo) -> str:
+    signs = dict(ge="≥", gt=">", le="≤", lt="<", min_length="length ≥", max_length="length ≤")
+    found = [
+        f"{sign} {getattr(each, name)}"
+        for each in info.metadata
+        for name, sign in signs.items()
+        if hasattr(each, name)
+    ]
+    return f" ({', '.join(found)})" if found else ""

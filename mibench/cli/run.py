@@ -1,0 +1,161 @@
+"""``mibench run``: one cell."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from mibench.cli.options import (
+    ARGUMENTS,
+    budget_option,
+    data_option,
+    preset_option,
+    print_json,
+    quiet_option,
+    settings_option,
+    store_option,
+)
+from mibench.files import output_folder
+
+
+@click.command(short_help="Run one cell: train, attack, measure.")
+@click.option(
+    "--protocol",
+    default="synthfaces-32",
+    show_default=True,
+    help="Evaluation setting: data, evaluators and budgets. See `mibench list protocols`.",
+)
+@click.option(
+    "--target",
+    metavar="ARCHITECTURE",
+    help="Architecture of the attacked classifier, a timm name such as resnet18. Without it, the "
+    "protocol's own is taken.",
+)
+@click.option(
+    "--defense",
+    default="none",
+    show_default=True,
+    help="Defense that the target is trained under: a name of `mibench list defenses`, or your "
+    "own as path/to/mine.py:MyDefense.",
+)
+@click.option(
+    "--attack",
+    default="improved-kedmi",
+    show_default=True,
+    help="Attack on the target: a name of `mibench list attacks`, or your own as "
+    "path/to/mine.py:MyAttack.",
+)
+@click.option(
+    "--prior",
+    help="Kind of the attacker's image prior: a name of `mibench list priors`, or your own as "
+    "path/to/mine.py:MyPrior. Without it, the attack's own is taken.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of target, prior, students and attack. The same seed gives the same result.",
+)
+@click.option(
+    "--root",
+    metavar="DIR",
+    help="Image folder with one sub-folder for each identity. Only the protocol `folder` takes it.",
+)
+@preset_option
+@settings_option
+@data_option
+@budget_option
+@store_option
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Run folder for record, reconstructions and picture. Without it, a folder below "
+    "mibench-runs/ is made, named after the cell.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto, cpu, cuda, cuda:N or mps. auto takes a CUDA GPU where there is "
+    "one.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the record as JSON on standard output. Tables then go to standard error.",
+)
+@quiet_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    *,
+    settings: tuple[str, ...],
+    store: str | None,
+    out: str | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Run one cell: train a target under a defense, attack it, measure what leaked.
+
+    Stages that the store holds are not computed again, so a second attack on the same target
+    trains no target, and a command that was stopped continues where it was.
+    """
+    from mibench.cell.request import check_device, make_request
+    from mibench.cli.known import refuse_unknown
+    from mibench.settings import parse_settings
+
+    check_device(device)
+    given = {name: value for name, value in asked.items() if value is not None}
+    request = make_request(**given, overrides=parse_settings(settings))
+    refuse_unknown(request.protocol, [request.defense], [request.attack], [request.prior])
+    kept = None if store is None else output_folder(store, "--store")
+    folder = None if out is None else output_folder(out, "--out")
+
+    # All that can be refused without torch, which takes seconds to import, has been.
+    from mibench.cell.run import run_cell
+    from mibench.cli.show.progress import display
+    from mibench.cli.show.record import show_record
+    from mibench.cli.show.tables import console
+    from mibench.store.store import default_root
+
+    typed = shlex.join(["mibench", *ctx.meta[ARGUMENTS]])
+    # What a method prints must not end up in the record's JSON.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        display(quiet=quiet) as progress,
+        _logged_to_stderr(),
+    ):
+        command = typed.encode("utf-8", "backslashreplace").decode()  # a record holds text only
+        done = run_cell(request, kept, folder, device, progress, command)
+    out_stream = console(sys.stderr if as_json else sys.stdout)
+    show_record(
+        done.record, out_stream, done.folder.absolute(), (kept or default_root()).absolute()
+    )
+    if as_json:
+        print_json(done.record.model_dump(mode="json"))
+
+
+@contextlib.contextmanager
+def _logged_to_stderr() -> Iterator[None]:
+    """Show the core's messages (a stage that another process computes, a corrupt artifact)."""
+    # To what standard error is by now: a live display has redirected it.
+    log, handler = logging.getLogger("mibench"), logging.StreamHandler(sys.stderr)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -1,0 +1,97 @@
+"""What attacks and cells are called: one place that takes names apart and puts them together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mibench.errors import RequestError
+from mibench.settings import plain_settings
+from mibench.types import digest
+
+VARIANTS = {  # of an attack that optimises an identity loss, by (lom, ma)
+    (False, False): "",
+    (True, False): "with the improved objective",
+    (False, True): "with model augmentation",
+    (True, True): "with the improved objective and model augmentation",
+}
+_READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
+
+
+@dataclass(frozen=True)
+class AttackName:
+    """An attack's name taken apart: the base attack and its improvements.
+
+    Attributes:
+        base: a registered name, or ``path/to/file.py:Class`` as it was asked for; of a resolved
+            cell, the name that the attack has everywhere.
+    """
+
+    base: str
+    lom: bool = False
+    ma: bool = False
+
+    @property
+    def full(self) -> str:
+        """The name that records and boards use."""
+        if self.lom and self.ma:
+            return f"improved-{self.base}"
+        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "")
+
+    @classmethod
+    def parse(cls, name: str, *, strict: bool = True) -> AttackName:
+        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``; X may be a file's class.
+
+        Args:
+            strict: False, of a stranger's record: what is wrong behind a ``+`` is left out.
+
+        Raises:
+            RequestError: a part after ``+`` is neither ``lom`` nor ``ma``, or is there twice.
+        """
+        improved = name.startswith("improved-")
+        path, colon, last = name.removeprefix("improved-").rpartition(":")  # a path may hold a +
+        last, *parts = last.split("+")
+        if strict and improved and parts:
+            raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
+        if strict and (not set(parts) <= {"lom", "ma"} or len(set(parts)) != len(parts)):
+            raise RequestError(f"attack {name!r}: after `+` may come lom and ma, once each")
+        return cls(path + colon + last, improved or "lom" in parts, improved or "ma" in parts)
+
+
+def variants(base: str) -> list[str]:
+    """The names of an attack that optimises an identity loss, its own first."""
+    return [AttackName(base, lom, ma).full for lom, ma in VARIANTS]
+
+
+def method_label(name: str, source: str | None) -> str:
+    """A method as files and tables call it; one of an outside file with its source's digest.
+
+    Two authors' files may hold a class of one name.
+    """
+    return name if source is None else f"{name}@{source[:8]}"
+
+
+def cell_name(
+    *, attack: str, defense: str, target: str, seed: int, passed: Mapping[str, Any]
+) -> str:
+    """``<attack>_<defense>[-<settings>]_<architecture>_seed<N>``: a cell's file or folder.
+
+    Args:
+        attack, defense: their labels (:func:`method_label`).
+        passed: everything that was passed through ``--set``.
+    """
+    settings = f"-{_token(plain_settings(passed))}" if passed else ""
+    return f"{attack}_{defense}{settings}_{target}_seed{seed}"
+
+
+def _token(passed: Mapping[str, Any]) -> str:
+    """A short text for settings: ``scale=0`` for one that is short itself, else a digest."""
+    if len(passed) == 1:
+        path, value = next(iter(passed.items()))
+        text = value if isinstance(value, str) else json.dumps(value)
+        if path.startswith(("defense.", "target.")) and _READABLE.fullmatch(text):
+            return f"{path.removeprefix('defense.')}={text}"
+    return digest(passed)[:8]

@@ -1,0 +1,122 @@
+"""Registries in listings: read off files they have never heard of."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mibench.cli import known
+from mibench.cli.known import KINDS, ROWS, Row, listing
+from mibench.inversion.attack import ATTACKS
+from tests.kit.command_line import invoke
+from tests.kit.methods import attack_names
+
+HOME = '''
+from __future__ import annotations
+from typing import ClassVar
+from pydantic import Field
+from mibench.registry import Registry
+from mibench.types import Frozen
+
+class PriorKind:
+    """What kinds of priors have in common."""
+    title: ClassVar[str]
+    needs: ClassVar[str | None] = None
+
+    class Config(Frozen):
+        steps: int = Field(100, ge=1, description="steps of training")
+
+PRIORS = Registry("prior", PriorKind, "kinds", "kinds")
+register_prior = PRIORS.register
+'''
+METHOD = '''
+import sys
+from kinds_home import PriorKind, register_prior
+{before}
+@register_prior("{name}")
+class Mine(PriorKind):
+    """A prior.
+
+    More of it.
+    """
+    title = {title}
+    {more}
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A registry of priors with its home and two kinds, one of which needs to be imported."""
+    (tmp_path / "kinds_home.py").write_text(HOME)
+    package = tmp_path / "kinds"
+    package.mkdir()
+    (package / "_shared.py").write_text("1 / 0")
+    plain = METHOD.format(name="plain", title="'Plain'", before="1 / 0", more="needs = 'white-box'")
+    (package / "plain.py").write_text(plain)
+    computed = METHOD.format(name="made-up", title="'Made ' + 'up'", before="", more="")
+    (package / "made_up.py").write_text(computed)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = Row("kinds", "kinds_home", "PriorKind", {"needs": "needs", "title": "title"})
+    monkeypatch.setitem(ROWS, "prior", row)
+    monkeypatch.setitem(known._LISTINGS, "priors", lambda: known._registered("prior"))
+    known._base.cache_clear()
+    yield tmp_path
+    known._base.cache_clear()
+    for name in {each for each in sys.modules if each.startswith("kinds")}:
+        del sys.modules[name]
+
+
+def test_a_row_is_all_that_a_listing_needs_of_a_registry(folder: Path) -> None:
+    (folder / "kinds" / "made_up.py").unlink()
+    assert listing("priors") == [{"name": "plain", "needs": "white-box", "title": "Plain"}]
+    assert not {"kinds.plain", "kinds_home"} & sys.modules.keys()  # its `1 / 0` was not run
+
+
+def test_what_is_not_said_outright_is_imported_for(folder: Path) -> None:
+    (folder / "kinds" / "plain.py").unlink()
+    assert listing("priors") == [{"name": "made-up", "needs": None, "title": "Made up"}]
+    assert "kinds.made_up" in sys.modules
+
+
+def test_info_of_a_prior(folder: Path) -> None:
+    (folder / "kinds" / "plain.py").unlink()
+    result = invoke("info", "made-up", "--json")
+    assert result.exit_code == 0, result.output
+    entry = json.loads(result.stdout)
+    assert (entry["kind"], entry["title"], entry["about"]) == ("prior", "Made up", "A prior.")
+    assert entry["fields"][0]["path"] == "prior.steps"
+    assert entry["fields"][0]["meaning"] == "steps of training"
+    assert "prior made-up" in invoke("info", "made-up").stdout
+
+
+def test_registries_are_listed_once_their_rooms_are_there() -> None:
+    assert set(ROWS) >= {"attack", "defense"}
+    assert {f"{kind}s" for kind in ROWS} <= set(KINDS)
+
+
+def test_every_attack_is_listed_with_its_variants_beside_its_like() -> None:
+    entries = listing("attacks")
+    names = [entry["name"] for entry in entries]
+    assert sorted(names) == sorted(attack_names())
+    for base in ("gmi", "kedmi", "vmi"):
+        first = names.index(base)
+        assert names[first : first + 4] == [base, f"{base}+lom", f"{base}+ma", f"improved-{base}"]
+    groups = [(entry["access"], entry["prior"]) for entry in entries]
+    assert len(set(groups)) == 1 + sum(a != b for a, b in itertools.pairwise(groups))
+
+
+def test_an_attack_without_an_identity_loss_has_no_variants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ATTACKS.get("gmi"), "optimises_identity", False)
+    monkeypatch.setattr(
+        known, "_read_class", lambda *_: (_ for _ in ()).throw(known.UnreadableError)
+    )
+    names = [entry["name"] for entry in listing("attacks")]
+    assert [name for name in names if "gmi" in name] == ["gmi"]
+    assert "kedmi+lom" in names

@@ -1,0 +1,15 @@
+"""Names of methods, for tests that go through all of them."""
+
+from __future__ import annotations
+
+from mibench.inversion.attack import ATTACKS
+from mibench.names import variants
+
+
+def attack_names() -> list[str]:
+    """Every registered attack with its variants."""
+    return [
+        name
+        for base in ATTACKS.names()
+        for name in (variants(base) if ATTACKS.get(base).optimises_identity else [base])
+    ]

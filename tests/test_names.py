@@ -1,0 +1,65 @@
+"""Names of attacks and cells, taken apart and put together."""
+
+from __future__ import annotations
+
+import pytest
+
+from mibench.errors import RequestError
+from mibench.names import AttackName, cell_name, method_label, variants
+
+
+@pytest.mark.parametrize(
+    ("name", "lom", "ma", "full"),
+    [
+        ("gmi", False, False, "gmi"),
+        ("gmi+lom", True, False, "gmi+lom"),
+        ("gmi+ma", False, True, "gmi+ma"),
+        ("gmi+lom+ma", True, True, "improved-gmi"),
+        ("gmi+ma+lom", True, True, "improved-gmi"),
+        ("improved-gmi", True, True, "improved-gmi"),
+        ("my-own+ma", False, True, "my-own+ma"),
+    ],
+)
+def test_attack_names(name: str, lom: bool, ma: bool, full: str) -> None:
+    parsed = AttackName.parse(name)
+    assert (parsed.lom, parsed.ma, parsed.full) == (lom, ma, full)
+    assert parsed.base == ("my-own" if "my-own" in name else "gmi")
+    assert AttackName.parse(parsed.full) == parsed
+
+
+def test_names_of_attacks_are_taken_apart_behind_the_path() -> None:
+    parsed = AttackName.parse("improved-/a+b/c.py:Mine")
+    assert parsed == AttackName("/a+b/c.py:Mine", lom=True, ma=True)
+    assert AttackName.parse("a+b/c.py:Mine+ma") == AttackName("a+b/c.py:Mine", ma=True)
+    with pytest.raises(RequestError, match="already holds"):
+        AttackName.parse("improved-c.py:Mine+ma")
+
+
+def test_a_strangers_name_is_taken_apart_all_the_same() -> None:
+    for name, base in (("gmi+x", "gmi"), ("improved-gmi+lom", "gmi"), ("My+lom@1234", "My")):
+        assert AttackName.parse(name, strict=False).base == base
+        with pytest.raises(RequestError):
+            AttackName.parse(name)
+
+
+def test_variants_are_all_spellings_of_an_attack() -> None:
+    assert variants("gmi") == ["gmi", "gmi+lom", "gmi+ma", "improved-gmi"]
+    assert [AttackName.parse(each).full for each in variants("a.py:B")] == variants("a.py:B")
+
+
+def test_names_of_cells() -> None:
+    cell = {"attack": "gmi", "defense": method_label("Mine", "ab" * 32), "target": "resnet18"}
+
+    def name(**passed: object) -> str:
+        return cell_name(**cell, seed=3, passed={k.replace("_", "."): v for k, v in passed.items()})
+
+    assert name() == "gmi_Mine@abababab_resnet18_seed3"
+    assert (
+        name(defense_scale=0)
+        == name(defense_scale=0.0)
+        == "gmi_Mine@abababab-scale=0_resnet18_seed3"
+    )
+    assert name(target_epochs=2) == "gmi_Mine@abababab-target.epochs=2_resnet18_seed3"
+    others = {name(attack_clip=1), name(attack_clip=2), name(attack_clip=1, defense_scale=0)}
+    assert len(others) == 3
+    assert all(len(each) == len("gmi_Mine@abababab-12345678_resnet18_seed3") for each in others)
