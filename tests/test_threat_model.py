@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mibench.cell import results
-from mibench.leaderboard.records import check, parse
+from mibench.leaderboard.parsing import parse
+from mibench.verify.settings import check
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
@@ -20,7 +21,7 @@ SENTENCES = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |^\n|^#|^-|\Z)", TEXT, re.MULTI
 
 def known_tests() -> set[str]:
     found = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
+    for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 found.add(node.name)

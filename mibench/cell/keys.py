@@ -24,9 +24,8 @@ from mibench.data.division import Division, PreparedSplit
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderOptions
-from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
-from mibench.metrics.inception import SHA256, find_inception, inception_place
+from mibench.metrics.inception import SHA256, find_inception
 from mibench.models.initialisation import Initialisation
 from mibench.store.source import code_digest
 from mibench.store.store import stage_key
@@ -68,17 +67,7 @@ def _code(*roots: str, pinned: bool = False) -> str:
 
 def _inception() -> str | None:
     """SHA-256 of Inception's weights; None where they are absent or others, and FID is missing."""
-    try:
-        place = inception_place()
-        status = place.stat()
-    except (OSError, RequestError):
-        return None
-    return _inception_at(place, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=16)
-def _inception_at(place: Path, _mtime_ns: int, _size: int) -> str | None:
-    return SHA256 if isinstance(find_inception(place), Path) else None
+    return SHA256 if isinstance(find_inception(), Path) else None
 
 
 @dataclass(frozen=True)

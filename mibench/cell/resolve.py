@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -127,11 +127,13 @@ class Cell:
 
 
 @contained()  # methods' configs may run code
-def resolve(spec: Request, *, machine: bool = True) -> Cell:
+def resolve(spec: Request, *, machine: bool = True, without: Collection[str] = ()) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
 
     Args:
         spec: the request.
+        without: ``"defense"`` and ``"attack"``, for a cell that can run neither: the part of one
+            that is left out is its base class, with the settings that all have.
         machine: whether the cell is to run here: its networks are built, and the weights that they
             start from looked for. Without it the settings alone are resolved.
 
@@ -147,18 +149,22 @@ def resolve(spec: Request, *, machine: bool = True) -> Cell:
     protocol = _protocol(spec)
     architecture = spec.target or protocol.target
 
-    defense_class = DEFENSES.get(spec.defense)
+    defense_class: type[Defense]
+    defense_class = DEFENSES.base if "defense" in without else DEFENSES.get(spec.defense)
     defense_name = DEFENSES.name_of(defense_class)
-    _check_card(defense_name, defense_class, DefenseCard)
+    if "defense" not in without:
+        _check_card(defense_name, defense_class, DefenseCard)
     defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
-    name = AttackName.parse(spec.attack)
-    attack_class = ATTACKS.get(name.base)
+    name = AttackName("") if "attack" in without else AttackName.parse(spec.attack)
+    attack_class: type[Attack]
+    attack_class = ATTACKS.base if "attack" in without else ATTACKS.get(name.base)
     name = replace(name, base=ATTACKS.name_of(attack_class))
     if (name.lom or name.ma) and not attack_class.optimises_identity:
         raise RequestError(
             f"attack {spec.attack!r}: {name.base} optimises no identity loss, so it has no variants"
         )
-    _check_card(name.base, attack_class, AttackCard)
+    if "attack" not in without:
+        _check_card(name.base, attack_class, AttackCard)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
     students = attack_config.students.architectures if attack_config.augment else ()
     networks = {each: protocol.resolution for each in (architecture, *students)}

@@ -19,7 +19,6 @@ from mibench.cell.resolve import resolve
 from mibench.cli.show.record import warnings
 from mibench.errors import RequestError
 from mibench.grid.spec import make_grid
-from mibench.leaderboard.checks import foreign
 from mibench.models.classifiers import Classifier, predict
 from mibench.progress import SILENT
 from mibench.protocols import PROTOCOLS, Protocol
@@ -29,6 +28,7 @@ from mibench.streams import stream
 from mibench.training.defense import DEFENSES
 from mibench.training.loop import TrainingConfig, train_classifier
 from mibench.types import BUDGETED, Frozen
+from mibench.verify.settings import foreign
 from tests.kit.command_line import invoke
 from tests.training.test_training import Recorder, faces
 

@@ -234,10 +234,8 @@ def test_inceptions_weights_are_in_the_keys_of_what_they_judge(
     absent = Keys(cell()).plan()
     path.write_bytes(b"others")
     others = Keys(cell()).plan()
-    monkeypatch.setattr(keys, "find_inception", lambda place: place)
-    keys._inception_at.cache_clear()
+    monkeypatch.setattr(keys, "find_inception", lambda: path)
     there = Keys(cell()).plan()
-    keys._inception_at.cache_clear()
     assert absent == others
     changed = {name for name in there if there[name].key != absent[name].key}
     assert changed == {"references", "metrics"}
