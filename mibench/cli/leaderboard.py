@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,8 +28,6 @@ folder_option = click.option(
     show_default=True,
     help="Folder of the leaderboards, with records/ and boards.toml.",
 )
-
-
 device_option = click.option(
     "--device",
     default="auto",
@@ -248,19 +247,25 @@ def verify(
 def _verify_all(folder: Path, store: Path, data: str | None, device: str) -> None:
     """Check all filed records, and say of each that is not as it says what is wrong."""
     from mibench.cli.show.progress import display
-    from mibench.verify.filing import verify_all
+    from mibench.verify.compare import UNCHECKED
+    from mibench.verify.filing import WRONG, verify_all
     from mibench.verify.recompute import Place
 
     with display() as progress:
-        found = verify_all(folder, Place(store, data, device, progress))
-    for line in found.lines:
-        click.echo(line)
-    counts = ", ".join(f"{count} {state}" for state, count in found.states.items())
+        found = list(verify_all(folder, Place(store, data, device, progress)))
+    for verdict, path, reasons in found:
+        for reason in reasons:
+            click.echo(f"{verdict}: {path}: {reason}")
+    states = Counter(verdict for verdict, _, _ in found)
+    wrong = len({path for verdict, path, _ in found if verdict == WRONG})
+    unchecked = states.pop(UNCHECKED, 0)
+    del states[WRONG]
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
     click.echo(f"{counts or 'no records'} in {folder}")
-    if found.wrong:
-        raise MibenchError(f"{found.wrong} records do not hold, for the reasons above")
-    if found.unchecked:
-        raise UncheckedError(f"{found.unchecked} records cannot be checked wholly here")
+    if wrong:
+        raise MibenchError(f"{wrong} records do not hold, for the reasons above")
+    if unchecked:
+        raise UncheckedError(f"{unchecked} records cannot be checked wholly here")
 
 
 def _store(folder: str | None) -> Path:

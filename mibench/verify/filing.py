@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +42,8 @@ from mibench.store.environment import git_state, package_version
 from mibench.verify.compare import UNCHECKED, of
 from mibench.verify.recompute import Place, evaluation_of, read_images, recompute
 from mibench.verify.settings import check, foreign
+
+WRONG = "does not hold"
 
 
 @dataclass(frozen=True)
@@ -222,45 +224,23 @@ def filed_name(record: Record, folder: Path) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What came of checking all records of a folder.
-
-    Attributes:
-        lines: what is wrong with which record, and what could not be checked.
-        states: how many records are in which state.
-        wrong: how many records do not hold.
-        unchecked: how many hold as far as they could be checked here, which was not wholly.
-    """
-
-    lines: tuple[str, ...]
-    states: Mapping[str, int]
-    wrong: int
-    unchecked: int
-
-
-def verify_all(folder: Path, place: Place) -> Audit:
+def verify_all(folder: Path, place: Place) -> Iterator[tuple[str, str, list[str]]]:
     """Check every record of a leaderboards folder, as if it was added now.
 
     Those whose reconstructions are in the store have their metrics computed anew. What an earlier
     check noted counts for nothing here, except that a record with such a note whose reconstructions
     are not in the store is counted by it. Self-reported records are no failure: boards name them.
+
+    Yields:
+        Of each record its state, ``WRONG`` or ``UNCHECKED``; its file; and the reasons.
     """
     found, problems = survey(folder)
-    lines = [f"does not hold: {problem}" for problem in problems]
-    wrong = {problem.partition(":")[0] for problem in problems}
-    unchecked = 0
-    states: dict[str, int] = {}
+    for problem in problems:
+        path, _, reason = problem.partition(": ")
+        yield WRONG, path, [reason]
     for each in (filed for board in found.values() for filed in board):
         verdict, reasons = _verdict(each, folder, place)
-        lines += [f"{verdict}: {each.path}: {reason}" for reason in reasons]
-        if verdict == "does not hold":
-            wrong.add(each.path)
-        elif verdict == UNCHECKED:
-            unchecked += 1
-        else:
-            states[verdict] = states.get(verdict, 0) + 1
-    return Audit(tuple(lines), states, len(wrong), unchecked)
+        yield verdict, each.path, reasons
 
 
 def _verdict(each: Filed, folder: Path, place: Place) -> tuple[str, list[str]]:
@@ -268,7 +248,7 @@ def _verdict(each: Filed, folder: Path, place: Place) -> tuple[str, list[str]]:
     record = each.record
     try:
         if reasons := foreign(record):
-            return "does not hold", reasons
+            return WRONG, reasons
         path = folder / RECORDS / each.path
         images = None
         if record.status == "complete":
@@ -279,9 +259,9 @@ def _verdict(each: Filed, folder: Path, place: Place) -> tuple[str, list[str]]:
     except RequestError as error:
         return UNCHECKED, [str(error)]
     except (MibenchError, *HOSTILE) as error:
-        return "does not hold", [str(error) or type(error).__name__]
+        return WRONG, [str(error) or type(error).__name__]
     if wrong := of("differs", found):
-        return "does not hold", list(map(str, wrong[:5]))
+        return WRONG, list(map(str, wrong[:5]))
     if unchecked := of(UNCHECKED, found):
         return UNCHECKED, list(map(str, unchecked[:5]))
     return ("retrained" if each.state == "retrained" else "metrics recomputed"), []

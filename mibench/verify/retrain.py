@@ -145,7 +145,10 @@ def compare_runs(record: Record, again: Record, filed: Sequence[Record]) -> list
             note = f"within the record's own interval: {few}"
         else:
             # Half the 95 % interval of the difference of two shares of n images (Agresti, Coull).
-            n = _test_images(record)
+            # The card states how many test images there are, or it is as many as reconstructions.
+            data = record.protocol.resolved["data"]
+            stated = (data.get("identities") or 0) * (data.get("test") or 0)
+            n = stated or record.metrics[HEADLINE].n or 1
             share = (claimed * n + 2) / (n + 4)
             allowed = _NORMAL_QUANTILE * math.sqrt(2 * share * (1 - share) / (n + 4))
             near = difference <= allowed + EXACT
@@ -170,13 +173,6 @@ def _seed_spread(
     squares = [(n - 1) * statistics.variance(of) for of in cells.values() if (n := len(of)) > 1]
     freedom = sum(len(of) - 1 for of in cells.values())
     return (math.sqrt(math.fsum(squares) / freedom) if freedom else 0.0), freedom
-
-
-def _test_images(record: Record) -> int:
-    """Private test images, as the protocol's card states them, else as many as reconstructions."""
-    data = record.protocol.resolved.get("data", {})
-    stated = (data.get("identities") or 0) * (data.get("test") or 0)
-    return stated or record.metrics[HEADLINE].n or 1
 
 
 def _top1(record: Record) -> float | None:

@@ -27,8 +27,9 @@ from mibench.leaderboard.checks import faults
 from mibench.leaderboard.parsing import parse
 from mibench.leaderboard.records import IMAGES, load
 from mibench.progress import SILENT
-from mibench.record import MetricValue
+from mibench.record import FLOOR_PRIOR, MetricValue
 from mibench.store.store import Store
+from mibench.verify import recompute
 from mibench.verify.compare import compare
 from mibench.verify.retrain import _seed_spread, compare_runs
 from tests.conftest import TINY
@@ -227,6 +228,36 @@ def test_pictures_that_were_handed_in_are_no_reconstructions(
     (line,) = [each for each in result.stdout.splitlines() if "copies of known images" in each]
     assert "20" in line
     assert result.stdout.count("differs") == 1
+
+
+def test_data_are_read_once_for_numbers_and_picture(
+    run_folder: Path, finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Counted(Stages):
+        def __init__(self, *args: Any) -> None:
+            made.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(recompute, "Stages", Counted)
+    board = tmp_path / "board"
+    assert invoke("add", run_folder, "--folder", board, "--store", finished[1]).exit_code == 0
+    assert (board / "galleries/tiny/gmi_none_test_resnet_seed0.png").exists()
+    assert len(made) == 1
+
+
+def test_the_floor_of_another_general_prior_is_no_forgery(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """An author may train it by other settings; who verifies does not train on their word."""
+    settings = {"attack.prior.gan.steps": 4}
+    place = {"store": finished[1], "out": tmp_path, "device": "cpu"}
+    mibench.run(protocol="tiny", attack="gmi", overrides=settings, **place)
+    result = invoke("verify", tmp_path, "--store", finished[1])
+    assert result.exit_code == 3, result.output
+    assert result.stderr.endswith(f"here cannot be checked: {FLOOR_PRIOR}\n")
+    assert "differs" not in result.stdout
 
 
 def test_a_second_run_takes_no_file_from_the_record(run_folder: Path, tmp_path: Path) -> None:
