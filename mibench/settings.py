@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -204,6 +204,15 @@ def plain_settings(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_settings(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested settings by their dotted paths; an empty table is a leaf."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def command_line(

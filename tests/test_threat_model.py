@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mibench.leaderboard.records import check, parse
+from mibench.leaderboard.parsing import parse
 from mibench.store.artifact import Artifact
+from mibench.verify.settings import check
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")

@@ -15,9 +15,9 @@ from mibench.assets import load_asset
 from mibench.cell.reconstructions import Reconstructions, attacked
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
-from mibench.errors import DivergedError, MibenchError, RequestError
+from mibench.errors import DivergedError, MibenchError
 from mibench.judges.evaluators import Judge, judge, pinned_judge
-from mibench.metrics.inception import SHA256, inception_place
+from mibench.metrics.inception import SHA256
 from mibench.models.classifiers import predict
 from mibench.record import (
     CEILING,
@@ -38,21 +38,6 @@ if TYPE_CHECKING:
     from mibench.priors import Prior
 
 _LEAST_IMAGES = 100  # of a share of the test and public images
-
-
-def inception_inputs() -> str | None:
-    """SHA-256 of Inception's weights; None where they are absent or others, and FID is missing."""
-    try:
-        place = inception_place()
-        status = place.stat()
-    except (OSError, RequestError):
-        return None
-    return _inception_at(place, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=16)
-def _inception_at(place: Path, _mtime_ns: int, _size: int) -> str | None:
-    return SHA256 if isinstance(metrics.find_inception(place), Path) else None
 
 
 class Evaluation:
@@ -283,7 +268,8 @@ class References(Stage[dict[str, Any]]):
         inputs = protocol.model_dump(mode="json", include=fields)
         inputs |= {"budget": cell.request.budget} if cell.request.budget != 1 else {}
         inputs["pinned"] = {role: asset.sha256 for role, asset in protocol.assets.items()}
-        inputs["inception"] = inception_inputs()
+        # FID is missing where they are absent or others.
+        inputs["inception"] = SHA256 if isinstance(metrics.find_inception(), Path) else None
         parents: list[Stage[Any]] = [target, evaluator, second, general, images]
         super().__init__(inputs, cell.request.seed, parents)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, TypeVar
@@ -103,10 +103,14 @@ class Cell:
 
 
 @contained()  # methods' configs may run code
-def resolve(request: Request) -> Cell:
+def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     """Resolve a request: protocol card, then the methods' defaults, then what was passed.
 
     Nothing of this machine is looked at but the files that are named; :func:`check` does that.
+
+    Args:
+        without: ``"defense"`` and ``"attack"``, for a cell that can run neither: the part of one
+            that is left out is its base class, with the settings that all have.
 
     Raises:
         RequestError: an unknown name or path, or a value of the wrong type.
@@ -118,13 +122,16 @@ def resolve(request: Request) -> Cell:
     _check_paths(overrides)
     protocol = _protocol(request)
 
-    defense_class = DEFENSES.get(request.defense)
+    defense_class: type[Defense[Any]]
+    defense_class = DEFENSES.base if "defense" in without else DEFENSES.get(request.defense)
     defense_modules = DEFENSES.files_of(defense_class)
     defense_name = DEFENSES.name_of(defense_class)
-    _check_card(defense_name, defense_class, DefenseCard)
+    if "defense" not in without:
+        _check_card(defense_name, defense_class, DefenseCard)
     defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
-    name = AttackName.parse(request.attack)
-    attack_class = ATTACKS.get(name.base)
+    name = AttackName("") if "attack" in without else AttackName.parse(request.attack)
+    attack_class: type[Attack[Any]]
+    attack_class = ATTACKS.base if "attack" in without else ATTACKS.get(name.base)
     attack_modules = ATTACKS.files_of(attack_class)
     name = replace(name, base=ATTACKS.name_of(attack_class))
     if (name.lom or name.ma) and not attack_class.optimises_identity:
@@ -132,7 +139,8 @@ def resolve(request: Request) -> Cell:
             f"attack {request.attack!r}: {name.base} optimises no identity loss, so it has no "
             "variants"
         )
-    _check_card(name.base, attack_class, AttackCard)
+    if "attack" not in without:
+        _check_card(name.base, attack_class, AttackCard)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
     prior_kind = _prior_kind(request.prior or attack_class.prior, name.base, attack_class)
     if request.prior and prior_kind is _prior_kind(attack_class.prior, name.base, attack_class):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ from mibench.files import user_path
 if TYPE_CHECKING:
     from mibench.leaderboard.board import Board, Table
     from mibench.record import Record
-    from mibench.verify import Comparison
+    from mibench.verify.compare import Comparison
 
 FORMATS = ("latex", "csv", "markdown", "html")  # as in leaderboard.formats, unimported
 TABLES = ("defenses", "cells", "improvement", "published")
@@ -27,8 +28,6 @@ folder_option = click.option(
     show_default=True,
     help="Folder of the leaderboards, with records/ and boards.toml.",
 )
-
-
 device_option = click.option(
     "--device",
     default="auto",
@@ -102,17 +101,13 @@ def add(
     small picture is filed, too.
     """
     from mibench.cli.show.progress import display
-    from mibench.leaderboard.records import add as add_records
+    from mibench.verify.filing import add as add_records
+    from mibench.verify.recompute import Place
 
+    files = [user_path(each, "the record") for each in records]
+    board, root = user_path(folder, "--folder"), _store(store)
     with display() as progress:
-        outcomes = add_records(
-            [user_path(each, "the record") for each in records],
-            user_path(folder, "--folder"),
-            store=user_path(store, "--store") if store else None,
-            data=data,
-            device=device,
-            progress=progress,
-        )
+        outcomes = add_records(files, board, Place(root, data, device, progress))
     for outcome in outcomes:
         where = f" as {outcome.place}, {outcome.state}" if outcome.place else ""
         click.echo(f"{outcome.status}: {outcome.source}{where}")
@@ -187,19 +182,20 @@ def verify(
     Exit codes: 0 the claim holds, 1 it does not, 2 it could not be asked for (no such file, or no
     reconstructions), 3 it holds as far as it can be checked here, but part of it cannot.
     """
-    from mibench import verify as verifying
     from mibench.cli.show.progress import display
-    from mibench.leaderboard.checks import faults, foreign
+    from mibench.leaderboard.checks import faults
     from mibench.leaderboard.parsing import read_record
     from mibench.leaderboard.records import filed_with
-    from mibench.store.store import default_root
+    from mibench.verify import filing, retrain
+    from mibench.verify.compare import UNCHECKED, of
+    from mibench.verify.recompute import Place, evaluation_of, read_images, recompute
+    from mibench.verify.settings import foreign
 
     if (by or defense or attack) and not again:
         raise click.UsageError("--by, --defense and --attack need --retrain")
     if everything == (record is not None) or (everything and again):
         raise click.UsageError("name one RECORD, or --all without --retrain")
-    root = user_path(store, "--store") if store else default_root()
-    place = user_path(folder, "--folder")
+    board, root = user_path(folder, "--folder"), _store(store)
     if record is None:
         _verify_all(_existing(folder), root, data, device)
         return
@@ -212,68 +208,70 @@ def verify(
     if reasons := foreign(claim):
         raise MibenchError(f"{path} does not compare with this mibench: {'; '.join(reasons)}")
     # All that can be wrong with the request, before anything long.
-    filed_as = verifying.filed_name(claim, place) if by else ""
+    if by:
+        filing.filed_name(claim, board)
     if again:
-        verifying.methods_of(claim, defense, attack)
-    images = None
-    if claim.status == "complete" and not problems:
-        images = verifying.read_images(claim, path, root)
+        retrain.methods_of(claim, defense, attack)
     for problem in problems:
         click.echo(f"damaged: {problem}")
     if problems:
         raise MibenchError(f"{path} does not hold: {len(problems)} numbers do not fit together")
+    images = read_images(claim, path, root) if claim.status == "complete" else None
     if images is None and not again:
         raise RequestError(
             f"the reconstructions of {path} are neither beside it nor in the store {root}: name "
             "its run folder, or run the cell anew with --retrain"
         )
+    found: list[Comparison] = []
     with display() as progress:
-        found: list[Comparison] = []
+        place = Place(root, data, device, progress)
         if images is not None:
-            found += verifying.recompute(
-                claim, images, store=root, data=data, device=device, progress=progress
-            )
+            found += recompute(claim, images, evaluation_of(claim, place))
         if again:
-            found += verifying.retrain(
-                claim,
-                [each.record for each in filed_with(claim, place)],
-                defense=defense,
-                attack=attack,
-                data=data,
-                device=device,
-                progress=progress,
-            )
+            filed = [each.record for each in filed_with(claim, board)]
+            found += retrain.retrain(claim, filed, defense=defense, attack=attack, place=place)
     _show(claim, found)
-    differing = sum(each.verdict == "differs" for each in found)
-    if differing:
-        raise MibenchError(f"{path} does not hold: {differing} of {len(found)} numbers differ")
-    unchecked = [each.name for each in found if each.verdict == "cannot be checked here"]
-    if unchecked:
+    if differing := of("differs", found):
+        raise MibenchError(f"{path} does not hold: {len(differing)} of {len(found)} numbers differ")
+    if unchecked := of(UNCHECKED, found):
         raise UncheckedError(
-            f"{path} holds as far as it was checked; here cannot be checked: {', '.join(unchecked)}"
+            f"{path} holds as far as it was checked; here cannot be checked: "
+            + ", ".join(each.name for each in unchecked)
         )
     if by:
-        verifying.note_retrained(claim, place, filed_as, by)
-        click.echo(f"{place} now says that {by} has reproduced {filed_as}")
+        name = filing.filed_name(claim, board)  # which may be another one by now
+        filing.note(board, name, "retrained", by)
+        click.echo(f"{board} now says that {by} has reproduced {name}")
 
 
 def _verify_all(folder: Path, store: Path, data: str | None, device: str) -> None:
     """Check all filed records, and say of each that is not as it says what is wrong."""
-    from mibench import verify as verifying
     from mibench.cli.show.progress import display
+    from mibench.verify.compare import UNCHECKED
+    from mibench.verify.filing import WRONG, verify_all
+    from mibench.verify.recompute import Place
 
     with display() as progress:
-        found = verifying.verify_all(
-            folder, store=store, data=data, device=device, progress=progress
-        )
-    for line in found.lines:
-        click.echo(line)
-    counts = ", ".join(f"{count} {state}" for state, count in found.states.items())
+        found = list(verify_all(folder, Place(store, data, device, progress)))
+    for verdict, path, reasons in found:
+        for reason in reasons:
+            click.echo(f"{verdict}: {path}: {reason}")
+    states = Counter(verdict for verdict, _, _ in found)
+    wrong = len({path for verdict, path, _ in found if verdict == WRONG})
+    unchecked = states.pop(UNCHECKED, 0)
+    del states[WRONG]
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
     click.echo(f"{counts or 'no records'} in {folder}")
-    if found.wrong:
-        raise MibenchError(f"{found.wrong} records do not hold, for the reasons above")
-    if found.unchecked:
-        raise UncheckedError(f"{found.unchecked} records cannot be checked wholly here")
+    if wrong:
+        raise MibenchError(f"{wrong} records do not hold, for the reasons above")
+    if unchecked:
+        raise UncheckedError(f"{unchecked} records cannot be checked wholly here")
+
+
+def _store(folder: str | None) -> Path:
+    from mibench.store.store import default_root
+
+    return user_path(folder, "--store") if folder else default_root()
 
 
 @leaderboard_commands.command()

@@ -27,7 +27,8 @@ from mibench.leaderboard.folder import (
 )
 from mibench.leaderboard.formats import csv_text, latex, markdown, markdown_text
 from mibench.leaderboard.galleries import fault, may_be_shown
-from mibench.leaderboard.records import GALLERIES, RECORDS, Filed, schema, survey
+from mibench.leaderboard.names import GALLERIES, RECORDS
+from mibench.leaderboard.records import Filed, schema, survey
 from mibench.leaderboard.settings import FILE, read_settings
 from mibench.leaderboard.tables import build_board
 

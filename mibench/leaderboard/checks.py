@@ -1,4 +1,4 @@
-"""Whether a record's numbers fit together, and whether it was made under today's protocol."""
+"""Whether a record's numbers fit together, which needs the record alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from mibench.leaderboard.names import architectures, name_faults, overrides
+from mibench.leaderboard.names import name_faults, overrides
 from mibench.record import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest
 
 LEAST_EVALUATOR_ACCURACY = 0.9
@@ -45,7 +45,7 @@ _GUARANTEE = ("epsilon", "delta", "privacy_unit", "noise_multiplier")
 def faults(record: Record) -> list[str]:
     """Why a record cannot be true as it stands; empty for a sound one. Needs the record alone."""
     # What cannot even be read as a protocol's settings gives the other checks nothing to stand on.
-    if found := [*name_faults(record), *_protocol(record)]:
+    if found := [*name_faults(record), *protocol_faults(record)]:
         return found
     # Before anything is computed from the values, of which a record may bring any number.
     if found := list(_sizes(record)):
@@ -58,14 +58,18 @@ def faults(record: Record) -> list[str]:
         return found + _metrics(record.metrics, record.rules, complete=False, numbers=False)
     found += _metrics(record.metrics, record.rules)
     for key, metric in record.metrics.items():
-        if metric.hits and {len(row) for row in metric.hits} != {_samples(record)}:
+        samples = record.protocol.resolved["samples"]
+        if metric.hits and {len(row) for row in metric.hits} != {samples}:
             found.append(f"{key}: hits hold another number of samples than the protocol's")
     return found
 
 
 def _sizes(record: Record) -> Iterator[str]:
     """Numbers of identities that are not the protocol's, or, where it states none, absurd."""
-    identities = _identities(record)
+    card = record.protocol.resolved
+    identities = card["data"].get("identities")
+    if identities is not None:
+        identities = min(card.get("attacked") or identities, identities)
     for where, metrics in (("", record.metrics), *record.references.items()):
         for key, metric in metrics.items():
             for count in {len(each) for each in (metric.per_identity, metric.hits) if each}:
@@ -86,7 +90,7 @@ def _artifacts(record: Record) -> Iterator[str]:
             yield f"artifacts: {name!r} is {value[:70]!r}, which is no SHA-256"
 
 
-def _incomplete(record: Record) -> Iterator[str]:
+def incomplete(record: Record) -> Iterator[str]:
     """What a record of today's schema has and this one lacks; earlier ones may lack some."""
     from mibench.metrics import METRICS  # brings in torch
 
@@ -100,39 +104,6 @@ def _incomplete(record: Record) -> Iterator[str]:
             yield f"{where}: {', '.join(lacking)} missing".removeprefix(": ")
     if lacking := [name for name in _REQUIRED if name not in record.artifacts]:
         yield f"artifacts: {', '.join(lacking)} missing"
-
-
-def foreign(record: Record) -> list[str]:
-    """Why a record's numbers do not compare with today's protocol of its name."""
-    from mibench.leaderboard.defaults import other_settings
-    from mibench.protocols import PROTOCOLS  # brings in torch
-
-    # Names first: nothing else is done with what may be a path.
-    if wrong := [*name_faults(record), *architectures(record)]:
-        return wrong
-    name = record.protocol.name
-    card = PROTOCOLS.get(name)
-    if card is None:
-        return [f"the protocol {name!r} is none of the boards': {', '.join(PROTOCOLS)}"]
-    if "budget" in record.protocol.passed:
-        return [
-            f"made with {record.protocol.passed['budget']} of the protocol's budget, which is "
-            "for trying out: run it without --budget"
-        ]
-    if wrong := list(_protocol(record)):
-        return wrong
-    if record.protocol.resolved.get("digest") != card.digest:
-        return [
-            f"made under another version of {name}, or with its settings changed: the protocol's "
-            f"digest is {card.digest[:12]}, the record's "
-            f"{str(record.protocol.resolved.get('digest'))[:12]}"
-        ]
-    if INCOMPLETE in record.artifacts:
-        return [
-            "made from a data set that lacks pictures: prepare it without --incomplete (what can "
-            "be had of FaceScrub differs from person to person: such records do not compare)"
-        ]
-    return other_settings(record) or [*_no_shares(record), *_incomplete(record)]
 
 
 def warnings(record: Record) -> list[str]:
@@ -186,7 +157,8 @@ def _passed(record: Record) -> Iterator[str]:
             yield f"passed and resolved settings disagree: {path} is {value!r} and {resolved!r}"
 
 
-def _protocol(record: Record) -> Iterator[str]:
+def protocol_faults(record: Record) -> Iterator[str]:
+    """Whether the protocol's settings can be read, and are what it is called by."""
     resolved = record.protocol.resolved
     if protocol_digest(resolved) != resolved.get("digest"):
         yield "the protocol's settings do not give its digest"
@@ -194,17 +166,15 @@ def _protocol(record: Record) -> Iterator[str]:
         yield f"the protocol is {record.protocol.name!r} and {resolved.get('name')!r}"
     if resolved.get("version") != record.protocol.version:
         yield f"the version is {record.protocol.version} and {resolved.get('version')}"
-    counts = {"samples": resolved.get("samples")}
-    for key in ("attacked",):
-        counts |= {key: resolved[key]} if resolved.get(key) is not None else {}
     data = resolved.get("data")
     if not isinstance(data, Mapping):
         yield "protocol.data says nothing of the images"
         return
-    for key in ("identities", "train", "val", "test"):
-        counts |= {f"data.{key}": data[key]} if data.get(key) is not None else {}
+    counts = {"samples": resolved.get("samples"), "attacked": resolved.get("attacked")}
+    counts |= {f"data.{key}": data.get(key) for key in ("identities", "train", "val", "test")}
     for key, count in counts.items():
-        if type(count) is not int or count < 1:
+        stated = count is not None or key == "samples"  # of data sets, a card states but that
+        if stated and (type(count) is not int or count < 1):
             yield f"protocol.{key} is {count!r}, which is no count"
 
 
@@ -221,10 +191,18 @@ def _utility(record: Record) -> Iterator[str]:
             yield f"{key} {value!r} is no number"
         elif record.status == "complete" and key in ("natural_accuracy", "evaluator_accuracy"):
             yield f"{key} has no number, and the cell is complete"
-    yield from _guarantee(record)
+    for key in ("epsilon", "delta", "noise_multiplier"):
+        value = utility.get(key)
+        if value is not None and not (isinstance(value, float | int) and value >= 0):
+            yield f"{key} {value!r} is no guarantee"
+    epsilon, delta, unit = (utility.get(k) for k in ("epsilon", "delta", "privacy_unit"))
+    if epsilon is not None and not unit:
+        yield "epsilon is given without its privacy unit"
+    if (epsilon is None) != (delta is None) or (epsilon is None and unit is not None):
+        yield "epsilon, delta and privacy_unit are one guarantee: all of them, or none"
 
 
-def _no_shares(record: Record) -> Iterator[str]:
+def no_shares(record: Record) -> Iterator[str]:
     """Accuracies that are no counts of images over their number, which some cards state."""
     found = {key: record.utility.get(key) for key in _ACCURACIES}
     shares = {key: float(v) for key, v in found.items() if isinstance(v, float | int)}
@@ -263,19 +241,6 @@ def _is_count(share: float, n: int, digits: int) -> bool:
     return abs(share - round(share * n) / n) <= 0.51 * 10.0**-digits
 
 
-def _guarantee(record: Record) -> Iterator[str]:
-    utility = record.utility
-    for key in ("epsilon", "delta", "noise_multiplier"):
-        value = utility.get(key)
-        if value is not None and not (isinstance(value, float | int) and value >= 0):
-            yield f"{key} {value!r} is no guarantee"
-    epsilon, delta, unit = (utility.get(k) for k in ("epsilon", "delta", "privacy_unit"))
-    if epsilon is not None and not unit:
-        yield "epsilon is given without its privacy unit"
-    if (epsilon is None) != (delta is None) or (epsilon is None and unit is not None):
-        yield "epsilon, delta and privacy_unit are one guarantee: all of them, or none"
-
-
 def _references(record: Record) -> Iterator[str]:
     for name, metrics in record.references.items():
         if name not in REFERENCES:
@@ -300,19 +265,6 @@ def _metrics(
         if metric.value is not None and not numbers:
             found.append(f"the cell diverged, but {key} has a number")
     return found + list(_together(metrics))
-
-
-def _identities(record: Record) -> int | None:
-    """Number of attacked identities that the protocol's card states; None if the data do."""
-    attacked = record.protocol.resolved.get("attacked")
-    there: int | None = record.protocol.resolved["data"].get("identities")
-    if there is None:
-        return None
-    return min(attacked or there, there)
-
-
-def _samples(record: Record) -> int:
-    return int(record.protocol.resolved["samples"])
 
 
 def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
@@ -355,14 +307,13 @@ def _hits(key: str, metric: MetricValue) -> Iterator[str]:
     if len(rows) != len(values):
         yield f"there are hits of {len(rows)} identities and values of {len(values)}"
         return
-    wrong = [
-        i for i, row in enumerate(rows) if not _close(row.count("1") / len(row), float(values[i]))
-    ]
+    means = [row.count("1") / len(row) for row in rows]
+    wrong = [i for i, mean in enumerate(means) if not _close(mean, values[i])]
     if wrong:
-        row = rows[wrong[0]]
+        i = wrong[0]
         yield (
-            f"identity {wrong[0]}: hits {row} average to {row.count('1') / len(row):.6g}, "
-            f"its value is {values[wrong[0]]:.6g} ({len(wrong)} identities disagree)"
+            f"identity {i}: hits {rows[i]} average to {means[i]:.6g}, its value is "
+            f"{values[i]:.6g} ({len(wrong)} identities disagree)"
         )
     if metric.n != len(rows) * len(rows[0]):
         yield f"n is {metric.n}, hits hold {len(rows)} × {len(rows[0])} samples"
@@ -425,13 +376,9 @@ def _together(metrics: Mapping[str, MetricValue]) -> Iterator[str]:
     for inner, outer in _WITHIN:
         some = there[inner].hits if inner in there else None
         more = there[outer].hits if outer in there else None
-        if some and more and not _all_within(some, more):
+        pairs = zip("".join(some or ()), "".join(more or ()), strict=False)
+        if any(a > b for a, b in pairs):
             yield f"a hit of {inner} is no hit of {outer}"
-
-
-def _all_within(some: tuple[str, ...], more: tuple[str, ...]) -> bool:
-    pairs = zip("".join(some), "".join(more), strict=False)
-    return all(a <= b for a, b in pairs)
 
 
 def _close(a: float, b: float) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 from mibench.record import Record
 
-_DEEPEST = 20  # levels of tables within tables
-_LONGEST = 2_000  # characters of a text: names, settings, reasons
-_LARGEST = 10**15  # of numbers
+_LARGEST = 10**15  # of numbers that a board shows
 # Control characters, and those that make a text look like another one.
-_UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+CONTROL = {"Cc", "Cf", "Cs"}
+_UNSHOWN = CONTROL | {"Co", "Cn", "Zl", "Zp"}
 
 
 def unfit(record: Record) -> list[str]:
@@ -23,29 +22,49 @@ def unfit(record: Record) -> list[str]:
     said = record.model_dump(
         exclude={"metrics": rows, "references": {"__all__": rows}, "seed": True}
     )
-    todo: list[tuple[str, Any, int]] = [("", said, 0)]
-    while todo:
-        place, value, depth = todo.pop()
-        if depth > _DEEPEST:
-            return [f"{place[:60]!r}…: tables within tables, more than {_DEEPEST} deep"]
-        if isinstance(value, Mapping):
-            todo += [(f"{place}.{key}".lstrip("."), each, depth + 1) for key, each in value.items()]
-            todo += [(f"a name in {place or 'the record'}", str(key), depth + 1) for key in value]
+    reason = oddity(said, deepest=20, longest=2_000, unshown=_UNSHOWN, largest=_LARGEST)
+    return [reason] if reason else []
+
+
+def oddity(
+    data: Any,
+    *,
+    deepest: int,
+    longest: int,
+    unshown: Collection[str],
+    largest: float = math.inf,
+) -> str:
+    """What of some JSON is too deep, too long, too large or not to be shown; empty for nothing.
+
+    Args:
+        deepest: levels of tables within tables.
+        longest: characters of a text, keys included.
+        unshown: Unicode's categories of characters that a terminal or an editor would act on.
+        largest: of numbers.
+    """
+    pending: list[tuple[str, Any, int]] = [("", data, 0)]
+    while pending:
+        place, value, depth = pending.pop()
+        where = repr(place[:60]) if place else "it"  # repr: it holds names that were not looked at
+        if depth > deepest:
+            return f"{where} is nested deeper than {deepest} levels"
+        if isinstance(value, dict):
+            for key, each in value.items():
+                pending.append((f"{place}.{key}".lstrip("."), each, depth + 1))
+                pending.append((f"a name in {place or 'the record'}", str(key), depth + 1))
         elif isinstance(value, list | tuple):
-            todo += [(place, each, depth + 1) for each in value]
-        elif isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:
+            pending += [(place, each, depth + 1) for each in value]
+        elif isinstance(value, int | float) and not -largest <= value <= largest:
             shown = "an integer of many digits" if isinstance(value, int) else repr(value)
-            return [f"{place!r}: {shown} is no number that a board can show"]
-        elif isinstance(value, str) and (reason := _unshown(value)):
-            return [f"{place!r} {reason}"]
-    return []
-
-
-def _unshown(text: str) -> str:
-    if len(text) > _LONGEST:
-        return f"has {len(text)} characters, more than {_LONGEST}"
-    odd = next((each for each in text if unicodedata.category(each) in _UNSHOWN), None)
-    return "" if odd is None else f"holds a character that is not shown, U+{ord(odd):04X}"
+            return f"{where}: {shown} is no number that a board can show"
+        elif isinstance(value, str):
+            if len(value) > longest:
+                return f"{where}: a text has {len(value)} characters, more than {longest}"
+            if not value.isprintable():  # printable texts, most of all, need no second look
+                for each in value:
+                    if unicodedata.category(each) in unshown:
+                        return f"{where} holds a character that is not shown, U+{ord(each):04X}"
+    return ""
 
 
 def number(value: Any) -> float | None:

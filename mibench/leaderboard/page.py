@@ -18,9 +18,9 @@ from mibench.leaderboard.board import Board, Column, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.groups import settings_of
-from mibench.leaderboard.names import command_of_record, method_label
+from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
 from mibench.leaderboard.page_plots import curve_numbers, plots
-from mibench.leaderboard.records import GALLERIES, RECORDS, Filed
+from mibench.leaderboard.records import Filed
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}

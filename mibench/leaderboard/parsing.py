@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from pydantic import ValidationError
 
 from mibench.errors import MibenchError
 from mibench.files import read_plain
+from mibench.leaderboard.fit import CONTROL, oddity
 from mibench.record import RULES_VERSION, Record
 
 MOST_BYTES = 8 * 2**20  # the largest filed record has 65 kB
-_MOST_DEPTH = 32
+_MOST_DEPTH, _LARGEST = 32, 2**63
 _LONGEST = 4096  # characters of a text; the longest command line that was filed has 200
-_LARGEST = 2**63
 _VERSIONS = (1, 2)
 
 
@@ -53,7 +52,9 @@ def parse(text: str | bytes) -> Record:
         raise MibenchError(f"it is no JSON, or was cut off: {error}") from error
     except RecursionError as error:
         raise MibenchError("it is nested too deeply for a record") from error
-    _check_plain(data)
+    # First: what is said below quotes names, which a terminal would act on.
+    if odd := oddity(data, deepest=_MOST_DEPTH, longest=_LONGEST, unshown=CONTROL):
+        raise MibenchError(odd)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if type(version) is not int or version not in _VERSIONS:
         raise MibenchError(
@@ -97,27 +98,3 @@ def _bounded(text: str) -> int:
     if len(text) > 20 or abs(int(text)) >= _LARGEST:
         raise ValueError(f"the number {text[:40]} is too large")
     return int(text)
-
-
-def _check_plain(data: Any) -> None:
-    """Refuse depth, long texts and characters that a terminal or an editor would act on."""
-    pending = [(data, 0)]
-    while pending:
-        value, depth = pending.pop()
-        if depth > _MOST_DEPTH:
-            raise MibenchError(f"it is nested deeper than {_MOST_DEPTH} levels")
-        if isinstance(value, dict):
-            pending += [(each, depth + 1) for pair in value.items() for each in pair]
-        elif isinstance(value, list):
-            pending += [(each, depth + 1) for each in value]
-        elif isinstance(value, str):
-            _check_text(value)
-
-
-def _check_text(text: str) -> None:
-    if len(text) > _LONGEST:
-        raise MibenchError(f"a text has {len(text)} characters: {text[:40]!r}…")
-    if not text.isprintable():  # printable texts, most of all, need no second look
-        odd = [each for each in text if unicodedata.category(each) in ("Cc", "Cf", "Cs")]
-        if odd:
-            raise MibenchError(f"a text holds the control character {odd[0]!r}: {text[:40]!r}…")

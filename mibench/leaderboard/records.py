@@ -8,53 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from mibench.errors import MibenchError, RequestError
-from mibench.files import read_plain, write_atomic
-from mibench.leaderboard.checks import HEADLINE, faults, foreign, warnings
-from mibench.leaderboard.defaults import flat
+from mibench.errors import MibenchError
+from mibench.files import read_plain
+from mibench.leaderboard.checks import HEADLINE, faults
 from mibench.leaderboard.fit import unfit
-from mibench.leaderboard.folder import plain_files, refuse_link
-from mibench.leaderboard.galleries import has_gallery, make_gallery
-from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name
-from mibench.leaderboard.parsing import MOST_BYTES, parse, read_record
-from mibench.leaderboard.verifications import (
-    SELF_REPORTED,
-    VERIFICATIONS,
-    State,
-    Verification,
-    note,
-    noted,
-)
-from mibench.progress import SILENT, Progress
+from mibench.leaderboard.folder import plain_files
+from mibench.leaderboard.names import RECORDS, cell_name
+from mibench.leaderboard.parsing import MOST_BYTES, parse
+from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
 from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record
+from mibench.settings import flat
 from mibench.text import printable
 from mibench.types import canonical_json
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = [
-    "GALLERIES",
-    "IMAGES",
-    "RECORDS",
-    "Filed",
-    "Outcome",
-    "add",
-    "cell_name",
-    "check",
-    "disagreements",
-    "filed_with",
-    "load",
-    "parse",
-    "schema",
-    "survey",
-]
 
 IMAGES = "reconstructions.safetensors"
 
@@ -75,31 +45,6 @@ class Filed:
     def state(self) -> State:
         """Self-reported, metrics recomputed, or retrained; only the last is called verified."""
         return self.verification.state if self.verification else SELF_REPORTED
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one record that was to be added.
-
-    Attributes:
-        source: what was given.
-        place: its file, unless it was refused.
-        reasons: why it was refused.
-        warnings: what readers should know of it.
-        state: what was found in checking it.
-    """
-
-    source: str
-    status: Literal["filed", "already there", "verification filed", "refused"]
-    place: Path | None = None
-    reasons: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
-    state: State = SELF_REPORTED
-
-
-def check(record: Record) -> list[str]:
-    """Reasons why a record is refused; empty for one that boards can take."""
-    return unfit(record) or foreign(record) or faults(record)
 
 
 def load(folder: Path) -> dict[str, list[Filed]]:
@@ -139,14 +84,14 @@ def _sound(folder: Path, protocol: str = "") -> tuple[dict[str, list[Filed]], li
     for relative in paths:
         if protocol and relative.partition("/")[0] != protocol:
             continue
-        each, reasons = _read(folder, relative)
+        each, reasons = read_filed(folder, relative)
         if each is not None and not reasons:
             found.setdefault(each.record.protocol.name, []).append(each)
         problems += [printable(f"{relative}: {reason}") for reason in reasons]
     return found, problems
 
 
-def _read(folder: Path, relative: str) -> tuple[Filed | None, list[str]]:
+def read_filed(folder: Path, relative: str) -> tuple[Filed | None, list[str]]:
     """A filed record, or None; and why boards cannot take it."""
     try:
         data = read_plain(folder / RECORDS / relative, "the record", MOST_BYTES)
@@ -156,11 +101,15 @@ def _read(folder: Path, relative: str) -> tuple[Filed | None, list[str]]:
     except MibenchError as error:
         return None, [str(error)]
     except HOSTILE as error:
-        return None, [_uncheckable(error)]
-    own = f"{record.protocol.name}/{cell_name(record)}.json"
-    if own != relative:
+        return None, [uncheckable(error)]
+    if (own := file_name(record)) != relative:
         return None, [f"its cell belongs into the file {own}"]
     return Filed(relative, record, noted(folder, relative, hashlib.sha256(data).hexdigest())), []
+
+
+def file_name(record: Record) -> str:
+    """Where a record is filed, relative to the records folder."""
+    return f"{record.protocol.name}/{cell_name(record)}.json"
 
 
 # The checks read what anyone may have put in the place of a number or a table.
@@ -169,163 +118,14 @@ HOSTILE = (
 )  # fmt: skip
 
 
-def _uncheckable(error: Exception) -> str:
+def uncheckable(error: Exception) -> str:
+    """What is said of a record that a check stumbled over."""
     return f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"
 
 
 def filed_with(record: Record, folder: Path) -> list[Filed]:
     """The sound filed records of a record's protocol, in the order of their files' names."""
     return _sound(folder, record.protocol.name)[0].get(record.protocol.name, [])
-
-
-def add(
-    paths: Iterable[Path],
-    folder: Path,
-    *,
-    store: Path | None = None,
-    data: str | None = None,
-    device: str = "auto",
-    progress: Progress = SILENT,
-) -> list[Outcome]:
-    """File records, each on its own: a bad one does not keep the others out.
-
-    Where the reconstructions lie beside a record, its metrics are computed anew, and a record whose
-    numbers differ is refused; without them it is self-reported.
-
-    Args:
-        paths: record files, or run folders with a ``record.json``.
-        folder: the leaderboards folder.
-        store: folder of cached stages, for data and evaluators; None: the usual one.
-        data: folder of prepared data sets; None: the usual one.
-        device: where to compute.
-        progress: told of stages.
-    """
-    from mibench.store.store import default_root
-
-    known: dict[str, list[Filed]] = {}
-    outcomes = []
-    for path in map(Path, paths):
-        filing = _Filing(folder, known, store or default_root(), data, device, progress)
-        try:
-            outcomes.append(filing.file(path))
-        except MibenchError as error:
-            outcomes.append(Outcome(str(path), "refused", None, (str(error),)))
-        except HOSTILE as error:
-            outcomes.append(Outcome(str(path), "refused", None, (_uncheckable(error),)))
-    return outcomes
-
-
-@dataclass(frozen=True)
-class _Filing:
-    """Where one record is filed, and how it is checked; :func:`add` says what the fields are."""
-
-    folder: Path
-    known: dict[str, list[Filed]]  # filed records by protocol, read when they are needed
-    store: Path
-    data: str | None
-    device: str
-    progress: Progress
-
-    def file(self, path: Path) -> Outcome:
-        """Check one record and file it, wholly or not at all.
-
-        Raises:
-            MibenchError: it is refused.
-        """
-        source = str(path)
-        path = path / "record.json" if path.is_dir() else path
-        record = read_record(path)
-        if reasons := check(record):
-            return Outcome(source, "refused", None, tuple(reasons))
-        name = f"{record.protocol.name}/{cell_name(record)}.json"
-        place = self.folder / RECORDS / name
-        picture = f"{GALLERIES}/{name.removesuffix('.json')}.png"
-        for each in (f"{RECORDS}/{name}", f"{VERIFICATIONS}/{name}", picture):
-            refuse_link(self.folder, each)
-        others = self.known.setdefault(record.protocol.name, filed_with(record, self.folder))
-        there = next((each for each in others if each.path == name), None)
-        if there is None and place.exists():
-            raise MibenchError(f"{place} is damaged: {'; '.join(_read(self.folder, name)[1])}")
-        if there is not None and there.record.results() != record.results():
-            raise MibenchError(_duplicate(place, there.record, record))
-        rest = [each for each in others if each.path != name]
-        unlike = disagreements([*rest, Filed(name, record)])
-        if name in unlike:
-            return Outcome(source, "refused", None, (unlike[name],))
-        images, notes = self._recomputed(record, path)
-        notes += warnings(record)
-        if there is not None and (images is None or there.state != SELF_REPORTED):
-            return Outcome(source, "already there", place, (), tuple(notes), there.state)
-        if images is not None and has_gallery(record):
-            from mibench import verify
-
-            private, names = verify.private_images(
-                record, store=self.store, data=self.data, device=self.device
-            )
-            gallery = make_gallery(record, images, private, names)
-            write_atomic(self.folder / picture, gallery)
-        try:
-            if there is None:
-                write_atomic(place, (record.model_dump_json() + "\n").encode())
-            found = note(self.folder, name, "metrics recomputed") if images is not None else None
-        except MibenchError:
-            # A picture without its record is nothing, and neither is a record that says less of
-            # itself than what was found.
-            if there is None:
-                (self.folder / picture).unlink(missing_ok=True)
-                place.unlink(missing_ok=True)
-            raise
-        filed = Filed(name, record, found)
-        others[:] = sorted([*rest, filed], key=lambda each: each.path)
-        status: Literal["filed", "verification filed"]
-        status = "filed" if there is None else "verification filed"
-        return Outcome(source, status, place, (), tuple(notes), filed.state)
-
-    def _recomputed(self, record: Record, path: Path) -> tuple[Tensor | None, list[str]]:
-        """The reconstructions beside a record, if its numbers follow from them; else why not.
-
-        Raises:
-            MibenchError: a number differs, or the reconstructions are none.
-        """
-        if record.status != "complete" or not os.path.lexists(path.parent / IMAGES):
-            return None, []
-        from mibench import verify
-
-        images = verify.read_images(record, path, self.store)
-        assert images is not None
-        try:
-            found = verify.recompute(
-                record,
-                images,
-                store=self.store,
-                data=self.data,
-                device=self.device,
-                progress=self.progress,
-            )
-        except RequestError as error:  # the data are not on this machine
-            return None, [f"self-reported, its metrics could not be recomputed: {error}"]
-        wrong = [each for each in found if each.verdict == "differs"]
-        if wrong:
-            shown = "; ".join(f"{each.name}: {each.note or 'the value'}" for each in wrong[:5])
-            raise MibenchError(
-                f"its reconstructions give other numbers, {len(wrong)} of {len(found)}: {shown}"
-            )
-        open_ = [each for each in found if each.verdict == "cannot be checked here"]
-        if open_:
-            names = ", ".join(each.name for each in open_)
-            reason = f"{names} cannot be checked here: {open_[0].note}"
-            return None, [f"self-reported, {reason}"]
-        return images["images"], []
-
-
-def _duplicate(place: Path, filed: Record, record: Record) -> str:
-    told = [each.metrics.get(HEADLINE) for each in (filed, record)]
-    values = [metric.value if metric else None for metric in told]
-    shown = " and ".join("none" if value is None else f"{value:.4f}" for value in values)
-    return (
-        f"the cell is already filed with other results ({HEADLINE} {shown}): {place}; remove that "
-        "file first if this record should take its place"
-    )
 
 
 def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
@@ -348,36 +148,29 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
                     each.path, f"{kind} is {value!r:.60}, in {other.path} it is {its!r:.60}"
                 )
 
-    for kind, read in _ALIKE.items():
-        outliers(kind, [(each, read(each.record)) for each in filed])
+    for kind, value in _ALIKE.items():
+        outliers(kind, [(each, value(each.record)) for each in filed])
     sizes = [(each, len(rows)) for each in filed if (rows := _top1_hits(each.record.metrics))]
     outliers("the number of attacked identities", sizes)
     for seeds in _grouped(filed, lambda each: each.path.rpartition("_seed")[0]):
         for part in ("target", "defense", "attack"):
             settings = [dict(flat(getattr(each.record, part).resolved)) for each in seeds]
-            for key in sorted(set().union(*settings)):
+            for field in sorted(set().union(*settings)):
+                pairs = zip(seeds, settings, strict=True)
                 # A field that some lack is of another version of the code, with its default.
-                there = [
-                    (each, own[key])
-                    for each, own in zip(seeds, settings, strict=True)
-                    if key in own
-                ]
-                outliers(f"seeds of one cell must have the same settings: {part}.{key}", there)
-    for first, *twins in _grouped(filed, lambda each: each.record.artifacts.get(IMAGES, each.path)):
-        for each in twins:
-            found.setdefault(
-                each.path, f"the same reconstructions as {first.path}: one run counts once"
-            )
+                there = [(each, own[field]) for each, own in pairs if field in own]
+                outliers(f"seeds of one cell must have the same settings: {part}.{field}", there)
     # Whatever the file or the cell is called: no two runs agree in every distance.
-    for first, *twins in _grouped(filed, _distances):
-        for each in twins:
-            found.setdefault(each.path, f"the same distances as {first.path}: one run counts once")
+    for what, key in (("reconstructions", _reconstructions), ("distances", _distances)):
+        for first, *twins in _grouped(filed, key):
+            for each in twins:
+                found.setdefault(each.path, f"the same {what} as {first.path}: one run counts once")
     for target in _grouped(
         filed, lambda each: (_machine(each), each.record.artifacts.get("target", each.path))
     ):
-        for key in sorted(set().union(*(each.record.utility for each in target))):
-            said = [(each, each.record.utility.get(key)) for each in target]
-            outliers(f"of one target, {key}", said)
+        for name in sorted(set().union(*(each.record.utility for each in target))):
+            said = [(each, each.record.utility.get(name)) for each in target]
+            outliers(f"of one target, {name}", said)
         hits = [(each, _reference_hits(each, FLOOR_PUBLIC)) for each in target]
         outliers(f"of one target, {FLOOR_PUBLIC}", hits)
     pinned = [each for each in filed if "asset prior" in each.record.artifacts]
@@ -414,7 +207,11 @@ def _machine(filed: Filed) -> tuple[Any, ...]:
     return place.device, place.torch, place.timm, place.threads
 
 
-def _distances(filed: Filed) -> tuple[Any, ...]:
+def _reconstructions(filed: Filed) -> Any:
+    return filed.record.artifacts.get(IMAGES, filed.path)
+
+
+def _distances(filed: Filed) -> Any:
     metric = filed.record.metrics.get("knn_distance")
     return (metric.per_identity if metric and metric.per_identity else None) or (filed.path,)
 

@@ -6,17 +6,14 @@ file's SHA-256: when the file changes, what was found of the old one says nothin
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from mibench.errors import MibenchError
-from mibench.files import read_plain, write_atomic
+from mibench.files import read_plain
 from mibench.leaderboard.folder import refuse_link
-from mibench.leaderboard.names import RECORDS
 from mibench.types import Frozen
 
 VERIFICATIONS = "verifications"
@@ -79,39 +76,3 @@ def noted(folder: Path, name: str, digest: str) -> Verification | None:
     except (MibenchError, ValidationError):
         return None  # a board shows less then, never more
     return found if found.record == digest and found.findings else None
-
-
-def note(folder: Path, name: str, found: Found, by: str | None = None) -> Verification:
-    """Note beside a filed record what was found of it.
-
-    Args:
-        folder: the leaderboards folder.
-        name: the record's file, relative to the records folder.
-        found: what was done, with success.
-        by: who did it.
-
-    Raises:
-        MibenchError: the record is not there, or the note cannot be written.
-    """
-    from mibench.store import environment as provenance  # brings in torch
-
-    for part in (RECORDS, VERIFICATIONS):
-        refuse_link(folder, f"{part}/{name}")
-    data = read_plain(folder / RECORDS / name, "the record")
-    digest = hashlib.sha256(data).hexdigest()
-    earlier = noted(folder, name, digest)
-    finding = Finding(
-        found=found,
-        by=by,
-        at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        mibench=provenance.package_version("mibench"),
-        commit=provenance.git_state()[0],
-    )
-    kept = [each for each in (earlier.findings if earlier else ()) if _who(each) != _who(finding)]
-    made = Verification(record=digest, findings=(*kept, finding))
-    write_atomic(folder / VERIFICATIONS / name, (made.model_dump_json(indent=1) + "\n").encode())
-    return made
-
-
-def _who(finding: Finding) -> tuple[str, str | None]:
-    return finding.found, finding.by

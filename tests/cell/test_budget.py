@@ -17,7 +17,6 @@ from mibench.cell.resolve import resolve
 from mibench.cli.show.record import warnings
 from mibench.errors import RequestError
 from mibench.grid.spec import make_grid
-from mibench.leaderboard.checks import foreign
 from mibench.models.classifiers import Classifier, predict
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.record import FLOOR_PRIOR, Record
@@ -26,6 +25,7 @@ from mibench.streams import stream
 from mibench.training.defense import DEFENSES
 from mibench.training.loop import TrainingConfig, train
 from mibench.types import BUDGETED, Frozen
+from mibench.verify.settings import foreign
 from tests.kit.cells import graph
 from tests.kit.command_line import invoke
 from tests.kit.training import job

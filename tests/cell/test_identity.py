@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 import mibench
-from mibench.cell import measures
 from mibench.cell.graph import Graph
 from mibench.cell.record import claim, run_folder
 from mibench.cell.request import Request
@@ -190,10 +189,8 @@ def test_inceptions_weights_are_in_the_keys_of_what_they_judge(
     absent = graph_of(cell()).stages
     path.write_bytes(b"others")
     others = graph_of(cell()).stages
-    monkeypatch.setattr("mibench.metrics.find_inception", lambda place: place)
-    measures._inception_at.cache_clear()
+    monkeypatch.setattr("mibench.metrics.find_inception", lambda: path)
     there = graph_of(cell()).stages
-    measures._inception_at.cache_clear()
     assert {name: each.key for name, each in absent.items()} == {
         name: each.key for name, each in others.items()
     }

@@ -14,6 +14,7 @@ from mibench.inversion.attack import ATTACKS, Attack
 from mibench.names import AttackName
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.settings import parse_setting
+from mibench.training.defense import Defense
 from mibench.types import AttackCard
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -323,3 +324,16 @@ def test_a_files_method_needs_its_card(tmp_path: Path) -> None:
     )
     with pytest.raises(RequestError, match=r"Mine has no card; write `card = DefenseCard"):
         cell(defense=f"{file}:Mine")
+
+
+def test_a_cell_is_resolved_without_methods() -> None:
+    """For what only judges: neither is looked for, and their parts are those of their bases."""
+    request = Request(protocol="tiny", defense="nobody", attack="improved-nobody", seed=3)
+    made = resolve(request, without=("defense", "attack"))
+    assert (made.defense_class, made.attack_class) == (Defense, Attack)
+    assert made.training == made.protocol.training
+    assert made.attack_config.prior.gan == made.protocol.gan
+    assert not made.attack_config.augment
+    for kept, left_out in (("defense", "attack"), ("attack", "defense")):
+        with pytest.raises(RequestError, match=f"unknown {kept} 'nobody'"):
+            resolve(request, without=(left_out,))

@@ -19,10 +19,11 @@ from mibench.data.prepare import prepare
 from mibench.data.prepared import DataFolder, open_prepared
 from mibench.data.sources.lfw import LFW
 from mibench.errors import MibenchError, RequestError
-from mibench.leaderboard.checks import faults, foreign
+from mibench.leaderboard.checks import faults
 from mibench.leaderboard.galleries import may_be_shown
 from mibench.progress import SILENT
-from mibench.verify import read_images, recompute
+from mibench.verify.recompute import Place, evaluation_of, read_images, recompute
+from mibench.verify.settings import foreign
 from tests.kit.cells import graph, graph_of
 from tests.kit.command_line import invoke
 from tests.kit.problems import PAPERS
@@ -91,7 +92,8 @@ def test_metrics_are_verified_from_the_same_data(tmp_path: Path) -> None:
     claim = record.model_copy(update={"artifacts": whole})
     images = read_images(claim, out / "record.json", tmp_path / "store")
     assert images is not None
-    found = recompute(claim, images, store=tmp_path / "other", data=str(data), device="cpu")
+    place = Place(tmp_path / "other", str(data), "cpu")
+    found = recompute(claim, images, evaluation_of(claim, place))
     assert {each.verdict for each in found} == {"agrees"}
 
 

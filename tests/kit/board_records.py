@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from mibench.leaderboard.records import Filed, cell_name
+from mibench.leaderboard.names import cell_name
+from mibench.leaderboard.records import Filed
 from mibench.leaderboard.verifications import Finding
 from mibench.metrics import bootstrap_interval
 from mibench.record import CEILING, FLOOR_PRIOR, Environment, Record

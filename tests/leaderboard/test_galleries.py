@@ -8,6 +8,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from mibench import protocols, verify
+from mibench import protocols
 from mibench.data.folder import FolderOptions
 from mibench.errors import MibenchError
 from mibench.leaderboard.build import build
 from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery
-from mibench.leaderboard.records import IMAGES, add
+from mibench.leaderboard.records import IMAGES
+from mibench.verify import filing
+from mibench.verify.filing import add
 from tests.conftest import TINY
 from tests.kit.board_records import BOARDS, IDENTITIES, SAMPLES, file_all, make, record_data
 
@@ -35,13 +38,14 @@ def images(value: float = 0.5) -> Tensor:
 
 
 PRIVATE, NAMES = torch.ones(IDENTITIES, 3, 32, 32), ["Pa$$ion"] * IDENTITIES
+SHOWN = SimpleNamespace(private_images=lambda: (PRIVATE, NAMES))
 
 
 @pytest.fixture
 def agreeing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers that were made up for a test agree with whatever images."""
-    monkeypatch.setattr(verify, "recompute", lambda *a, **k: [])
-    monkeypatch.setattr(verify, "private_images", lambda *a, **k: (PRIVATE, NAMES))
+    monkeypatch.setattr(filing, "evaluation_of", lambda *_: SimpleNamespace(stages=SHOWN))
+    monkeypatch.setattr(filing, "recompute", lambda *_: [])
 
 
 def run_folder(path: Path, stored: Tensor | bytes | None = None, **changes: Any) -> Path:
@@ -137,15 +141,13 @@ def test_other_reconstructions_than_the_records_are_refused(tmp_path: Path) -> N
 def test_a_record_that_cannot_be_written_leaves_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mibench.leaderboard import records
-
     def write(path: Path, data: bytes) -> None:
         if path.suffix == ".json":
             raise MibenchError("no space")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
 
-    monkeypatch.setattr(records, "write_atomic", write)
+    monkeypatch.setattr(filing, "write_atomic", write)
     (outcome,) = add([run_folder(tmp_path / "run")], tmp_path / "board")
     assert (outcome.status, outcome.reasons) == ("refused", ("no space",))
     assert galleries(tmp_path / "board") == []

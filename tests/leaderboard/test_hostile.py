@@ -330,7 +330,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"prior": "x" * 5000}, "5000 characters"),
         ({"passed": {"target.x": 10**30}}, "no number that a board can show"),
         ({"artifacts": {"a\x00": "b"}}, "U\\+0000"),
-        ({"passed": {"target.x": nested(30)}}, "more than 20 deep"),
+        ({"passed": {"target.x": nested(30)}}, "deeper than 20 levels"),
     ],
 )
 def test_what_boards_cannot_hold(changes: dict[str, Any], reason: str) -> None:

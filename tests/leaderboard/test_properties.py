@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from mibench.errors import MibenchError
 from mibench.leaderboard import build as building
 from mibench.leaderboard import records
-from mibench.leaderboard.records import cell_name, parse
+from mibench.leaderboard.names import cell_name
+from mibench.leaderboard.parsing import parse
 from mibench.record import protocol_digest
+from mibench.verify.filing import add
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "leaderboards"
@@ -204,7 +206,7 @@ def is_filed_or_refused(folder: Path, name: str, data: bytes) -> None:
     path.write_bytes(data)
     scratch = folder / "scratch"
     try:
-        (outcome,) = records.add([path], scratch)
+        (outcome,) = add([path], scratch)
         assert (outcome.status == "refused") == bool(outcome.reasons)
         assert scratch.exists() == (outcome.status == "filed")
         if outcome.status == "filed":

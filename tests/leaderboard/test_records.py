@@ -12,19 +12,14 @@ import pytest
 
 from mibench import protocols
 from mibench.errors import MibenchError
-from mibench.leaderboard.checks import faults, foreign, warnings
-from mibench.leaderboard.records import (
-    add,
-    cell_name,
-    check,
-    disagreements,
-    load,
-    parse,
-    schema,
-)
-from mibench.leaderboard.verifications import note
+from mibench.leaderboard.checks import faults, warnings
+from mibench.leaderboard.names import cell_name
+from mibench.leaderboard.parsing import parse
+from mibench.leaderboard.records import disagreements, load, schema
 from mibench.protocols import PROTOCOLS
 from mibench.record import Record
+from mibench.verify.filing import add, note
+from mibench.verify.settings import check, foreign
 from tests.conftest import TINY
 from tests.kit import board_records
 from tests.kit.board_records import accuracy, diverged, file_all, filed, hits_of, metric

@@ -226,6 +226,14 @@ def test_inception_features_equal_the_extractor(
     torch.testing.assert_close(as_float, expected, rtol=1e-4, atol=1e-3 * apart)
 
 
+def test_weights_are_loaded_once(random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept(monkeypatch, random_weights)
+    inception._load.cache_clear()
+    for _ in range(3):
+        inception_features(torch.zeros(1, 3, 8, 8), random_weights, CPU)
+    assert inception._load.cache_info().misses == 1
+
+
 def test_floats_round_to_the_nearest_byte() -> None:
     levels = torch.tensor([0.0, 100.4, 100.6, 254.6, 255.0]).reshape(5, 1, 1, 1) / 255
     pixels, finite = inception._to_bytes(levels)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.leaderboard.checks import faults, foreign
+from mibench.leaderboard.checks import faults
 from mibench.protocols import PROTOCOLS
 from mibench.record import Record
+from mibench.verify.settings import foreign
 from tests.data.test_sources import celeba_files, mnist_files, picture
 from tests.kit.command_line import invoke
 

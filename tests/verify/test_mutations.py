@@ -15,10 +15,11 @@ import pytest
 import mibench
 from mibench import protocols
 from mibench.errors import MibenchError
-from mibench.leaderboard.names import cell_name
-from mibench.leaderboard.records import Filed, check, disagreements, parse, survey
+from mibench.leaderboard.parsing import parse
+from mibench.leaderboard.records import Filed, disagreements, file_name, survey
 from mibench.record import FLOOR_PUBLIC
-from mibench.verify import read_images, recompute
+from mibench.verify.recompute import Place, evaluation_of, read_images, recompute
+from mibench.verify.settings import check
 from tests.conftest import TINY
 
 Step = str | int
@@ -68,7 +69,7 @@ def add_notices(text: str, others: list[Filed]) -> bool:
         record = parse(text)
     except MibenchError:
         return True
-    name = f"{record.protocol.name}/{cell_name(record)}.json"
+    name = file_name(record)
     return bool(check(record)) or name in disagreements([*others, Filed(name, record)])
 
 
@@ -78,7 +79,7 @@ def verify_notices(text: str, folder: Path, store: Path) -> bool:
     try:
         images = read_images(record, folder / "record.json", store)
         assert images is not None
-        found = recompute(record, images, store=store, device="cpu")
+        found = recompute(record, images, evaluation_of(record, Place(store, device="cpu")))
     except MibenchError:
         return True
     return any(each.verdict != "agrees" for each in found)

@@ -2,21 +2,18 @@
 
 A private test picture filed as a reconstruction passes every recomputation of metrics, which reward
 it. What tells the two apart is that no attack comes as near to a picture as its copy does.
-
-This module stands above ``data``: torch is imported by the functions.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.data.images import Dataset, to_float
 from mibench.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mibench.data.images import Dataset
 
 LEAST = 0.97
 """Correlation from which on an image is a copy, unless distinct pictures of a set are as near.
@@ -46,10 +43,6 @@ def copies(images: Tensor, data: Dataset, progress: Progress = SILENT) -> list[s
         data: the protocol's images.
         progress: told of each chunk.
     """
-    import torch
-
-    from mibench.data.images import to_float
-
     parts = {name: getattr(data, name) for name in ("train", "val", "test", "public")}
     known = torch.cat([part.images for part in parts.values()])
     where = [(name, i) for name, part in parts.items() for i in range(len(part))]
@@ -85,10 +78,6 @@ def nearest(
     Returns:
         Correlations in [-1, 1] and positions in ``known``, each ``(n,)``.
     """
-    import torch
-
-    from mibench.data.images import to_float
-
     own = torch.stack([_thumbnails(each) for each in (images, images.flip(-1))])
     scores = torch.cat(
         [(own @ _thumbnails(to_float(part)).T).amax(0) for part in known.split(4096)], dim=1
@@ -108,8 +97,6 @@ def nearest(
 
 def _aligned(images: Tensor, candidates: Tensor) -> Tensor:
     """Correlations ``(n, candidates)`` of images ``(n, 3, h, w)``, the best of all alignments."""
-    import torch
-
     height, width = (size - 2 * _SHIFT for size in images.shape[-2:])
     inner = images[..., _SHIFT : _SHIFT + height, _SHIFT : _SHIFT + width]
     both = torch.stack([_normal(inner), _normal(inner.flip(-1))])  # (2, n, pixels)
@@ -121,8 +108,6 @@ def _aligned(images: Tensor, candidates: Tensor) -> Tensor:
 
 
 def _thumbnails(images: Tensor) -> Tensor:
-    from torch.nn import functional as F
-
     return _normal(F.interpolate(images, size=_THUMBNAIL, mode="area"))
 
 

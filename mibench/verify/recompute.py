@@ -1,0 +1,251 @@
+"""A record's numbers computed anew from its reconstructions, which the target is not needed for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from mibench.cell.graph import Graph
+from mibench.cell.measures import Evaluation
+from mibench.cell.request import Request
+from mibench.cell.resolve import check, resolve
+from mibench.cell.run import divide, select_device
+from mibench.cell.stage import Bench
+from mibench.errors import MibenchError, RequestError
+from mibench.files import read_plain
+from mibench.judges.evaluators import judge
+from mibench.leaderboard.checks import HEADLINE
+from mibench.leaderboard.names import overrides
+from mibench.leaderboard.records import IMAGES
+from mibench.metrics import natural_accuracy
+from mibench.progress import SILENT, Progress
+from mibench.record import FLOOR_PRIOR, Record
+from mibench.store.environment import environment
+from mibench.store.store import Store, default_root
+from mibench.verify.compare import ABSENT, EXACT, UNCHECKED, Comparison, compare, of, together
+from mibench.verify.copies import copies
+from mibench.verify.settings import guarantee_faults, require_comparable
+
+_FLIPS = 2  # samples that another kind of device may judge otherwise
+_HEADER = 2**16  # bytes of a file of reconstructions beside its numbers
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a claim is checked.
+
+    Attributes:
+        store: folder of cached stages, for the data and networks that are not pinned.
+        data: folder of prepared data sets; None: ``MIBENCH_DATA`` or the user's cache folder.
+        device: where to compute.
+        progress: told of stages and steps.
+    """
+
+    store: Path = field(default_factory=default_root)
+    data: str | None = None
+    device: str = "auto"
+    progress: Progress = SILENT
+
+
+def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | None:
+    """The reconstructions of a record: beside it in its run folder, or in the store.
+
+    The file is data that anyone may have made: it is read whole, no larger than the record says it
+    is, and it is safetensors, which hold numbers only.
+
+    Args:
+        record: the record.
+        path: its file.
+        store: folder of cached stages.
+
+    Returns:
+        Tensors by name, or None where there is no file.
+
+    Raises:
+        MibenchError: the file is another than the record names, too large, or no safetensors.
+    """
+    claimed, place = record.artifacts.get(IMAGES), path.parent / IMAGES
+    if not (place.exists() or place.is_symlink()):
+        key = record.artifacts.get("reconstructions")
+        artifact = Store(store).find("reconstructions", key) if key and store.is_dir() else None
+        entry = artifact.manifest.files.get(IMAGES) if artifact else None
+        if artifact is None or entry is None or entry.sha256 != claimed:
+            return None
+        place = artifact.file(IMAGES)
+    hits = record.metrics[HEADLINE].hits or ()
+    size = record.protocol.resolved["resolution"]
+    most = 4 * 3 * sum(map(len, hits)) * size**2 + 8 * len(hits) + _HEADER
+    try:
+        data = read_plain(place, "the reconstructions", most)
+    except RequestError as error:
+        raise MibenchError(str(error)) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != claimed:
+        raise MibenchError(
+            f"{place} is not what the record was made from: its SHA-256 is {found[:12]}…, the "
+            f"record names {str(claimed)[:12]}…"
+        )
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise MibenchError(f"{place} holds no tensors: {error}") from error
+
+
+def evaluation_of(record: Record, place: Place) -> Evaluation:
+    """What judges images as the record's protocol does at its seed, by the record's rules.
+
+    Only the protocol's data, evaluators and general prior are needed, no target: no code of the
+    record's defense or attack runs. This is the one place where a claim meets a cell's stages.
+
+    Raises:
+        MibenchError: the record is of another version of the protocol.
+        RequestError: the data are not here.
+    """
+    require_comparable(record)
+    bench = Bench(Store(place.store), select_device(place.device), place.progress)
+    request = Request(protocol=record.protocol.name, seed=record.seed, data=place.data)
+    cell = check(resolve(request, without=("defense", "attack")))
+    graph = Graph(cell, divide(cell, place.progress))
+    return Evaluation(graph.references, bench, rules=record.rules)
+
+
+def recompute(
+    record: Record, images: Mapping[str, Tensor], evaluation: Evaluation
+) -> list[Comparison]:
+    """Compute a record's numbers from its reconstructions and compare them.
+
+    These are all metrics, by the version of their rules that the record names; the floor of random
+    prior samples and the ceiling; the evaluators' accuracies; and what can be said of the other
+    numbers without the target. Reconstructions that are copies of private or public images are a
+    difference, too.
+
+    On the kind of device that the record names, accuracies must agree sample by sample; on another,
+    two samples may differ. Distances agree within a thousandth.
+
+    Args:
+        record: the claim.
+        images: its reconstructions, :func:`read_images`.
+        evaluation: of the record, :func:`evaluation_of`.
+
+    Raises:
+        MibenchError: the reconstructions are of other identities than the protocol attacks, or hold
+            what is no image.
+    """
+    device = str(evaluation.bench.device)
+    made = _checked(images, evaluation).to(device)
+    flips = 0 if _kind(record.environment.device) == _kind(device) else _FLIPS
+    found, _ = evaluation([made])
+    result = [compare(key, record.metrics.get(key, ABSENT), found[key], flips) for key in found]
+    for reference, known in evaluation.references(target=False).items():
+        (values, _), claimed = evaluation([known]), record.references.get(reference, {})
+        each = [compare(key, claimed.get(key, ABSENT), values[key], flips) for key in values]
+        result.append(together(reference, each))
+    if any(path.startswith(_GENERAL_PRIOR) for path in overrides(record)):
+        note = "its general prior was trained by other settings than the protocol's"
+        result = [_unchecked(each, note) if each.name == FLOOR_PRIOR else each for each in result]
+    accuracies = list(_accuracies(record, evaluation, flips))
+    result += accuracies
+    if of("differs", accuracies) and not _same_judges(record, evaluation):
+        note = "the evaluators that this machine trains are others than the record's"
+        result = [_unchecked(each, note) if each.verdict == "differs" else each for each in result]
+    result += _without_target(record, evaluation)
+    alike = copies(made, evaluation.data, evaluation.progress)
+    found_copies = Comparison(
+        "copies of known images",
+        0,
+        len(alike),
+        "differs" if alike else "agrees",
+        "; ".join(alike[:3]),
+    )
+    return [*result, found_copies]
+
+
+# What a cell's general prior depends on beside the protocol.
+_GENERAL_PRIOR = ("prior.gan", "prior.source", "attack.prior.gan", "attack.prior.source")
+
+
+def _unchecked(each: Comparison, note: str) -> Comparison:
+    return dataclasses.replace(each, verdict=UNCHECKED, note=note)
+
+
+def _kind(device: str) -> str:
+    """``"cuda"`` of ``"cuda:0 (NVIDIA H200)"``."""
+    return device.partition(":")[0].partition(" ")[0]
+
+
+def _checked(images: Mapping[str, Tensor], evaluation: Evaluation) -> Tensor:
+    """The reconstructions ``(identities, samples, 3, h, w)``, finite and in [0, 1]."""
+    protocol, labels = evaluation.stage.cell.protocol, evaluation.labels.tolist()
+    expected = (len(labels), protocol.samples, *evaluation.data.public.images.shape[1:])
+    if images.keys() != {"images", "labels"}:
+        raise MibenchError(f"the reconstructions hold {sorted(images)} beside images and labels")
+    made = images["images"]
+    if tuple(made.shape) != expected or images["labels"].tolist() != labels:
+        raise MibenchError(
+            f"the reconstructions are {tuple(made.shape)}; the protocol {protocol.name} asks for "
+            f"{expected} of its own identities"
+        )
+    if made.dtype != torch.float32:
+        raise MibenchError(f"the reconstructions are {made.dtype}, not torch.float32")
+    outside = int((~((made >= 0) & (made <= 1))).sum())  # which NaN is, too
+    if outside:
+        raise MibenchError(f"{outside} numbers of the reconstructions are not in [0, 1]")
+    return made
+
+
+def _accuracies(record: Record, evaluation: Evaluation, flips: int) -> Iterator[Comparison]:
+    test = evaluation.data.test
+    for name, model in (
+        ("evaluator_accuracy", evaluation.evaluator),
+        ("second_evaluator_accuracy", evaluation.second),
+    ):
+        claimed = _number(record, name)
+        number = math.nan if claimed is None else claimed
+        found = natural_accuracy(judge(model, test.images)[0], test.labels)
+        near = abs(number - found) <= flips / len(test) + EXACT
+        yield Comparison(name, number, found, "agrees" if near else "differs")
+
+
+def _same_judges(record: Record, evaluation: Evaluation) -> bool:
+    """Whether the protocol's evaluators are the same networks here as where the record was made."""
+    if {"evaluator", "second"} <= evaluation.stage.cell.protocol.assets.keys():
+        return True
+    here, there = environment(evaluation.bench.device), record.environment
+    same = ("torch", "timm", "device", "threads", "platform")
+    return all(getattr(here, key) == getattr(there, key) for key in same)
+
+
+def _without_target(record: Record, evaluation: Evaluation) -> Iterator[Comparison]:
+    """What the data say of the numbers that the target gave, where they contradict them."""
+    data = evaluation.data
+    # Validation accuracy is rounded.
+    for name, part, allowed in (
+        ("natural_accuracy", data.test, EXACT),
+        ("validation_accuracy", data.val, 1e-6),
+    ):
+        n, share = len(part), _number(record, name)
+        if share is not None and abs(share - round(share * n) / n) > allowed:
+            yield Comparison(name, share, None, "differs", f"no share of {n} images")
+    for name, found in (
+        ("validation_images", len(data.val)),
+        ("chance_accuracy", 1 / data.identities),
+    ):
+        if record.utility.get(name) not in (None, found):
+            yield Comparison(name, _number(record, name), found, "differs")
+    for reason in guarantee_faults(record, len(data.train)):
+        yield Comparison("epsilon", _number(record, "epsilon"), None, "differs", reason)
+
+
+def _number(record: Record, name: str) -> float | None:
+    """A number of ``utility``; None where it is none."""
+    value = record.utility.get(name)
+    return float(value) if isinstance(value, float | int) else None

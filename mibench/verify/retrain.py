@@ -1,0 +1,185 @@
+"""A record's cell run anew, and what two runs of one cell may differ by."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.special import stdtrit
+
+from mibench.cell.run import run
+from mibench.errors import RequestError
+from mibench.inversion.attack import ATTACKS
+from mibench.leaderboard.checks import HEADLINE
+from mibench.leaderboard.names import cell_name, overrides
+from mibench.names import AttackName
+from mibench.record import Part, Record
+from mibench.registry import Registry
+from mibench.store.source import outside_digest
+from mibench.training.defense import DEFENSES
+from mibench.verify.compare import EXACT, Comparison, Verdict
+from mibench.verify.recompute import Place
+from mibench.verify.settings import is_own, require_comparable
+
+_LEAST_FREEDOM = 4  # degrees of freedom behind the protocol's seed variance
+_NORMAL_QUANTILE = 1.96
+
+
+def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple[str, str]:
+    """The defense and the attack to run a record's cell with.
+
+    A record names registered methods, or a class in a file that it cannot name: the file is given
+    by who verifies, and is the record's if its source is.
+
+    Args:
+        record: the claim.
+        defense: ``path/to/file.py:Class`` of a defense that is not registered here; else None.
+        attack: the same for the attack.
+
+    Raises:
+        RequestError: a method is not registered and no file was given, or one was that is of
+            another source, or is not needed.
+    """
+    base, name = AttackName.parse(record.attack.name, strict=False).base, record.defense.name
+    defended = _method(DEFENSES, name, record.defense, defense)
+    attacked = _method(ATTACKS, base, record.attack, attack)
+    return defended, record.attack.name.replace(base, attacked, 1)
+
+
+def _method(registry: Registry[Any], name: str, part: Part, given: str | None) -> str:
+    kind = registry.kind
+    if name in registry.names():
+        if given is not None:
+            raise RequestError(f"the record's {kind} {name!r} is registered: leave --{kind} out")
+        method, what = registry.get(name), f"the installed {kind}"
+        if is_own(method):
+            return name
+    elif given is None:
+        raise RequestError(
+            f"the record's {kind} {name!r} is not registered here: get its file, read it, and "
+            f"name it by --{kind} FILE.py:CLASS"
+        )
+    else:
+        method, what = registry.load_file(given), f"--{kind} {given}"
+    source = outside_digest(method, *registry.files_of(method))
+    if source != part.source:
+        raise RequestError(
+            f"{what}: its source is {str(source)[:12]}…, the record's {part.name!r} has "
+            f"{str(part.source)[:12]}…: it is another file, or another version of it"
+        )
+    return given or name
+
+
+def retrain(
+    record: Record,
+    filed: Sequence[Record],
+    *,
+    defense: str | None = None,
+    attack: str | None = None,
+    place: Place,
+) -> list[Comparison]:
+    """Run a record's cell anew in an empty store and compare top-1 and natural accuracy.
+
+    The measure is the protocol's seed variance, pooled over its filed cells: two independent runs
+    differ by less than √2·s times Student's .975 quantile in 95 % of all cases. Where too few seeds
+    are filed to know it, top-1 must lie in the record's own interval, and natural accuracy within
+    the 95 % interval of two counts over the private test images.
+
+    Args:
+        record: the claim.
+        filed: all filed records of its protocol, at all seeds.
+        defense, attack: files of methods that are not registered here, :func:`methods_of`.
+        place: where to compute; its store is not looked into.
+
+    Raises:
+        MibenchError: the record is of another version of the protocol, or the run failed.
+        RequestError: the defense or the attack is not known here, as :func:`methods_of` says.
+    """
+    require_comparable(record)
+    with_defense, with_attack = methods_of(record, defense, attack)
+    with tempfile.TemporaryDirectory() as temporary:
+        again = run(
+            protocol=record.protocol.name,
+            target=record.target.name,
+            defense=with_defense,
+            attack=with_attack,
+            seed=record.seed,
+            data=place.data,
+            overrides=overrides(record),
+            store=Path(temporary, "store"),
+            out=Path(temporary, "out"),
+            device=place.device,
+            progress=place.progress,
+        )
+    return compare_runs(record, again, filed)
+
+
+def compare_runs(record: Record, again: Record, filed: Sequence[Record]) -> list[Comparison]:
+    """Compare a claim with a second run of its cell; see :func:`retrain`."""
+    if "diverged" in (record.status, again.status):
+        verdict: Verdict = "agrees" if record.status == again.status else "differs"
+        note = f"the record's cell is {record.status}, the new one {again.status}"
+        return [Comparison(HEADLINE, _top1(record), _top1(again), verdict, note)]
+    interval = record.metrics[HEADLINE].interval
+    few = f"fewer than {_LEAST_FREEDOM} degrees of freedom are filed"
+    result = []
+    for name, read in ((HEADLINE, _top1), ("natural_accuracy", _natural)):
+        claimed, found = read(record), read(again)
+        if claimed is None or found is None:
+            result.append(Comparison(name, claimed, found, "differs", "one of them is missing"))
+            continue
+        difference = abs(claimed - found)
+        spread, freedom = _seed_spread(record, filed, read)
+        if freedom >= _LEAST_FREEDOM:
+            allowed = float(stdtrit(freedom, 0.975)) * math.sqrt(2) * spread
+            near = difference <= allowed + EXACT
+            note = (
+                f"within {100 * allowed:.2f} points: seeds of the protocol spread by "
+                f"{100 * spread:.2f} ({freedom} degrees of freedom)"
+            )
+        elif name == HEADLINE and interval is not None:
+            near = interval[0] - EXACT <= found <= interval[1] + EXACT
+            note = f"within the record's own interval: {few}"
+        else:
+            # Half the 95 % interval of the difference of two shares of n images (Agresti, Coull).
+            # The card states how many test images there are, or it is as many as reconstructions.
+            data = record.protocol.resolved["data"]
+            stated = (data.get("identities") or 0) * (data.get("test") or 0)
+            n = stated or record.metrics[HEADLINE].n or 1
+            share = (claimed * n + 2) / (n + 4)
+            allowed = _NORMAL_QUANTILE * math.sqrt(2 * share * (1 - share) / (n + 4))
+            near = difference <= allowed + EXACT
+            note = f"within {100 * allowed:.1f} points: {few}"
+        note = note if near else f"not {note}"
+        result.append(Comparison(name, claimed, found, "agrees" if near else "differs", note))
+    return result
+
+
+def _seed_spread(
+    record: Record, filed: Sequence[Record], read: Callable[[Record], float | None]
+) -> tuple[float, int]:
+    """Standard deviation over seeds, pooled over filed cells, and its degrees of freedom.
+
+    The claim itself does not count.
+    """
+    cells: dict[str, list[float]] = {}
+    for each in filed:
+        value, own = read(each), cell_name(each)
+        if each.status == "complete" and value is not None and own != cell_name(record):
+            cells.setdefault(own.rpartition("_seed")[0], []).append(value)
+    squares = [(n - 1) * statistics.variance(of) for of in cells.values() if (n := len(of)) > 1]
+    freedom = sum(len(of) - 1 for of in cells.values())
+    return (math.sqrt(math.fsum(squares) / freedom) if freedom else 0.0), freedom
+
+
+def _top1(record: Record) -> float | None:
+    return record.metrics[HEADLINE].value
+
+
+def _natural(record: Record) -> float | None:
+    value = record.utility.get("natural_accuracy")
+    return float(value) if isinstance(value, float | int) else None
