@@ -13,18 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mibench
-from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
-from mibench.cell.stages import Stages
 from mibench.data.images import ImageSet, to_float
 from mibench.models.classifiers import Classifier, predict
-from mibench.progress import SILENT
 from mibench.protocols import Protocol
-from mibench.store.store import Store
 from mibench.streams import RowStreams, noise_from, seeded, stream
 from mibench.training.defense import DEFENSES, Defense
 from mibench.training.loop import TrainingConfig, train
 from mibench.types import DefenseCard
+from tests.kit.cells import bench, graph
 from tests.kit.training import classifier, job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,12 +218,13 @@ def test_what_finish_fits_is_stored_and_attacked(tiny: Protocol, tmp_path: Path)
     again = mibench.run(**request, **places, out=tmp_path / "again")
     assert all(cost.cached for cost in again.costs)
     assert first.metrics == again.metrics
-    stages = Stages(resolve(Request(**request)), Store(places["store"]), CPU, SILENT)
-    target, images = stages.target, stages.data.val.images
+    made, place = graph(**request), bench(places["store"])
+    trained, images = place.get(made.target), place.get(made.images).val.images
+    target = trained.model
     logits, features = predict(target, images)
-    assert not stages.computed
+    assert not place.computed
     torch.testing.assert_close(logits.mean(0), torch.zeros(5), rtol=0, atol=1e-4)
     torch.testing.assert_close(logits.std(0), torch.ones(5), rtol=0, atol=1e-4)
     assert (target.head(features).std(0) - 1).abs().min() > 0.1  # and not by chance
-    attacked = predict(stages.frozen_target, images)[0]
+    attacked = predict(trained.frozen, images)[0]
     torch.testing.assert_close(attacked, logits, rtol=1e-3, atol=1e-3)

@@ -14,9 +14,9 @@ from mibench.metrics import (
     attribute_error,
     evaluator_agreement,
     natural_accuracy,
-    resize,
     successes,
 )
+from mibench.models.resize import resize
 
 LABELS = torch.tensor([2, 0])
 
