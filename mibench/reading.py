@@ -106,7 +106,9 @@ def _define(body: list[ast.stmt], names: MutableMapping[str, Any]) -> None:
             case ast.ClassDef(name=name):
                 inside = ChainMap[str, Any]({}, names)
                 _define(statement.body, inside)
-                bases = tuple(map(ast.unparse, statement.bases))
+                # Attack["Mine.Config"] is the class Attack.
+                plain = (b.value if isinstance(b, ast.Subscript) else b for b in statement.bases)
+                bases = tuple(map(ast.unparse, plain))
                 decorators = tuple(_value(each, names) for each in statement.decorator_list)
                 names[name] = Class(bases, decorators, inside.maps[0])
 

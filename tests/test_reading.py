@@ -17,7 +17,7 @@ MORE: dict = {**PLAIN, "a": 2}
 HIDDEN = {**torch.settings, "a": 2}
 
 @register("mine", at=PLAIN)
-class Mine(Base):
+class Mine(Base["Mine.Config"]):
     card = Card(title="A " "title", year=2026, **MORE)
     odd = Card(title=str(2), **HIDDEN)
 
