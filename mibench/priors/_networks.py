@@ -173,22 +173,22 @@ class Trunk(nn.Sequential):
 def make_trunk(resolution: int, width: int, norm: Norm, architecture: Architecture) -> Trunk:
     """The convolutions of a critic; arguments as of :class:`Critic`."""
     base, stages = map_sizes(resolution)
-    if architecture == "gmi":
-        # The first convolution has no norm; the last of the paper, of the whole map, is the head.
-        check_published(norm)
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2)]
-        for stage in range(stages - 1):
-            layers += halving(width * 2**stage, width * 2 ** (stage + 1), 5)
-        return Trunk(layers, width * 2 ** (stages - 1) * base**2, signed=False)
-    layers, channels = [_wrapped(nn.Conv2d(3, width, 4, 2, 1), norm), nn.LeakyReLU(0.2)], width
-    for _ in range(stages - 1):
-        layers.append(_wrapped(nn.Conv2d(channels, channels * 2, 4, 2, 1), norm))
-        if norm == "instance":
-            layers.append(nn.InstanceNorm2d(channels * 2, affine=True))
-        layers.append(nn.LeakyReLU(0.2))
-        channels *= 2
-    layers += [_wrapped(nn.Conv2d(channels, channels, base), norm), nn.LeakyReLU(0.2)]
-    return Trunk(layers, channels, signed=True)
+    if architecture == "dcgan":
+        layers, channels = [_wrapped(nn.Conv2d(3, width, 4, 2, 1), norm), nn.LeakyReLU(0.2)], width
+        for _ in range(stages - 1):
+            layers.append(_wrapped(nn.Conv2d(channels, channels * 2, 4, 2, 1), norm))
+            if norm == "instance":
+                layers.append(nn.InstanceNorm2d(channels * 2, affine=True))
+            layers.append(nn.LeakyReLU(0.2))
+            channels *= 2
+        layers += [_wrapped(nn.Conv2d(channels, channels, base), norm), nn.LeakyReLU(0.2)]
+        return Trunk(layers, channels, signed=True)
+    # The first convolution has no norm; the last of the paper, of the whole map, is the head.
+    check_published(norm)
+    layers = [nn.Conv2d(3, width, 5, 2, 2), nn.LeakyReLU(0.2)]
+    for stage in range(stages - 1):
+        layers += halving(width * 2**stage, width * 2 ** (stage + 1), 5)
+    return Trunk(layers, width * 2 ** (stages - 1) * base**2, signed=False)
 
 
 def halving(channels: int, out: int, kernel: int) -> list[nn.Module]:

@@ -100,6 +100,18 @@ def test_info_of_a_defense() -> None:
     assert paths(entry)["defense.delta"]["type"].startswith("float | null")
 
 
+def test_info_describes_a_kind_of_prior() -> None:
+    entry = explained("inversion-gan")
+    assert (entry["kind"], entry["needs"]) == ("prior", "black-box")
+    assert paths(entry)["prior.steps"]["in_protocol"] == 200
+    assert entry["protocols"]["celeba-64"]["prior.critic"] == "kedmi"
+    assert explained("kedmi")["prior"] == "inversion-gan"
+    assert "prior.steps" in invoke("info", "inversion-gan").stdout
+    result = invoke("run", "--prior", "inversion-gam")
+    assert result.exit_code == 2
+    assert "did you mean 'inversion-gan'?" in result.output
+
+
 def test_info_shows_what_a_protocol_makes_of_the_fields() -> None:
     """KEDMI's own 2,400 iterations are 200 in the default protocol, which `run` takes."""
     known = paths(explained("kedmi"))["attack.iterations"]

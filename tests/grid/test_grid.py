@@ -83,6 +83,20 @@ def test_controls_sweeps_settings_and_overrides() -> None:
     ]
 
 
+def test_priors_are_an_axis() -> None:
+    cells = specs(
+        attacks=["gmi", "kedmi"],
+        priors=[None, "gan"],
+        override=[{"prior": "gan", "set": {"prior.gan.steps": 4}}],
+    )
+    assert [(c.attack, c.prior, c.overrides) for c in cells] == [
+        ("gmi", None, {}),
+        ("gmi", "gan", {"prior.gan.steps": 4}),
+        ("kedmi", None, {}),
+        ("kedmi", "gan", {"prior.gan.steps": 4}),
+    ]
+
+
 def test_all_stands_for_the_defenses_own_strengths() -> None:
     cells = specs(defenses=["mid"], sweeps={"mid": {"defense.beta": "all"}})
     from mibench.defenses.mid import Mid
@@ -171,6 +185,14 @@ def test_shared_stages_are_planned_once(tiny: Protocol, tmp_path: Path) -> None:
     for node in plan.nodes.values():  # parents come first
         earlier = list(plan.nodes)[: list(plan.nodes).index(node.task.key)]
         assert node.parents <= set(earlier)
+
+
+def test_cells_that_differ_in_their_prior_share_the_rest(tiny: Protocol, tmp_path: Path) -> None:
+    plan = planned(tmp_path / "store", tmp_path, attacks=["gmi", "kedmi"], priors=[None, "gan"])
+    names = [node.task.name for node in plan.nodes.values()]
+    assert [cell.spec.prior for cell in plan.cells] == [None, None, "gan"]  # gmi's own is `gan`
+    assert names.count("target") == names.count("general-prior") == names.count("prior") == 1
+    assert names.count("reconstructions") == 3
 
 
 def test_a_cell_that_equals_another_is_left_out(tiny: Protocol, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_what_an_attack_gets_is_frozen(name: str) -> None:
     assert not any(each.training for each in frozen.modules())
     rows = latents(frozen).requires_grad_(True)
     images = frozen.images(rows)
-    frozen.realism(images).sum().backward()
+    (images.sum() + frozen.realism(images).sum()).backward()
     assert rows.grad is not None
     assert (rows.grad.abs().sum(1) > 0).all()
     assert not any(each.requires_grad or each.grad is not None for each in frozen.parameters())

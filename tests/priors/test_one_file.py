@@ -29,14 +29,14 @@ from mibench.types import AttackCard
 class Palette(Prior):
     """The mean of the public images, tinted by the latent."""
 
-    size = 3
+    size = 8
 
     def __init__(self, mean):
         super().__init__()
         self.mean = nn.Parameter(mean)
 
     def images(self, latents, labels=None):
-        return (self.mean + 0.1 * latents[:, :, None, None].tanh()).clamp(0, 1)
+        return (self.mean + 0.1 * latents[:, :3, None, None].tanh()).clamp(0, 1)
 
     def description(self):
         return {"shape": list(self.mean.shape)}
