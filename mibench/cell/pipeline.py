@@ -181,7 +181,7 @@ def claim(folder: Path, cell: Cell, images: str | None) -> None:
         "defense": cell.defense_name,
         "attack": cell.attack.full,
         "seed": cell.spec.seed,
-        "settings": plain_settings([cell.passed(part) for part in PARTS]),
+        "settings": plain_settings([cell.passed(part) for part in (*PARTS, "prior")]),
     }
     theirs = {
         "protocol": old.protocol.name,
@@ -189,7 +189,7 @@ def claim(folder: Path, cell: Cell, images: str | None) -> None:
         "defense": old.defense.name,
         "attack": old.attack.name,
         "seed": old.seed,
-        "settings": plain_settings([getattr(old, part).passed for part in PARTS]),
+        "settings": plain_settings([getattr(old, part).passed for part in (*PARTS, "prior")]),
     }
     if images and IMAGES in old.artifacts:
         mine[IMAGES], theirs[IMAGES] = images, old.artifacts[IMAGES]

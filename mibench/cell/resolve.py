@@ -21,6 +21,7 @@ from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
 from mibench.priors._networks import map_sizes
 from mibench.protocols import Protocol, folder_protocol, protocol_named
+from mibench.record import PriorPart, prior_apart
 from mibench.registry import closest, contained
 from mibench.settings import explain, plain, scaled, shown
 from mibench.store.source import outside_digest
@@ -33,6 +34,7 @@ PARTS = ("protocol", "target", "defense", "attack")
 # What a card says of itself and what it pins; methods' settings have paths of their own.
 _IDENTITY = ("name", "version", "title", "notes", "assets")
 _METHODS = ("attacks", "defenses")
+PRIOR_FIELDS = {"prior", "prior_training"}  # of an attack's settings
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,33 @@ class Cell:
     weights: dict[str, str]
 
     @property
-    def prior(self) -> str:
+    def prior(self) -> PriorPart:
         """The attacker's image prior, as records and boards describe it."""
-        pinned = " (general prior pinned by the protocol)" if self.protocol.pins_prior else ""
-        return self.attack_class(self.attack_config).prior_recipe() + pinned
+        config = self.attack_config.model_dump(mode="json", include=PRIOR_FIELDS)
+        return PriorPart(
+            kind="inversion-gan" if "prior_training" in config else "gan",
+            recipe=self.attack_class(self.attack_config).prior_recipe(),
+            pinned=self.protocol.pins_prior,
+            passed=self.passed("prior"),
+            resolved={**config["prior"], **config.get("prior_training", {})},
+        )
+
+    @property
+    def knob(self) -> str | None:
+        """Path of the defense's main knob; an undefended target's is early stopping."""
+        own = self.defense_class.strength
+        return f"defense.{own}" if own else {"none": "target.epochs"}.get(self.defense_name)
 
     def passed(self, part: str) -> dict[str, Any]:
-        """The overrides that were passed for one of the four parts; a budget is the protocol's."""
+        """The overrides that were passed for one of a record's parts; a budget is the protocol's.
+
+        Settings of the prior are asked for as the attack's.
+        """
         given = {k: v for k, v in self.spec.overrides.items() if k.split(".")[0] == part}
+        if part in ("attack", "prior"):
+            asked = {k: v for k, v in self.spec.overrides.items() if k.startswith("attack.")}
+            own, prior = prior_apart(asked)
+            return own if part == "attack" else prior
         if part == "protocol" and self.spec.budget != 1:
             given["budget"] = self.spec.budget
         if part == "protocol" and self.spec.preset is not None:

@@ -11,11 +11,23 @@ from typing import Any
 from mibench.cell.evaluate import Evaluation, absent, dump, load
 from mibench.cell.picture import reconstructions_picture
 from mibench.cell.request import command_of
+from mibench.cell.resolve import PRIOR_FIELDS
 from mibench.cell.stages import Stages
 from mibench.data.division import PreparedSplit
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.rendered import SynthFacesData
+from mibench.data.splits import FolderOptions
 from mibench.errors import DivergedError, MibenchError
 from mibench.files import write_atomic
-from mibench.record import INCOMPLETE, RULES_VERSION, Environment, Part, Record, StageCost
+from mibench.record import (
+    INCOMPLETE,
+    RULES_VERSION,
+    Environment,
+    Part,
+    Record,
+    StageCost,
+    strength,
+)
 from mibench.store.artifact import Artifact, Manifest, save_json, save_tensors
 
 log = logging.getLogger(__name__)
@@ -162,7 +174,9 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
     if complete:
         entry = artifact.manifest.files["reconstructions.safetensors"]
         artifacts["reconstructions.safetensors"] = entry.sha256
-    attack_config = cell.attack_config.model_dump(mode="json")
+    training = cell.training.model_dump(mode="json")
+    defense = cell.defense_config.model_dump(mode="json")
+    parts = {"target": training, "defense": defense}
     costs = _costs(stages, artifact)
     return Record(
         rules=RULES_VERSION,
@@ -176,23 +190,25 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         target=Part(
             name=cell.architecture,
             passed=cell.passed("target"),
-            resolved=cell.training.model_dump(mode="json"),
+            resolved=training,
         ),
         defense=Part(
             name=cell.defense_name,
             source=cell.defense_source,
             passed=cell.passed("defense"),
-            resolved=cell.defense_config.model_dump(mode="json"),
+            resolved=defense,
         ),
         attack=Part(
             name=cell.attack.full,
             source=cell.attack_source,
             passed=cell.passed("attack"),
-            resolved=attack_config,
+            resolved=cell.attack_config.model_dump(mode="json", exclude=PRIOR_FIELDS),
         ),
+        prior=cell.prior,
+        strength=strength(cell.knob, parts, utility) if cell.knob else None,
         seed=stages.seed,
         access=cell.attack_class.access,
-        prior=cell.prior,
+        people=of_people(protocol.data),
         utility=utility,
         metrics=load(values["metrics"]),
         references={name: load(each) for name, each in values["references"].items()},
@@ -202,6 +218,13 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         command=command or command_of(cell.spec),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def of_people(data: SynthFacesData | FolderOptions | IdentitySplit) -> bool:
+    """Whether a protocol's pictures show people, and reconstructions are not to be published."""
+    if isinstance(data, IdentitySplit):
+        return data.dataset != "mnist"
+    return not isinstance(data, SynthFacesData)
 
 
 def write(folder: Path, record: Record, artifact: Artifact) -> None:

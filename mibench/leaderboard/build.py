@@ -26,7 +26,7 @@ from mibench.leaderboard.folder import (
     write_all,
 )
 from mibench.leaderboard.formats import csv_text, latex, markdown, markdown_text
-from mibench.leaderboard.galleries import fault, may_be_shown
+from mibench.leaderboard.galleries import fault
 from mibench.leaderboard.records import GALLERIES, RECORDS, Filed, schema, survey
 from mibench.leaderboard.settings import FILE, read_settings
 from mibench.leaderboard.tables import build_board
@@ -156,7 +156,7 @@ def _pictures(folder: Path, filed: Sequence[Filed]) -> tuple[set[str], list[str]
         if record is None:
             continue
         reason = fault(folder / GALLERIES / name)
-        if not may_be_shown(record):
+        if record.people:
             reason = "reconstructions of people are not published: remove it"
         if reason:
             problems.append(f"{GALLERIES}/{name}: {reason}")

@@ -10,6 +10,7 @@ from mibench.leaderboard.groups import DASH, Group, seeds_text, settings_of
 from mibench.leaderboard.names import command_of_record
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.verifications import SELF_REPORTED, State
+from mibench.record import Record
 
 _OF_A_PAPER = {"top1", "top5", "knn", "fid"}
 _SHOWN: dict[State, str] = {
@@ -51,7 +52,7 @@ def cells_table(groups: Sequence[Group], targets: Sequence[str]) -> Table:
             "evaluator": each.utility("evaluator_accuracy"),
             "n": Value(number=counts.pop()) if len(counts) == 1 else DASH,
             "seeds": Value(text=seeds_text(each.seeds)),
-            "prior": Value(text=each.first.prior),
+            "prior": Value(text=_prior(each.first)),
             "verified": Value(text=_verified(each.filed)),
             "commit": Value(text=_commits(each)),
         }
@@ -157,6 +158,11 @@ def _commits(each: Group) -> str:
     return ", ".join(dict.fromkeys(found))
 
 
+def _prior(record: Record) -> str:
+    pinned = " (general prior pinned by the protocol)" if record.prior.pinned else ""
+    return record.prior.recipe + pinned
+
+
 def diverged_notes(groups: Iterable[Group]) -> list[str]:
     """A sentence that names the seeds which diverged, if any did."""
     lines = [
@@ -172,7 +178,7 @@ def diverged_notes(groups: Iterable[Group]) -> list[str]:
 
 def prior_note(groups: Iterable[Group]) -> list[str]:
     """A sentence for numbers that rest on one pinned prior."""
-    pinned = any("pinned by the protocol" in g.first.prior for g in groups)
+    pinned = any(g.first.prior.pinned for g in groups)
     return ["All numbers are conditional on the general prior that the protocol pins."] * pinned
 
 

@@ -5,6 +5,7 @@ This module stands above methods and protocols: what it needs of them is importe
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,12 @@ def other_settings(record: Record) -> list[str]:
 
     The request is the record's protocol, target, methods and passed settings. Every field that the
     record states is compared; one that it lacks is of a later version. Of a method that is not
-    registered here only what does not depend on it is. A record of today's schema states every
+    registered here only what does not depend on it is. A record of today's rules states every
     field. No file is imported, no network is built.
     """
+    from mibench.cell.resolve import PRIOR_FIELDS
+    from mibench.cell.results import of_people
+
     try:
         cell, known, found = _cell(record)
     except (RequestError, ValidationError) as error:
@@ -45,11 +49,12 @@ def other_settings(record: Record) -> list[str]:
     here = {
         "target": cell.training.model_dump(mode="json"),
         "defense": cell.defense_config.model_dump(mode="json"),
-        "attack": cell.attack_config.model_dump(mode="json"),
+        "attack": cell.attack_config.model_dump(mode="json", exclude=PRIOR_FIELDS),
+        "prior": cell.prior.resolved,
     }
-    for key in known:
+    for key in (*known, *["prior"] * ("attack" in known)):
         theirs, ours = dict(flat(getattr(record, key).resolved)), dict(flat(here[key]))
-        if record.schema_version > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
+        if record.rules > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
             found.append(f"{key}.{lacking[0]} is not stated")
         for field, value in theirs.items():
             path = f"{key}.{field}"
@@ -62,10 +67,17 @@ def other_settings(record: Record) -> list[str]:
                     f"{ours[field]!r}"
                 )
     if "attack" in known:
-        stated = (("access", cell.attack_class.access), ("prior", cell.prior))
-        for key, value in stated:
-            if getattr(record, key) != value:
-                found.append(f"{key} is {getattr(record, key)!r}, that of the attack is {value!r}")
+        stated = {"access": cell.attack_class.access}
+        stated |= {f"prior.{key}": getattr(cell.prior, key) for key in ("kind", "recipe", "pinned")}
+        for key, value in stated.items():
+            claim = operator.attrgetter(key)(record)
+            if claim != value:
+                found.append(f"{key} is {claim!r}, that of the attack is {value!r}")
+    knob = record.strength.path if record.strength else None
+    if "defense" in known and knob != cell.knob:
+        found.append(f"strength.path is {knob!r}, the defense's main knob is {cell.knob!r}")
+    if record.people != of_people(cell.protocol.data):
+        found.append(f"people is {record.people}, the protocol's pictures are otherwise")
     return found or _guarantee(record, cell, "defense" in known)
 
 

@@ -21,7 +21,7 @@ from mibench.leaderboard.defaults import flat
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.folder import plain_files, refuse_link
 from mibench.leaderboard.galleries import has_gallery, make_gallery
-from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name
+from mibench.leaderboard.names import GALLERIES, RECORDS, cell_name, method_label
 from mibench.leaderboard.parsing import MOST_BYTES, parse, read_record
 from mibench.leaderboard.verifications import (
     SELF_REPORTED,
@@ -353,7 +353,7 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
     sizes = [(each, len(rows)) for each in filed if (rows := _top1_hits(each.record.metrics))]
     outliers("the number of attacked identities", sizes)
     for seeds in _grouped(filed, lambda each: each.path.rpartition("_seed")[0]):
-        for part in ("target", "defense", "attack"):
+        for part in ("target", "defense", "attack", "prior"):
             settings = [dict(flat(getattr(each.record, part).resolved)) for each in seeds]
             for key in sorted(set().union(*settings)):
                 # A field that some lack is of another version of the code, with its default.
@@ -363,6 +363,9 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
                     if key in own
                 ]
                 outliers(f"seeds of one cell must have the same settings: {part}.{key}", there)
+    for same in _grouped(filed, lambda each: method_label(each.record.defense)):
+        knobs = [(each, each.record.strength and each.record.strength.path) for each in same]
+        outliers("of one defense, its main knob", knobs)
     for first, *twins in _grouped(filed, lambda each: each.record.artifacts.get(IMAGES, each.path)):
         for each in twins:
             found.setdefault(
@@ -395,6 +398,7 @@ _ALIKE: dict[str, Callable[[Record], Any]] = {
     "made under another version of the protocol: its digest": (
         lambda record: record.protocol.resolved["digest"]
     ),
+    "whether it shows people": lambda record: record.people,
     "its images are divided otherwise: the split": lambda record: record.artifacts.get("split"),
     "made from other pixels, as in another alignment of the same pictures: the digest of the "
     "images": lambda record: record.artifacts.get("images"),

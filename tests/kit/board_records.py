@@ -13,7 +13,7 @@ import torch
 from mibench.leaderboard.records import Filed, cell_name
 from mibench.leaderboard.verifications import Finding
 from mibench.metrics import bootstrap_interval
-from mibench.record import CEILING, FLOOR_PRIOR, Environment, Record
+from mibench.record import CEILING, FLOOR_PRIOR, Environment, Record, strength
 from mibench.types import digest
 from tests.conftest import TINY
 
@@ -115,25 +115,42 @@ def record_data(
         own = {k: v for k, v in (passed or {}).items() if k.startswith(f"{key}.")}
         return {"name": name, "version": None, "passed": own, "resolved": resolved}
 
+    settings = {
+        "target": {"epochs": epochs},
+        "defense": {"scale": scale} if defense == "bido" else {},
+    }
+    prior = part("", "prior", {})
+    utility: dict[str, float | str | None] = {
+        "natural_accuracy": natural,
+        "evaluator_accuracy": evaluator,
+        "epsilon": None,
+        "delta": None,
+        "privacy_unit": None,
+    }
+    knob = {"none": "target.epochs", "bido": "defense.scale"}.get(defense)
+    found = strength(knob, settings, changes.get("utility", utility)) if knob else None
     card = {**TINY.model_dump(mode="json"), "digest": TINY.digest}
     run = digest([attack, defense, target, seed, passed, rows])
     return {
-        "schema_version": 1,
+        "schema_version": 3,
+        "rules": 1,
         "status": "complete",
         "protocol": {"name": "tiny", "version": 1, "passed": {}, "resolved": card},
-        "target": part(target, "target", {"epochs": epochs}),
-        "defense": part(defense, "defense", {"scale": scale} if defense == "bido" else {}),
+        "target": part(target, "target", settings["target"]),
+        "defense": part(defense, "defense", settings["defense"]),
         "attack": part(attack, "attack", {"iterations": 3}),
         "seed": seed,
         "access": "white-box",
-        "prior": "general GAN",
-        "utility": {
-            "natural_accuracy": natural,
-            "evaluator_accuracy": evaluator,
-            "epsilon": None,
-            "delta": None,
-            "privacy_unit": None,
+        "prior": {
+            "kind": "gan",
+            "recipe": "general GAN",
+            "pinned": False,
+            "passed": prior["passed"],
+            "resolved": prior["resolved"],
         },
+        "strength": found.model_dump() if found else None,
+        "people": False,
+        "utility": utility,
         "metrics": metrics(rows, run),
         "references": {
             FLOOR_PRIOR: {"attack_accuracy_top1": accuracy(hits_of(1))},
@@ -147,7 +164,6 @@ def record_data(
         "environment": ENVIRONMENT.model_dump(),
         "command": f"mibench run --protocol tiny --attack {attack} --seed {seed}",
         "created": "2026-01-01T00:00:00+00:00",
-        "verified_by": None,
         **copy.deepcopy(changes),
     }
 

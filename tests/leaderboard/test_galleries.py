@@ -170,7 +170,7 @@ def people(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("agreeing")
 def test_no_gallery_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_folder(tmp_path / "run", protocol=people(monkeypatch))
+    run = run_folder(tmp_path / "run", protocol=people(monkeypatch), people=True)
     (outcome,) = add([run], tmp_path / "board")
     assert outcome.status == "filed"
     assert not (tmp_path / "board" / "galleries").exists()
@@ -277,7 +277,7 @@ def test_a_picture_of_people_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
     board = tmp_path / "board"
     board.mkdir()
     protocol = people(monkeypatch)
-    file_all(board, make(protocol=protocol))
+    file_all(board, make(protocol=protocol, people=True))
     text = BOARDS.replace("protocols.tiny", "protocols.people")
     (board / "boards.toml").write_text(text)
     folder = board / "galleries/people"

@@ -67,10 +67,10 @@ def with_(**changes: Any) -> str:
         (with_(schema_version=True), "schema_version is True"),
         (with_(schema_version=1.0), "schema_version is 1.0"),
         (with_(schema_version="1"), "schema_version is '1'"),
-        (with_(schema_version=2), "rules is None in a record of schema 2"),
-        (with_(schema_version=2, rules=3), "rules is 3"),
-        (with_(schema_version=2, rules=True), "rules is True"),
-        (with_(rules=2), "rules is 2 in a record of schema 1"),
+        (with_(rules=None), "rules is None in a record of schema 3"),
+        (with_(rules=3), "rules is 3"),
+        (with_(rules=True), "rules is True"),
+        (with_(schema_version=1, rules=2), "rules is 2 in a record of schema 1"),
         (with_(seed=True), "seed: Input should be a valid integer"),
         (with_(seed="0"), "seed: Input should be a valid integer"),
         (with_(seed=-1), "seed: Input should be greater than or equal to 0"),
@@ -241,13 +241,13 @@ def test_a_planted_temporary_name_is_not_followed(tmp_path: Path) -> None:
 
 def test_two_authors_methods_of_one_name_are_two_methods(tmp_path: Path) -> None:
     part = {"version": None, "passed": {}, "resolved": {}, "name": "MyDefense"}
-    records = [make(seed=seed, schema_version=2, rules=1, defense="MyDefense") for seed in (0, 1)]
+    records = [make(seed=seed, defense="MyDefense") for seed in (0, 1)]
     reasons = [foreign(each) for each in records]
     assert all("does not say what source" in each[0] for each in reasons)
     ours, theirs = (
         Record.model_validate(
             {
-                **record_data(seed=seed, schema_version=2, rules=1),
+                **record_data(seed=seed),
                 "defense": {**part, "source": source * 64},
             }
         )
@@ -266,7 +266,7 @@ def test_two_authors_methods_of_one_name_are_two_methods(tmp_path: Path) -> None
 
 
 def test_mibench_own_methods_have_no_other_source() -> None:
-    data = record_data(schema_version=2, rules=1)
+    data = record_data()
     data["defense"]["source"] = "c" * 64
     (reason,) = foreign(Record.model_validate(data))
     assert "'none' is mibench's own, the record's has another source" in reason
