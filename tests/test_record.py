@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mibench.cell.results import of_people
+from mibench.data.identity_split import IdentitySplit
+from mibench.data.splits import FolderOptions
 from mibench.leaderboard.checks import faults
+from mibench.protocols import PROTOCOLS
 from mibench.record import Record, prior_apart, protocol_digest, strength
 from tests.kit.board_records import make, record_data
 
@@ -143,3 +147,11 @@ def test_what_is_no_record_stays_none(changes: dict[str, Any], old: dict[str, An
 def test_numbers_are_numbers(key: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=key):
         Record.model_validate_json(json.dumps({**record_data(), key: value}))
+
+
+def test_faces_that_are_drawn_and_digits_are_no_people() -> None:
+    shown = {name for name, card in PROTOCOLS.items() if not of_people(card.data)}
+    assert {name.partition("-")[0] for name in shown} == {"synthfaces", "mnist"}
+    assert of_people(FolderOptions())
+    for name in ("lfw", "cifar10"):
+        assert of_people(IdentitySplit(dataset=name))

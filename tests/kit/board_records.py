@@ -106,6 +106,7 @@ def record_data(
     passed: dict[str, Any] | None = None,
     scale: float | str | None = 3,
     epochs: int = 20,
+    recipe: str = "general GAN",
     **changes: Any,
 ) -> dict[str, Any]:
     """A sound record as JSON. ``passed`` settings must agree with ``scale`` and ``epochs``."""
@@ -143,7 +144,7 @@ def record_data(
         "access": "white-box",
         "prior": {
             "kind": "gan",
-            "recipe": "general GAN",
+            "recipe": recipe,
             "pinned": False,
             "passed": prior["passed"],
             "resolved": prior["resolved"],

@@ -324,10 +324,10 @@ def nested(levels: int) -> dict[str, Any]:
     ("changes", "reason"),
     [
         ({}, ""),
-        ({"prior": "a\x1b[2J"}, "a character that is not shown, U\\+001B"),
-        ({"prior": "a\nb"}, "U\\+000A"),
-        ({"prior": "‮drowssap"}, "U\\+202E"),
-        ({"prior": "x" * 5000}, "5000 characters"),
+        ({"recipe": "a\x1b[2J"}, "a character that is not shown, U\\+001B"),
+        ({"recipe": "a\nb"}, "U\\+000A"),
+        ({"recipe": "‮drowssap"}, "U\\+202E"),
+        ({"recipe": "x" * 5000}, "5000 characters"),
         ({"passed": {"target.x": 10**30}}, "no number that a board can show"),
         ({"artifacts": {"a\x00": "b"}}, "U\\+0000"),
         ({"passed": {"target.x": nested(30)}}, "more than 20 deep"),
@@ -416,7 +416,7 @@ def test_no_script_runs_and_nothing_is_fetched(folder: Path) -> None:
         key: {**metric.model_dump(mode="json"), **({"reason": EVIL[1]} if key == "fid" else {})}
         for key, metric in make(attack=IK, seed=7).metrics.items()
     }
-    changes: dict[str, Any] = {"metrics": reasons, "prior": EVIL[1], "command": EVIL[0]}
+    changes: dict[str, Any] = {"metrics": reasons, "recipe": EVIL[1], "command": EVIL[0]}
     changes["passed"] = {"target.x": EVIL[6]}
     assert plus(folder, make(attack=IK, seed=7, **changes)) == []
     page = folder / "index.html"
