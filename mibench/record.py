@@ -133,6 +133,21 @@ class PriorPart(_Strict):
     resolved: dict[str, Any]
 
 
+class BoardCard(Frozen):
+    """What the board of a protocol shows; a card holds it, outside its digest.
+
+    Attributes:
+        headline: the attack of curves and ranks.
+        worst_case: the fixed set of attacks behind the worst case.
+        interval: what the intervals of differences are over: the seeds where a protocol has but a
+            handful of classes.
+    """
+
+    headline: str
+    worst_case: tuple[str, ...]
+    interval: Literal["identities", "seeds"] = "identities"
+
+
 class Strength(_Strict):
     """How strong a defense was set.
 

@@ -32,7 +32,7 @@ from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
 # What a card says of itself and what it pins; methods' settings have paths of their own.
-_IDENTITY = ("name", "version", "title", "notes", "assets")
+_IDENTITY = ("name", "version", "title", "notes", "assets", "board")
 _METHODS = ("attacks", "defenses")
 PRIOR_FIELDS = {"prior", "prior_training"}  # of an attack's settings
 
@@ -329,7 +329,7 @@ def _protocol(spec: Request) -> Protocol:
     # Of a folder, `protocol.min_images` is short for `protocol.data.min_images`.
     wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
     for path in wanted:
-        if path in _IDENTITY:
+        if path.partition(".")[0] in _IDENTITY:
             raise RequestError(f"--set protocol.{path}: this identifies the protocol and is fixed")
         if path.partition(".")[0] in _METHODS:
             raise RequestError(

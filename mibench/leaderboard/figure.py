@@ -6,9 +6,9 @@ import dataclasses
 import io
 from typing import Any, Literal
 
-from mibench.leaderboard.axes import attack_axis, natural_axis, position, reach
-from mibench.leaderboard.board import Board, Curve, CurvePoint
-from mibench.leaderboard.groups import UNDEFENDED
+from mibench.leaderboard.board import Board
+from mibench.leaderboard.plots import Line, Plot, plots
+from mibench.leaderboard.series import UNDEFENDED
 from mibench.types import digest
 
 # Okabe and Ito's colours, told apart by colour-blind readers, and markers for print in grey.
@@ -34,50 +34,39 @@ def figure_data(board: Board) -> str:
 def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -> bytes:
     """Attack accuracy over natural accuracy, a line a defense, a panel an architecture.
 
-    Axes are those of :mod:`mibench.leaderboard.axes`. The same board gives the same bytes with the
+    Axes are those of :mod:`mibench.leaderboard.plots`. The same board gives the same bytes with the
     same matplotlib, whose version is in the SVG's metadata, as is :func:`figure_data`. Only for
     boards that have curves.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    targets = list(dict.fromkeys(curve.target for curve in board.curves))
-    names = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
-    bounds = [value.number for _, value in board.references if value.number is not None]
-    upright = attack_axis([point for curve in board.curves for point in curve.points], bounds)
-    styles = {UNDEFENDED: ("#444444", "o")}
-    styles |= {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
+    panels = plots(board, shared=True)
     # Names are text: a dollar sign in one begins no formula.
     style: Any = {"svg.hashsalt": "mibench", "svg.fonttype": "path", "pdf.fonttype": 42}
     style |= {"font.size": 9, "text.parse_math": False}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(_WIDTH * len(targets) + _LEGEND, _HEIGHT), layout="constrained")
-        panels = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
+        figure = Figure(figsize=(_WIDTH * len(panels) + _LEGEND, _HEIGHT), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         handles: dict[str, Any] = {}
-        for axis, target in zip(panels, targets, strict=True):
-            own = [curve for curve in board.curves if curve.target == target]
-            for curve in own:
-                handles[curve.defense] = _curve(axis, curve, styles[curve.defense])
-            across = natural_axis([point for curve in own for point in curve.points])
-            axis.set_xlim(across.low, across.high)
-            axis.set_xticks(
-                [place for place, _ in across.ticks], [text for _, text in across.ticks]
-            )
+        for axis, plot in zip(axes, panels, strict=True):
+            for line in plot.lines:
+                handles[line.curve.defense] = _draw(axis, line)
+            axis.set_xlim(plot.x.low, plot.x.high)
+            axis.set_xticks([at for at, _ in plot.x.ticks], [text for _, text in plot.x.ticks])
             axis.minorticks_off()
-            if target == board.reference_target:
-                _references(axis, board, upright.high)
-            axis.set_title(f"{board.protocol} v{board.version}, {target}", fontsize=10)
+            _bounds(axis, plot)
+            axis.set_title(f"{board.protocol} v{board.version}, {plot.target}", fontsize=10)
             axis.set_xlabel("natural accuracy % (error on a logarithmic scale)")
             axis.grid(color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
-        panels[0].set_ylabel(f"top-1 attack accuracy % ({board.headline})")
-        panels[0].set_ylim(upright.low, upright.high)
-        order = [name for name in styles if name in handles]
-        labels = ["none (early stopping)" if name == UNDEFENDED else name for name in order]
+        axes[0].set_ylabel(f"top-1 attack accuracy % ({board.headline})")
+        axes[0].set_ylim(panels[0].y.low, panels[0].y.high)
+        order = sorted(handles, key=lambda name: (name != UNDEFENDED, name))
         figure.legend(
             [handles[name] for name in order],
-            labels,
+            ["none (early stopping)" if name == UNDEFENDED else name for name in order],
             loc="outside right upper",
             title="filled: default strength\ncrossed: control",
             frameon=False,
@@ -93,24 +82,29 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
     return ("\n".join(line.rstrip() for line in lines) + "\n").encode()
 
 
-def _curve(axis: Any, curve: Curve, style: tuple[str, str]) -> Any:
+def _draw(axis: Any, line: Line) -> Any:
     """Draw a line in the order of strengths; the default strength's point is filled and larger."""
-    colour, marker = style
-    natural = [position(point.natural) for point in curve.points]
-    attack = [100 * point.attack for point in curve.points]
-    dashes = "--" if curve.defense == UNDEFENDED else "-"
-    (line,) = axis.plot(
-        natural, attack, dashes, color=colour, marker=marker, markersize=5, markerfacecolor="white"
+    colour, marker = ("#444444", "o") if line.index is None else _STYLES[line.index % len(_STYLES)]
+    (drawn,) = axis.plot(
+        [mark.x for mark in line.marks],
+        [mark.y for mark in line.marks],
+        "--" if line.index is None else "-",
+        color=colour,
+        marker=marker,
+        markersize=5,
+        markerfacecolor="white",
     )
-    for point in curve.points:
-        place, height = [position(point.natural)], [100 * point.attack]
-        if point.control:
-            axis.plot(place, height, "x", color=colour, markersize=9)
-        if point.default:
-            across, upright = _bars(point)
+    for mark in line.marks:
+        if mark.point.control:
+            axis.plot([mark.x], [mark.y], "x", color=colour, markersize=9)
+        if mark.point.default:
+            across, upright = (
+                ends and [[place - ends[0]], [ends[1] - place]]
+                for place, ends in ((mark.x, mark.across), (mark.y, mark.upright))
+            )
             axis.errorbar(
-                place,
-                height,
+                [mark.x],
+                [mark.y],
                 xerr=across,
                 yerr=upright,
                 fmt=marker,
@@ -120,27 +114,15 @@ def _curve(axis: Any, curve: Curve, style: tuple[str, str]) -> Any:
                 elinewidth=1,
                 zorder=3,
             )
-    return line
+    return drawn
 
 
-def _bars(point: CurvePoint) -> tuple[Any, Any]:
-    """How far a point's error bars reach in both directions, in the axes' units; None without."""
-    left, right = (position(end) for end in reach(point.natural, point.natural_spread))
-    low, high = (100 * end for end in reach(point.attack, point.attack_spread))
-    place, height = position(point.natural), 100 * point.attack
-    return (
-        None if point.natural_spread is None else [[place - left], [right - place]],
-        None if point.attack_spread is None else [[height - low], [high - height]],
-    )
-
-
-def _references(axis: Any, board: Board, top: float) -> None:
+def _bounds(axis: Any, plot: Plot) -> None:
     """Floors and ceiling as thin lines with their names; of those above the axis, the names."""
-    known = [(value.number, name) for name, value in board.references if value.number is not None]
-    beyond = 0
-    for number, name in sorted(known, reverse=True):
-        height, text = 100 * number, name[:_LONGEST]
-        if height > top:
+    top, beyond = plot.y.high, 0
+    for bound in plot.bounds:
+        height, text = bound.y, bound.name[:_LONGEST]
+        if bound.beyond:
             height, text = top * (0.97 - 0.04 * beyond), f"↑ {text} {height:.1f}"
             beyond += 1
         else:

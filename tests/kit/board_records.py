@@ -19,16 +19,7 @@ from tests.conftest import TINY
 
 IDENTITIES, SAMPLES = 5, 4
 
-BOARDS = """
-[strengths]
-none = "target.epochs"
-bido = "defense.scale"
-
-[protocols.tiny]
-title = "A protocol for tests"
-headline = "improved-kedmi"
-worst_case = ["gmi", "improved-kedmi"]
-"""
+CARDS = {"tiny": TINY.board}
 
 
 def metric(values: Sequence[float], n: int, hits: Sequence[str] | None = None) -> dict[str, Any]:
@@ -206,8 +197,7 @@ def filed(*records: Record) -> list[Filed]:
 
 
 def file_all(folder: Path, *records: Record) -> None:
-    """Put records into a leaderboards folder, unchecked, with a ``boards.toml``."""
-    (folder / "boards.toml").write_text(BOARDS)
+    """Put records into a leaderboards folder, unchecked."""
     for each in filed(*records):
         path = folder / "records" / each.path
         path.parent.mkdir(parents=True, exist_ok=True)

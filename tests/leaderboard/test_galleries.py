@@ -23,7 +23,7 @@ from mibench.leaderboard.build import build
 from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery
 from mibench.leaderboard.records import IMAGES, add
 from tests.conftest import TINY
-from tests.kit.board_records import BOARDS, IDENTITIES, SAMPLES, file_all, make, record_data
+from tests.kit.board_records import CARDS, IDENTITIES, SAMPLES, file_all, make, record_data
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -256,7 +256,6 @@ def test_a_build_shows_no_picture_that_it_cannot_trust(
 ) -> None:
     board = tmp_path / "board"
     board.mkdir()
-    (board / "boards.toml").write_text(BOARDS)
     folder = board / "galleries/tiny"
     folder.mkdir(parents=True)
     file_all(board, make(), make(attack="kedmi"), make(attack="vmi"), make(attack="kedmi+ma"))
@@ -264,7 +263,7 @@ def test_a_build_shows_no_picture_that_it_cannot_trust(
     (folder / "kedmi_none_test_resnet_seed0.png").write_bytes(BOMB)
     (folder / "kedmi+ma_none_test_resnet_seed0.png").symlink_to(tmp_path / "passwd")
     (folder / "stray.png").write_bytes(BOMB)
-    _, problems, _ = build(board)
+    _, problems, _ = build(board, CARDS)
     page = (board / "index.html").read_text()
     assert "galleries/tiny/gmi_none_test_resnet_seed0.png" in page
     assert "kedmi_none_test_resnet_seed0.png" not in page
@@ -278,11 +277,9 @@ def test_a_picture_of_people_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
     board.mkdir()
     protocol = people(monkeypatch)
     file_all(board, make(protocol=protocol, people=True))
-    text = BOARDS.replace("protocols.tiny", "protocols.people")
-    (board / "boards.toml").write_text(text)
     folder = board / "galleries/people"
     folder.mkdir(parents=True)
     (folder / "gmi_none_test_resnet_seed0.png").write_bytes(sound())
-    _, problems, _ = build(board)
+    _, problems, _ = build(board, {"people": CARDS["tiny"]})
     assert "galleries/people" not in (board / "index.html").read_text()
     assert "people are not published" in problems[0]

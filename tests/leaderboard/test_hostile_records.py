@@ -19,6 +19,7 @@ from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.names import cell_name
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.records import add, check, disagreements, load
+from mibench.leaderboard.series import series
 from mibench.leaderboard.verifications import note, noted
 from mibench.record import Record
 from tests.kit import board_records
@@ -258,11 +259,7 @@ def test_two_authors_methods_of_one_name_are_two_methods(tmp_path: Path) -> None
     assert not [each for each in foreign(ours) if "not stated" not in each]
     assert cell_name(ours) == "gmi_MyDefense@aaaaaaaa_test_resnet_seed0"
     assert cell_name(theirs) == "gmi_MyDefense@bbbbbbbb_test_resnet_seed1"
-    from mibench.leaderboard.groups import group
-    from mibench.leaderboard.settings import Settings
-
-    groups = group(filed(ours, theirs), Settings(strengths={}, protocols={}))
-    assert len(groups) == 2
+    assert len(series(filed(ours, theirs))) == 2
 
 
 def test_mibench_own_methods_have_no_other_source() -> None:
