@@ -279,63 +279,42 @@ def upgraded(data: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: it says that it was verified, or, of schema 1, where its methods come from.
     """
-    data = {**data}
+    data = {"rules": 1, **data} if data["schema_version"] == 1 else {**data}
     if data.pop("verified_by", None) is not None:
         raise ValueError(
             "verified_by: a record cannot say that it was verified; `mibench leaderboard verify` "
             "notes it beside the records"
         )
-    if data["schema_version"] == 1:
-        data.setdefault("rules", 1)
-    parts: dict[str, dict[str, Any]] = {}
-    for name in ("protocol", "target", "defense", "attack"):
-        part = data.get(name)
-        if not isinstance(part, dict) or not all(
-            isinstance(part.get(key), dict) for key in ("passed", "resolved")
-        ):
-            return data  # which the schema refuses, naming the field
-        if data["schema_version"] == 1 and part.get("source") is not None:
+    try:
+        protocol, defense, attack = data["protocol"], data["defense"], data["attack"]
+        if data["schema_version"] == 1 and (defense.get("source") or attack.get("source")):
             raise ValueError("a record of schema 1 has no source")
-        parts[name] = part
-    if not isinstance(data.get("utility"), dict) or not isinstance(data.get("prior"), str):
-        return data
-    attack, protocol, defense = parts["attack"], parts["protocol"], parts["defense"]
-
-    resolved = {**attack["resolved"]}
-    moved = {name: resolved.pop(name) for name in ("prior", "prior_training") if name in resolved}
-    kind = "inversion-gan" if "prior_training" in moved else "gan"
-    settings: dict[str, Any] = {}
-    for name, values in moved.items():
-        settings |= values if isinstance(values, dict) else {name: values}
-    own, prior = prior_apart(attack["passed"])
-    data["attack"] = {**attack, "resolved": resolved, "passed": own}
-    data["prior"] = {
-        "kind": kind,
-        "source": None,
-        "recipe": data["prior"].removesuffix(_PINNED),
-        "pinned": data["prior"].endswith(_PINNED),
-        "passed": prior,
-        "resolved": settings,
-    }
-
-    card, cards = {**protocol["resolved"]}, protocol["resolved"].get("attacks")
-    if isinstance(cards, dict):
-        divided = {
-            name: prior_apart(own) if isinstance(own, dict) else (own, {})
-            for name, own in cards.items()
+        of_prior = {k: v for k, v in attack["resolved"].items() if k in ("prior", "prior_training")}
+        own, passed = prior_apart(attack["passed"])
+        data["attack"] = {
+            **attack,
+            "passed": own,
+            "resolved": {k: v for k, v in attack["resolved"].items() if k not in of_prior},
         }
-        card["attacks"] = {name: own for name, (own, _) in divided.items() if own != {}}
-        priors = [prior for _, prior in divided.values() if prior]
-        card["priors"] = {"inversion-gan": priors[0]} if priors else {}
-    data["protocol"] = {**protocol, "resolved": card}
-
-    knob = _KNOBS.get(str(defense.get("name"))) if defense.get("source") is None else None
-    settings_of = {name: parts[name]["resolved"] for name in ("defense", "target")}
-    data["strength"] = strength(knob, settings_of, data["utility"]).model_dump() if knob else None
-    images = card.get("data")
-    drawn = isinstance(images, dict) and (
-        "private_name" in images or images.get("dataset") == "mnist"
-    )
+        data["prior"] = {
+            "kind": "inversion-gan" if "prior_training" in of_prior else "gan",
+            "recipe": data["prior"].removesuffix(_PINNED),
+            "pinned": data["prior"].endswith(_PINNED),
+            "passed": passed,
+            "resolved": {**of_prior.get("prior", {}), **of_prior.get("prior_training", {})},
+        }
+        card = {**protocol["resolved"]}
+        divided = {name: prior_apart(settings) for name, settings in card["attacks"].items()}
+        card["attacks"] = {name: own for name, (own, _) in divided.items() if own}
+        prior = next((each for _, each in divided.values() if each), None)
+        card["priors"] = {"inversion-gan": prior} if prior else {}
+        data["protocol"] = {**protocol, "resolved": card}
+        knob = None if defense.get("source") else _KNOBS.get(defense["name"])
+        parts = {name: data[name]["resolved"] for name in ("defense", "target")}
+        data["strength"] = knob and strength(knob, parts, data["utility"]).model_dump()
+        drawn = "private_name" in card["data"] or card["data"].get("dataset") == "mnist"
+    except (AttributeError, KeyError, TypeError):
+        return data  # which is no record: the schema names what is wrong
     return {**data, "people": not drawn, "schema_version": SCHEMA_VERSION}
 
 
@@ -343,12 +322,11 @@ def prior_apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     """Settings of an attack, and those among them that are its prior's now, by their new paths."""
     own, prior = {}, {}
     for path, value in settings.items():
-        above, _, field = path.partition("attack.")[2].partition(".")
-        if not path.startswith("attack.prior") or above not in ("prior", "prior_training"):
+        part, _, field = path.removeprefix("attack.").partition(".")
+        if part not in ("prior", "prior_training"):
             own[path] = value
         elif field:
             prior[f"prior.{field}"] = value
         else:  # set as a whole
-            whole = value if isinstance(value, dict) else {above: value}
-            prior |= {f"prior.{name}": each for name, each in whole.items()}
+            prior |= {f"prior.{name}": each for name, each in value.items()}
     return own, prior

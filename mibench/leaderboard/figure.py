@@ -7,7 +7,7 @@ import io
 from typing import Any, Literal
 
 from mibench.leaderboard.board import Board
-from mibench.leaderboard.plots import Line, Plot, plots
+from mibench.leaderboard.plots import plots
 from mibench.leaderboard.series import UNDEFENDED
 from mibench.types import digest
 
@@ -42,6 +42,9 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
     from matplotlib.figure import Figure
 
     panels = plots(board, shared=True)
+    names = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
+    styles = {UNDEFENDED: ("#444444", "o")}
+    styles |= {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
     # Names are text: a dollar sign in one begins no formula.
     style: Any = {"svg.hashsalt": "mibench", "svg.fonttype": "path", "pdf.fonttype": 42}
     style |= {"font.size": 9, "text.parse_math": False}
@@ -50,20 +53,21 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         handles: dict[str, Any] = {}
         for axis, plot in zip(axes, panels, strict=True):
-            for line in plot.lines:
-                handles[line.curve.defense] = _draw(axis, line)
-            axis.set_xlim(plot.x.low, plot.x.high)
-            axis.set_xticks([at for at, _ in plot.x.ticks], [text for _, text in plot.x.ticks])
+            for curve in plot["curves"]:
+                handles[curve["name"]] = _curve(axis, curve, *styles[curve["name"]])
+            across = plot["x"]
+            axis.set_xlim(across.low, across.high)
+            axis.set_xticks([at for at, _ in across.ticks], [text for _, text in across.ticks])
             axis.minorticks_off()
-            _bounds(axis, plot)
-            axis.set_title(f"{board.protocol} v{board.version}, {plot.target}", fontsize=10)
+            _references(axis, plot["references"], plot["y"].high)
+            axis.set_title(f"{board.protocol} v{board.version}, {plot['target']}", fontsize=10)
             axis.set_xlabel("natural accuracy % (error on a logarithmic scale)")
             axis.grid(color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_ylabel(f"top-1 attack accuracy % ({board.headline})")
-        axes[0].set_ylim(panels[0].y.low, panels[0].y.high)
-        order = sorted(handles, key=lambda name: (name != UNDEFENDED, name))
+        axes[0].set_ylim(panels[0]["y"].low, panels[0]["y"].high)
+        order = [name for name in styles if name in handles]
         figure.legend(
             [handles[name] for name in order],
             ["none (early stopping)" if name == UNDEFENDED else name for name in order],
@@ -82,56 +86,37 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
     return ("\n".join(line.rstrip() for line in lines) + "\n").encode()
 
 
-def _draw(axis: Any, line: Line) -> Any:
+def _curve(axis: Any, curve: dict[str, Any], colour: str, marker: str) -> Any:
     """Draw a line in the order of strengths; the default strength's point is filled and larger."""
-    colour, marker = ("#444444", "o") if line.index is None else _STYLES[line.index % len(_STYLES)]
-    (drawn,) = axis.plot(
-        [mark.x for mark in line.marks],
-        [mark.y for mark in line.marks],
-        "--" if line.index is None else "-",
-        color=colour,
-        marker=marker,
-        markersize=5,
-        markerfacecolor="white",
-    )
-    for mark in line.marks:
-        if mark.point.control:
-            axis.plot([mark.x], [mark.y], "x", color=colour, markersize=9)
-        if mark.point.default:
-            across, upright = (
-                ends and [[place - ends[0]], [ends[1] - place]]
-                for place, ends in ((mark.x, mark.across), (mark.y, mark.upright))
-            )
-            axis.errorbar(
-                [mark.x],
-                [mark.y],
-                xerr=across,
-                yerr=upright,
-                fmt=marker,
-                color=colour,
-                markersize=8,
-                capsize=2,
-                elinewidth=1,
-                zorder=3,
-            )
-    return drawn
+    points = curve["points"]
+    dashes = "--" if curve["name"] == UNDEFENDED else "-"
+    look = {"color": colour, "marker": marker, "markersize": 5, "markerfacecolor": "white"}
+    across, upright = ([point[key] for point in points] for key in ("x", "y"))
+    (line,) = axis.plot(across, upright, dashes, **look)
+    for point in points:
+        x, y = point["x"], point["y"]
+        if point["control"]:
+            axis.plot([x], [y], "x", color=colour, markersize=9)
+        if point["default"]:
+            left, low = point["across"], point["upright"]
+            bars = {
+                "xerr": left and [[x - left[0]], [left[1] - x]],
+                "yerr": low and [[y - low[0]], [low[1] - y]],
+            }
+            look = {"fmt": marker, "color": colour, "markersize": 8, "zorder": 3}
+            axis.errorbar([x], [y], **bars, **look, capsize=2, elinewidth=1)
+    return line
 
 
-def _bounds(axis: Any, plot: Plot) -> None:
+def _references(axis: Any, references: list[dict[str, Any]], top: float) -> None:
     """Floors and ceiling as thin lines with their names; of those above the axis, the names."""
-    top, beyond = plot.y.high, 0
-    for bound in plot.bounds:
-        height, text = bound.y, bound.name[:_LONGEST]
-        if bound.beyond:
+    beyond = 0
+    for each in references:
+        height, text = each["y"], each["name"][:_LONGEST]
+        if each["beyond"]:
             height, text = top * (0.97 - 0.04 * beyond), f"↑ {text} {height:.1f}"
             beyond += 1
         else:
             axis.axhline(height, color="#888888", linewidth=0.7, linestyle=":", zorder=1)
-        axis.text(
-            0.01,
-            height + 0.006 * top,
-            text,
-            transform=axis.get_yaxis_transform(),
-            fontsize=7,
-            color="#666666",
-        )
+        place = (0.01, height + 0.006 * top)
+        axis.text(*place, text, transform=axis.get_yaxis_transform(), fontsize=7, color="#666666")

@@ -7,6 +7,7 @@ browser that keeps to its policy runs that one script, whatever else may have go
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from typing import Any
 from urllib.parse import quote
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
+from mibench.leaderboard.board import Board, Column, Curve, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.names import command_of_record, method_label
-from mibench.leaderboard.plots import Axis, Line, Mark, Plot, plots
+from mibench.leaderboard.plots import plots, said
 from mibench.leaderboard.records import GALLERIES, RECORDS, Filed
-from mibench.leaderboard.series import settings_of
+from mibench.leaderboard.series import UNDEFENDED, settings_of
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}
@@ -158,7 +159,7 @@ def _board(board: Board, sources: Mapping[str, Source], there: Collection[str]) 
         "tables": [_table(board.protocol, table, sources, there) for table in board.tables],
         "figure": figure if (figure := f"privacy-utility-{board.protocol}.svg") in there else None,
         "attacks": _attacks(board, sources),
-        "plots": [_plot(plot) for plot in plots(board)],
+        "plots": _plots(board),
         "numbers": [_numbers(curve) for curve in board.curves],
         "pictures": pictures,
         "files": files,
@@ -247,26 +248,48 @@ def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, An
     return cell | {"text": text, "beside": beside, "order": f"{value.number:.12g}"}
 
 
-def _place(number: float) -> float:
+def _plots(board: Board) -> list[dict[str, Any]]:
+    """Plots as the page's script draws them; colours are variables of its light and dark style."""
+    defenses = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
+    styles = {
+        name: {"colour": f"var(--series-{i % _COLOURS})", "shape": _SHAPES[i % len(_SHAPES)]}
+        for i, name in enumerate(defenses)
+    }
+    styles[UNDEFENDED] = {"colour": "var(--plain)", "shape": "circle"}
+    found = []
+    for plot in plots(board):
+        facets = {"architecture": [plot["target"]], "attack": [plot["attack"]]}
+        references = [
+            {
+                "y": min(each["y"], plot["y"].high),
+                "short": f"{each['name'].partition(':')[0]} {each['y']:.1f}",
+                "label": f"{each['name']} {each['y']:.1f}",
+                "beyond": each["beyond"],
+            }
+            for each in plot["references"]
+        ]
+        curves = [
+            {
+                "name": curve["name"],
+                **styles[curve["name"]],
+                "dashed": curve["name"] == UNDEFENDED,
+                "points": curve["points"],
+            }
+            for curve in plot["curves"]
+        ]
+        shown = {"title": f"{plot['attack']} on {plot['target']}", "facets": facets}
+        shown |= {"x": dataclasses.asdict(plot["x"]), "y": dataclasses.asdict(plot["y"])}
+        found.append(_rounded({**shown, "references": references, "curves": curves}))
+    return found
+
+
+def _rounded(value: Any) -> Any:
     """The page must not hold the last digits, which depend on a machine's rounding."""
-    return round(number, 5)
-
-
-def _percent(number: float, spread: float | None) -> str:
-    return f"{100 * number:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
-
-
-def _said(curve: Curve, point: CurvePoint) -> tuple[str, str, str, str]:
-    """A point in words: ``scale = 2 (default)``, natural and attack accuracy in per cent, seeds."""
-    notes = [word for word in ("control", "default") if getattr(point, word)]
-    notes += [] if point.ranked else ["not ranked"]
-    text = f"{curve.knob} = {point.strength:g}" if curve.knob else "strength"
-    return (
-        text + (f" ({', '.join(notes)})" if notes else ""),
-        _percent(point.natural, point.natural_spread),
-        _percent(point.attack, point.attack_spread),
-        ", ".join(map(str, point.seeds)),
-    )
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:
@@ -274,63 +297,5 @@ def _numbers(curve: Curve) -> dict[str, Any]:
     points = sorted(curve.points, key=lambda point: point.strength)
     return {
         "title": f"{curve.defense} under {curve.attack} on {curve.target}",
-        "rows": [_said(curve, point) for point in points],
-    }
-
-
-def _plot(plot: Plot) -> dict[str, Any]:
-    """A plot as plain data that the page's script draws, in the axes' units."""
-    return {
-        "title": f"{plot.attack} on {plot.target}",
-        "facets": {"architecture": [plot.target], "attack": [plot.attack]},
-        "x": _axis(plot.x),
-        "y": _axis(plot.y),
-        "references": [
-            {
-                "y": min(_place(bound.y), _place(plot.y.high)),
-                "short": f"{bound.name.partition(':')[0]} {bound.y:.1f}",
-                "label": f"{bound.name} {bound.y:.1f}",
-                "beyond": bound.beyond,
-            }
-            for bound in plot.bounds
-        ],
-        "curves": [_line(line) for line in plot.lines],
-    }
-
-
-def _axis(axis: Axis) -> dict[str, Any]:
-    ticks = [(_place(place), text) for place, text in axis.ticks]
-    return {"low": _place(axis.low), "high": _place(axis.high), "ticks": ticks}
-
-
-def _line(line: Line) -> dict[str, Any]:
-    """Colours are names of the style sheet's variables, which differ between light and dark."""
-    curve, index = line.curve, line.index
-    return {
-        "name": curve.defense,
-        "colour": "var(--plain)" if index is None else f"var(--series-{index % _COLOURS})",
-        "shape": "circle" if index is None else _SHAPES[index % len(_SHAPES)],
-        "dashed": index is None,
-        "points": [_point(curve, mark) for mark in line.marks],
-    }
-
-
-def _point(curve: Curve, mark: Mark) -> dict[str, Any]:
-    point = mark.point
-    strength, natural, attack, seeds = _said(curve, point)
-    return {
-        "x": _place(mark.x),
-        "y": _place(mark.y),
-        "across": mark.across and [_place(end) for end in mark.across],
-        "upright": mark.upright and [_place(end) for end in mark.upright],
-        "default": point.default,
-        "control": point.control,
-        "lines": [
-            curve.defense,
-            strength,
-            f"natural {natural} %",
-            f"attack {attack} %",
-            f"seeds {seeds}",
-        ],
-        "files": list(point.files),
+        "rows": [said(curve, point) for point in points],
     }

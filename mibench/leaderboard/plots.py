@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mibench.leaderboard.board import Board, Curve, CurvePoint
-from mibench.leaderboard.series import UNDEFENDED
 
 LEAST_ERROR = 0.001  # a smaller one is drawn as this
 
@@ -40,93 +40,89 @@ def reach(value: float, spread: float | None) -> tuple[float, float]:
     return max(value - (spread or 0), 0), min(value + (spread or 0), 1)
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A point of a curve on the axes, with the ends of its error bars, None where it has none."""
-
-    point: CurvePoint
-    x: float
-    y: float
-    across: tuple[float, float] | None
-    upright: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve: its marks in the order of strengths.
-
-    Attributes:
-        index: which of the defenses it is, which gives colour and shape; None for none.
-    """
-
-    curve: Curve
-    index: int | None
-    marks: tuple[Mark, ...]
+def said(curve: Curve, point: CurvePoint) -> tuple[str, str, str, str]:
+    """A point in words: ``scale = 2 (default)``, natural and attack accuracy in per cent, seeds."""
+    notes = [word for word in ("control", "default") if getattr(point, word)]
+    notes += [] if point.ranked else ["not ranked"]
+    text = f"{curve.knob} = {point.strength:g}" if curve.knob else "strength"
+    return (
+        text + (f" ({', '.join(notes)})" if notes else ""),
+        _percent(point.natural, point.natural_spread),
+        _percent(point.attack, point.attack_spread),
+        ", ".join(map(str, point.seeds)),
+    )
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A floor or the ceiling: its height, and whether that is above the axis."""
-
-    name: str
-    y: float
-    beyond: bool
+def _percent(number: float, spread: float | None) -> str:
+    return f"{100 * number:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
-@dataclass(frozen=True)
-class Plot:
-    """One architecture under one attack; floors and ceiling from above."""
+def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
+    """One plot for each architecture and attack: places in the axes' units, and texts.
 
-    target: str
-    attack: str
-    x: Axis
-    y: Axis
-    lines: tuple[Line, ...]
-    bounds: tuple[Bound, ...]
-
-
-def plots(board: Board, shared: bool = False) -> list[Plot]:
-    """One plot for each architecture and attack.
+    ``references`` are from above; of those ``beyond`` the axis only the names are shown. The points
+    of a curve are in the order of strengths; ``across`` and ``upright`` are the ends of error bars.
 
     Args:
         board: the board.
         shared: whether all have one vertical axis.
     """
-    defenses = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in board.curves:
         groups.setdefault((curve.target, curve.attack), []).append(curve)
-    known = [(name, value.number) for name, value in board.references if value.number is not None]
-    known.sort(key=lambda each: -each[1])
+    bounds = [(name, value.number) for name, value in board.references if value.number is not None]
+    bounds.sort(key=lambda each: -each[1])
     found = []
     for (target, attack), curves in groups.items():
-        own = known if board.reference_target in ("", target) else []
+        own = bounds if board.reference_target in ("", target) else []
         points = [point for curve in curves for point in curve.points]
         over = [point for curve in board.curves for point in curve.points] if shared else points
-        upright = attack_axis(over, [number for _, number in (known if shared else own)])
+        upright = attack_axis(over, [number for _, number in (bounds if shared else own)])
         found.append(
-            Plot(
-                target,
-                attack,
-                natural_axis(points),
-                upright,
-                tuple(_line(curve, defenses) for curve in curves),
-                tuple(Bound(name, 100 * n, 100 * n > upright.high) for name, n in own),
-            )
+            {
+                "target": target,
+                "attack": attack,
+                "x": natural_axis(points),
+                "y": upright,
+                "references": [
+                    {"name": name, "y": 100 * n, "beyond": 100 * n > upright.high}
+                    for name, n in own
+                ],
+                "curves": [
+                    {
+                        "name": curve.defense,
+                        "points": [
+                            _point(curve, point)
+                            for point in sorted(curve.points, key=lambda point: point.strength)
+                        ],
+                    }
+                    for curve in curves
+                ],
+            }
         )
     return found
 
 
-def _line(curve: Curve, defenses: Sequence[str]) -> Line:
-    marks = []
-    for point in sorted(curve.points, key=lambda point: point.strength):
-        left, right = (position(end) for end in reach(point.natural, point.natural_spread))
-        low, high = (100 * end for end in reach(point.attack, point.attack_spread))
-        across = (left, right) if point.natural_spread else None
-        upright = (low, high) if point.attack_spread else None
-        marks.append(Mark(point, position(point.natural), 100 * point.attack, across, upright))
-    index = None if curve.defense == UNDEFENDED else defenses.index(curve.defense)
-    return Line(curve, index, tuple(marks))
+def _point(curve: Curve, point: CurvePoint) -> dict[str, Any]:
+    strength, natural, attack, seeds = said(curve, point)
+    across = [position(end) for end in reach(point.natural, point.natural_spread)]
+    upright = [100 * end for end in reach(point.attack, point.attack_spread)]
+    return {
+        "x": position(point.natural),
+        "y": 100 * point.attack,
+        "across": across if point.natural_spread else None,
+        "upright": upright if point.attack_spread else None,
+        "default": point.default,
+        "control": point.control,
+        "lines": [
+            curve.defense,
+            strength,
+            f"natural {natural} %",
+            f"attack {attack} %",
+            f"seeds {seeds}",
+        ],
+        "files": list(point.files),
+    }
 
 
 def natural_axis(points: Sequence[CurvePoint]) -> Axis:

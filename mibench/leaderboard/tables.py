@@ -5,22 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, cast
 
 import pandas as pd
 
-from mibench.leaderboard.board import DASH, Board, Column, Curve, Table, Value
+from mibench.leaderboard.board import DASH, Board, Column, Curve, Kind, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import base_attack, command_of_record
 from mibench.leaderboard.ranking import RULE, Match, anchor, matches, worst_case
 from mibench.leaderboard.records import Filed
-from mibench.leaderboard.series import (
-    UNDEFENDED,
-    Series,
-    curves,
-    over_seeds,
-    seeds_text,
-    series,
-)
+from mibench.leaderboard.series import UNDEFENDED, Series, curves, over_seeds, seeds_text, series
 from mibench.record import BoardCard, Record
 
 SPREAD_NOTE = (
@@ -31,8 +25,14 @@ _INTERVALS = {
     "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
 }
-_TARGET = Column("target", "target", help="architecture of the attacked classifier")
-_NATURAL = Column("natural", "natural accuracy", "percent", "higher", help="on private test images")
+# Of cells: their columns of metrics.
+_METRICS = {
+    "top1": HEADLINE,
+    "top5": "attack_accuracy_top5",
+    "both": "attack_accuracy_both",
+    "knn": "knn_distance",
+    **{key: key for key in ("fid", "fd_evaluator", "attribute_error")},
+}
 # A row, and the cells behind it.
 Row = tuple[dict[str, Value], Sequence[Series]]
 
@@ -109,50 +109,11 @@ def defenses_table(
             members = [*own.values(), *([control] if control else [])]
             ranked.append((match.rank or len(default) + 1, (row, members)))
         rows += [row for _, row in sorted(ranked, key=lambda each: each[0])]
-    head = card.headline
-    columns = (
-        Column("rank", "rank", "count", "lower", "rank at matched natural accuracy", True),
-        _TARGET,
-        Column("defense", "defense", help="at its default strength"),
-        _NATURAL,
-        *(_top1(a, a, f"top-1 attack accuracy of {a}") for a in attacks),
-        _top1("worst", "worst case", "over the board's fixed set of attacks"),
-        _top1(
-            "matched",
-            "attack at matched accuracy",
-            f"top-1 of {head} at the matched natural accuracy; what ranks",
-            True,
-        ),
-        dataclasses.replace(
-            _NATURAL,
-            key="matched_natural",
-            title="natural accuracy there",
-            help="natural accuracy of the point that is ranked",
-            detail=True,
-        ),
-        Column(
-            "matched_strength",
-            "strength there",
-            help="main knob of the point that is ranked",
-            detail=True,
-        ),
-        dataclasses.replace(
-            _NATURAL,
-            key="control_natural",
-            title="control: natural accuracy",
-            help="the same defense without its protection",
-            detail=True,
-        ),
-        _top1(
-            "control_attack",
-            f"control: {head}",
-            "top-1 attack accuracy against the defense without its protection",
-            True,
-        ),
-        Column("epsilon", "ε", "number", "lower", "privacy budget of the formal guarantee"),
-        Column("privacy_unit", "unit of ε", help="what the formal guarantee protects", detail=True),
-        Column("seeds", "seeds", help=f"seeds under {head}", detail=True),
-    )
+    columns = _columns("defenses", headline=card.headline)
+    place = [column.key for column in columns].index("worst")
+    columns[place:place] = [
+        Column(a, a, "percent", "lower", f"top-1 attack accuracy of {a}") for a in attacks
+    ]
     notes = (
         f"Top-1 attack accuracies; lower is better for the defender. {SPREAD_NOTE}",
         RULE + (f" Here: {', '.join(levels)}." if levels else ""),
@@ -168,7 +129,6 @@ def defenses_table(
 def improvement_table(cells: Sequence[Series], card: BoardCard, targets: Sequence[str]) -> Table:
     """Each attack with the improved objective and model augmentation, on undefended targets."""
     default = {(c.target, c.attack): c for c in cells if c.default and c.defense == UNDEFENDED}
-    titles = {"base": "base", "lom": "+ LOM", "ma": "+ MA", "improved": "improved"}
     deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
     rows: list[Row] = []
     for target in targets:
@@ -189,42 +149,18 @@ def improvement_table(cells: Sequence[Series], card: BoardCard, targets: Sequenc
             seeds = {seeds_text(list(each.complete)) for each in own.values()}
             row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
             rows.append((row, list(own.values())))
-    columns = (
-        Column("attack", "attack"),
-        Column("target", "target", help="architecture of the attacked classifier, undefended"),
-        *(_top1(key, title, "top-1 attack accuracy") for key, title in titles.items()),
-        *(
-            _top1(
-                delta,
-                f"Δ {titles[key]}",
-                f"{titles[key]} − base, in points, with its interval",
-                key != "improved",
-            )
-            for key, delta in deltas.items()
-        ),
-        Column("seeds", "seeds", detail=True),
-    )
     notes = (
         "Top-1 attack accuracies on undefended targets. + LOM: the improved objective (logit "
         "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
         f"{SPREAD_NOTE}",
         f"Δ: the difference to the base in points, with {_INTERVALS[card.interval]}.",
     )
+    columns = _columns("improvement")
     return _table("improvement", "What the improvements bring", columns, rows, notes)
 
 
 def cells_table(cells: Sequence[Series], targets: Sequence[str]) -> Table:
     """Every cell with all its metrics."""
-    # Of each column: its metric, its title, whether a table on paper does without it.
-    metrics = {
-        "top1": (HEADLINE, "top-1", False),
-        "top5": ("attack_accuracy_top5", "top-5", False),
-        "both": ("attack_accuracy_both", "both evaluators", True),
-        "knn": ("knn_distance", "KNN distance", False),
-        "fid": ("fid", "FID", False),
-        "fd_evaluator": ("fd_evaluator", "FD (evaluator)", True),
-        "attribute_error": ("attribute_error", "attribute error", True),
-    }
     rows: list[Row] = []
     for each in sorted(
         cells, key=lambda c: (targets.index(c.target), c.defense, not c.default, c.attack)
@@ -237,7 +173,7 @@ def cells_table(cells: Sequence[Series], targets: Sequence[str]) -> Table:
             "target": Value(text=each.target),
             "defense": Value(text=each.defense),
             "settings": Value(text=each.settings),
-            **{key: each.mean(metric) for key, (metric, _, _) in metrics.items()},
+            **{key: each.mean(metric) for key, metric in _METRICS.items()},
             "natural": each.mean("natural_accuracy"),
             "evaluator": each.mean("evaluator_accuracy"),
             "n": Value(counts.pop()) if len(counts) == 1 else DASH,
@@ -249,44 +185,14 @@ def cells_table(cells: Sequence[Series], targets: Sequence[str]) -> Table:
             "commit": Value(text=_commits(each.filed)),
         }
         rows.append((row, [each]))
-    columns = (
-        Column("attack", "attack"),
-        Column("access", "access", help="what the attack may see of the target", detail=True),
-        _TARGET,
-        Column("defense", "defense"),
-        Column("settings", "settings", help="what differs from the protocol's defaults"),
-        *(
-            _top1(key, title, f"metric {metric}", detail)
-            if metric.startswith("attack_accuracy")
-            else Column(key, title, "number", "higher", f"metric {metric}", detail)
-            for key, (metric, title, detail) in metrics.items()
-        ),
-        _NATURAL,
-        Column(
-            "evaluator",
-            "evaluator accuracy",
-            "percent",
-            help="below 90 %: shown, never ranked",
-            detail=True,
-        ),
-        Column("n", "n", "count", help="reconstructions of each seed", detail=True),
-        Column("seeds", "seeds", detail=True),
-        Column("prior", "prior", help="the attacker's generative model", detail=True),
-        Column(
-            "verified",
-            "verification",
-            help="whether somebody else has run the cell anew",
-            detail=True,
-        ),
-        Column("commit", "commit", help="of mibench; + marks uncommitted changes", detail=True),
-    )
+    columns = _columns("cells")
     notes = (
         f"{SPREAD_NOTE} FD (evaluator) and FID are biased upwards the more, the fewer the images: "
         "compare them at equal n.",
         "verified: the cell was run anew and gave the same. metrics recomputed: the numbers follow "
         "from the record's reconstructions, which says nothing of how these were made. "
         "self-reported: nobody has checked the numbers.",
-        *_missing_notes(cells, {metric: title for metric, title, _ in metrics.values()}),
+        *_missing_notes(cells, {_METRICS[c.key]: c.title for c in columns if c.key in _METRICS}),
     )
     return _table("cells", "All cells", columns, rows, notes, pinned=False)
 
@@ -297,18 +203,14 @@ def published_table() -> Table:
     All are of CelebA at 64×64 with targets that start from face recognition or ImageNet weights,
     which no protocol here is: nothing in this table compares with a measured number.
     """
-    place = Path(__file__).with_name("published.csv")
-    rows = pd.read_csv(place, dtype=str, keep_default_na=False).to_dict("records")
-    titles = {"natural": "natural accuracy %", "top1": "top-1 %", "top5": "top-5 %"}
-    titles |= {"knn": "KNN distance", "fid": "FID"}
     return Table(
         key="published",
         title="Published numbers",
-        columns=tuple(
-            Column(str(key), titles.get(str(key), str(key)), detail=key in ("knn", "fid"))
-            for key in rows[0]
+        columns=tuple(_columns("published")),
+        rows=tuple(
+            {key: Value(text=text) for key, text in row.items() if text}
+            for row in _lines("published")
         ),
-        rows=tuple({str(k): Value(text=text) for k, text in row.items() if text} for row in rows),
         notes=(
             "As the sources print them, not measured here: CelebA at 64×64 (private and public "
             "identities both from CelebA), targets that start from pretrained weights, other "
@@ -318,14 +220,33 @@ def published_table() -> Table:
     )
 
 
-def _top1(key: str, title: str, help_: str, detail: bool = False) -> Column:
-    return Column(key, title, "percent", "lower", help_, detail)
+def _lines(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file beside this one."""
+    place = Path(__file__).with_name(f"{name}.csv")
+    rows = pd.read_csv(place, dtype=str, keep_default_na=False).to_dict("records")
+    return [{str(key): text for key, text in row.items()} for row in rows]
+
+
+def _columns(table: str, **words: str) -> list[Column]:
+    """The columns of a table by ``columns.csv``, whose texts may hold ``{headline}``."""
+    return [
+        Column(
+            key=row["key"],
+            title=row["title"].format(**words),
+            kind=cast(Kind, row["kind"]),
+            better=cast("Literal['lower', 'higher'] | None", row["better"] or None),
+            help=row["help"].format(**words),
+            detail=bool(row["detail"]),
+        )
+        for row in _lines("columns")
+        if row["table"] == table
+    ]
 
 
 def _table(
     key: str,
     title: str,
-    columns: tuple[Column, ...],
+    columns: Sequence[Column],
     rows: Sequence[Row],
     notes: tuple[str, ...],
     pinned: bool = True,
@@ -344,7 +265,7 @@ def _table(
     return Table(
         key=key,
         title=title,
-        columns=columns,
+        columns=tuple(columns),
         rows=tuple(row for row, _ in rows),
         notes=(*notes, *more),
         files=tuple(tuple(f.path for each in own for f in each.filed) for _, own in rows),
