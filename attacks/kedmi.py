@@ -120,7 +120,8 @@ class Kedmi(Attack["Kedmi.Config"]):
         draws, noise = problem.streams("draws"), problem.streams("noise")
         for _ in problem.progress.steps(config.iterations, "kedmi"):
             x = G(latents(draws.normal(1, dims)))
-            loss = λ_id * L_id(x, y, noise) - λ_prior * D(x)
+            L_prior = -D(x)
+            loss = λ_id * L_id(x, y, noise) + λ_prior * L_prior
             adam.zero_grad(set_to_none=True)
             # The published mean over 60; Adam cancels such a factor, but for its added 1e-8.
             (loss.sum() / PUBLISHED_BATCH).backward()

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, Strict, model_validator
 
 from mibench.types import Access, Frozen, digest
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 RULES_VERSION = 2  # of the metrics' rules; records of schema 1 were made by version 1
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
 # Images beside the reconstructions, which bound every attack.
+_LARGEST = 1e15  # of a strength that a curve can show
 FLOOR_PRIOR = "floor: random prior samples"
 FLOOR_PUBLIC = "floor: public images that the target scores highest"
 CEILING = "ceiling: private test images"
 REFERENCES = (FLOOR_PRIOR, FLOOR_PUBLIC, CEILING)
 
-Interval = tuple[float, float]
+# A validator before the model's own turns JSON into Python's lists, which strict tuples refuse.
+_List = Strict(False)
+Interval = Annotated[tuple[float, float], _List]
 
 
 def protocol_digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a protocol card as JSON.
 
-    Methods' settings, which each record states itself, and notes are left out; so are fields of
-    later releases that say nothing, for cards to keep the digest they had before there were any.
+    Methods' settings, which each record states itself, notes and what boards show are left out; so
+    are fields of later releases that say nothing, for cards to keep the digest they had before.
     """
-    apart = {"digest", "attacks", "priors", "defenses", "notes"}
+    apart = {"digest", "attacks", "defenses", "priors", "notes", "board"}
     later: dict[str, Any] = {
         "initialisation": {},
         "prior_seed": None,
@@ -55,7 +58,13 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
     return digest(told({name: value for name, value in card.items() if name not in apart}))
 
 
-class MetricValue(Frozen):
+class _Strict(Frozen):
+    """A model whose numbers are numbers and whose texts are texts."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class MetricValue(_Strict):
     """A number with what it was computed over.
 
     Attributes:
@@ -71,8 +80,8 @@ class MetricValue(Frozen):
     n: int | None = None
     interval: Interval | None = None
     interval_over: str | None = None
-    per_identity: tuple[float, ...] | None = None
-    hits: tuple[str, ...] | None = None
+    per_identity: Annotated[tuple[float, ...], _List] | None = None
+    hits: Annotated[tuple[str, ...], _List] | None = None
     reason: str | None = None
 
     @model_validator(mode="after")
@@ -89,8 +98,8 @@ def missing(reason: str) -> MetricValue:
     return MetricValue(value=None, reason=reason)
 
 
-class Part(Frozen):
-    """One of a cell's four parts: its name, what was passed, and what that resolved to.
+class Part(_Strict):
+    """One of a cell's parts: its name, what was passed, and what that resolved to.
 
     Attributes:
         source: SHA-256 of the normalised source, with the modules that it reaches by import, of a
@@ -104,7 +113,77 @@ class Part(Frozen):
     resolved: dict[str, Any]
 
 
-class Environment(Frozen):
+class PriorPart(_Strict):
+    """The attacker's image prior.
+
+    Attributes:
+        kind: registered name of its kind: ``"gan"``, ``"inversion-gan"``.
+        source: as a :class:`Part`'s, of a kind that is not one of mibench's own files.
+        recipe: how it was trained, in words, as tables show it.
+        pinned: whether the protocol pins the general prior, which all its cells then share.
+        passed: settings ``prior.…``; ``prior.kind`` where another kind than the attack's was asked
+            for.
+    """
+
+    kind: str
+    source: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    recipe: str
+    pinned: bool
+    passed: dict[str, Any]
+    resolved: dict[str, Any]
+
+
+class BoardCard(Frozen):
+    """What the board of a protocol shows; a card holds it, outside its digest.
+
+    Attributes:
+        headline: the attack of curves and ranks.
+        worst_case: the fixed set of attacks behind the worst case.
+        interval: what the intervals of differences are over: the seeds where a protocol has but a
+            handful of classes.
+    """
+
+    headline: str
+    worst_case: tuple[str, ...]
+    interval: Literal["identities", "seeds"] = "identities"
+
+
+class Strength(_Strict):
+    """How strong a defense was set.
+
+    Attributes:
+        path: its main knob: ``"defense.scale"``, or ``"target.epochs"`` for early stopping.
+        value: the resolved setting, or what training came to, as noise for a given ε; None where
+            it is no number, as of a training that diverged.
+        control: whether the defense's own knob is at 0: its code without its protection.
+    """
+
+    path: str = Field(pattern=r"^(defense|target)\.[A-Za-z0-9_.-]+$")
+    value: float | None
+    control: bool
+
+
+def strength(
+    path: str, parts: Mapping[str, Mapping[str, Any]], utility: Mapping[str, Any]
+) -> Strength:
+    """The strength at a main knob.
+
+    Args:
+        path: as ``"defense.scale"``.
+        parts: resolved settings of ``defense`` and ``target``.
+        utility: a record's, where a knob that was found in training is reported.
+    """
+    part, _, field = path.partition(".")
+    value: Any = parts.get(part)
+    for name in field.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    value = utility.get(field) if value is None else value
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    number = float(value) if plain and abs(value) <= _LARGEST else None  # no NaN, no infinity
+    return Strength(path=path, value=number, control=part == "defense" and number == 0)
+
+
+class Environment(_Strict):
     """Where a record or a stage was made, and with what."""
 
     mibench: str
@@ -119,7 +198,7 @@ class Environment(Frozen):
     platform: str
 
 
-class StageCost(Frozen):
+class StageCost(_Strict):
     """What a stage cost when it was computed (``cached``: in an earlier run).
 
     Attributes:
@@ -136,38 +215,118 @@ class StageCost(Frozen):
     maker: Environment | None = None
 
 
-class Record(Frozen):
+class Record(_Strict):
     """The result of one cell; accuracies are fractions in [0, 1].
 
+    Records of schema 1 and 2 are read as if they were of schema 3 (:func:`upgraded`).
+
     Attributes:
-        schema_version: 1 and 2 are read; 2 has ``rules`` and the parts' ``source``.
-        environment: what made the last stage, whoever prints it later; dirty if any stage's was.
         rules: version of the metrics' rules, by which the numbers are checked.
-        verified_by: of schema 1, where it is always null in a filed record: who has verified a
-            record is not for the record to say.
+        strength: of the defense; None where it has no main knob.
+        people: whether the reconstructions show people, and are not to be published.
+        environment: what made the last stage, whoever prints it later; dirty if any stage's was.
     """
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
-    rules: int = Field(1, ge=1, le=RULES_VERSION)
+    schema_version: Literal[3] = SCHEMA_VERSION
+    rules: int = Field(ge=1, le=RULES_VERSION)
     status: Literal["complete", "diverged"]
     protocol: Part
     target: Part
     defense: Part
     attack: Part
+    prior: PriorPart
+    strength: Strength | None
     seed: int = Field(ge=0, lt=2**63)
     access: Access
-    prior: str
+    people: bool
     utility: dict[str, float | str | None]
     metrics: dict[str, MetricValue]
     references: dict[str, dict[str, MetricValue]]
-    costs: tuple[StageCost, ...]
+    costs: Annotated[tuple[StageCost, ...], _List]
     artifacts: dict[str, str]
     environment: Environment
     command: str
     created: str
-    verified_by: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        known = isinstance(data, dict) and type(data.get("schema_version")) is int
+        return upgraded(data) if known and data["schema_version"] in (1, 2) else data
 
     def results(self) -> dict[str, Any]:
         """What an equal run must reproduce: all but cost, time, place and command."""
-        volatile = {"costs", "environment", "command", "created", "verified_by"}
+        volatile = {"costs", "environment", "command", "created"}
         return self.model_dump(mode="json", exclude=volatile)
+
+
+# Main knobs, which records of schema 1 and 2 do not name.
+_KNOBS = {
+    "none": "target.epochs",
+    "mid": "defense.beta",
+    "bido": "defense.scale",
+    "dp-sgd": "defense.noise_multiplier",
+}
+_PINNED = " (general prior pinned by the protocol)"
+
+
+def upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema 1 or 2 as one of schema 3; what is no record stays none.
+
+    The prior's settings were the attack's, its pin was a phrase in its recipe, and neither a
+    defense's main knob nor whether people are shown was said.
+
+    Raises:
+        ValueError: it says that it was verified, or, of schema 1, where its methods come from.
+    """
+    data = {"rules": 1, **data} if data["schema_version"] == 1 else {**data}
+    if data.pop("verified_by", None) is not None:
+        raise ValueError(
+            "verified_by: a record cannot say that it was verified; `mibench leaderboard verify` "
+            "notes it beside the records"
+        )
+    try:
+        protocol, defense, attack = data["protocol"], data["defense"], data["attack"]
+        if data["schema_version"] == 1 and (defense.get("source") or attack.get("source")):
+            raise ValueError("a record of schema 1 has no source")
+        of_prior = {k: v for k, v in attack["resolved"].items() if k in ("prior", "prior_training")}
+        own, passed = prior_apart(attack["passed"])
+        data["attack"] = {
+            **attack,
+            "passed": own,
+            "resolved": {k: v for k, v in attack["resolved"].items() if k not in of_prior},
+        }
+        data["prior"] = {
+            "kind": "inversion-gan" if "prior_training" in of_prior else "gan",
+            "recipe": data["prior"].removesuffix(_PINNED),
+            "pinned": data["prior"].endswith(_PINNED),
+            "passed": passed,
+            "resolved": {**of_prior.get("prior", {}), **of_prior.get("prior_training", {})},
+        }
+        card = {**protocol["resolved"]}
+        divided = {name: prior_apart(settings) for name, settings in card["attacks"].items()}
+        card["attacks"] = {name: own for name, (own, _) in divided.items() if own}
+        prior = next((each for _, each in divided.values() if each), None)
+        card["priors"] = {"inversion-gan": prior} if prior else {}
+        data["protocol"] = {**protocol, "resolved": card}
+        knob = None if defense.get("source") else _KNOBS.get(defense["name"])
+        parts = {name: data[name]["resolved"] for name in ("defense", "target")}
+        data["strength"] = knob and strength(knob, parts, data["utility"]).model_dump()
+        drawn = "private_name" in card["data"] or card["data"].get("dataset") == "mnist"
+    except (AttributeError, KeyError, TypeError):
+        return data  # which is no record: the schema names what is wrong
+    return {**data, "people": not drawn, "schema_version": SCHEMA_VERSION}
+
+
+def prior_apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of an attack, and those among them that are its prior's now, by their new paths."""
+    own, prior = {}, {}
+    for path, value in settings.items():
+        part, _, field = path.removeprefix("attack.").partition(".")
+        if part not in ("prior", "prior_training"):
+            own[path] = value
+        elif field:
+            prior[f"prior.{field}"] = value
+        else:  # set as a whole
+            prior |= {f"prior.{name}": each for name, each in value.items()}
+    return own, prior

@@ -12,6 +12,7 @@ from mibench import protocols
 from mibench.data.rendered import SynthFacesData
 from mibench.judges.evaluators import JudgeConfig
 from mibench.priors import GanConfig
+from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 from tests.kit import problems
@@ -33,6 +34,7 @@ TINY = protocols.Protocol(
         public_identities=8,
         public_images=4,
     ),
+    board=BoardCard(headline="improved-kedmi", worst_case=("gmi", "improved-kedmi")),
     resolution=32,
     samples=4,
     chance_kappa=-1,  # an epoch on thirty images learns nothing

@@ -30,6 +30,7 @@ from mibench.record import (
     Part,
     Record,
     StageCost,
+    strength,
 )
 from mibench.settings import plain_settings
 from mibench.store.artifact import Artifact, save_json
@@ -46,19 +47,16 @@ _LONGEST_NAME = 200  # bytes; file systems take 255
 def run_folder(cell: Cell, images: Images) -> Path:
     """Where a cell's results go unless told otherwise: its name holds all that they depend on.
 
-    It is called as on boards (:func:`~mibench.names.cell_name`), with a prior that is not the
-    attack's own; what boards refuse follows: a preset, a budget, and images that the protocol does
-    not draw itself.
+    It is called as on boards (:func:`~mibench.names.cell_name`), what boards refuse
+    follows: a preset, a budget, and images that the protocol does not draw itself.
     """
-    request, attack = cell.request, method_label(cell.attack.full, cell.attack_source)
-    if request.prior is not None:
-        attack += f"-{method_label(cell.prior_name, cell.prior_source)}"
+    request = cell.request
     name = cell_name(
-        attack=attack,
+        attack=method_label(cell.attack.full, cell.attack_source),
         defense=method_label(cell.defense_name, cell.defense_source),
         target=cell.architecture,
         seed=request.seed,
-        passed=request.overrides,
+        passed=cell.settings,
     )
     name += f"-{request.preset}" if request.preset is not None else ""
     name += f"-budget-{request.budget!r}" if request.budget != 1 else ""
@@ -88,7 +86,7 @@ def claim(folder: Path, cell: Cell, images: Images) -> Path:
         "target": cell.architecture,
         "defense": cell.defense_name,
         "attack": cell.attack.full,
-        "prior": cell.prior,
+        "prior": cell.prior_name,
         "seed": cell.request.seed,
         "settings": plain_settings({k: v for part in PARTS for k, v in cell.passed(part).items()}),
     }
@@ -97,7 +95,7 @@ def claim(folder: Path, cell: Cell, images: Images) -> Path:
         "target": old.target.name,
         "defense": old.defense.name,
         "attack": old.attack.name,
-        "prior": old.prior,
+        "prior": old.prior.kind,
         "seed": old.seed,
         "settings": plain_settings(overrides(old)),
     }
@@ -146,6 +144,10 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
     if not divided.complete:
         artifacts[INCOMPLETE] = divided.digest
     costs = _costs(summary["costs"], artifact, bench)
+    parts = {
+        "target": cell.training.model_dump(mode="json"),
+        "defense": cell.defense_config.model_dump(mode="json"),
+    }
     return Record(
         rules=RULES_VERSION,
         status=summary["status"],
@@ -158,23 +160,25 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
         target=Part(
             name=cell.architecture,
             passed=cell.passed("target"),
-            resolved=cell.training.model_dump(mode="json"),
+            resolved=parts["target"],
         ),
         defense=Part(
             name=cell.defense_name,
             source=cell.defense_source,
             passed=cell.passed("defense"),
-            resolved=cell.defense_config.model_dump(mode="json"),
+            resolved=parts["defense"],
         ),
         attack=Part(
             name=cell.attack.full,
             source=cell.attack_source,
-            passed={**cell.passed("attack"), **cell.passed("prior")},
-            resolved=cell.attack_resolved,
+            passed=cell.passed("attack"),
+            resolved=cell.attack_config.model_dump(mode="json"),
         ),
+        prior=cell.prior,
+        strength=strength(cell.knob, parts, utility) if cell.knob else None,
         seed=cell.request.seed,
         access=cell.attack_class.access,
-        prior=cell.prior,
+        people=divided.of_people,
         utility=utility,
         metrics=_read(values["metrics"]),
         references={name: _read(each) for name, each in values["references"].items()},

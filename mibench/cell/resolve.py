@@ -20,10 +20,11 @@ from mibench.judges.evaluators import JudgeConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
-from mibench.names import AttackName, variants
+from mibench.names import AttackName, method_label, variants
 from mibench.priors import PRIORS, PriorConfig, PriorKind
 from mibench.priors._networks import map_sizes
 from mibench.protocols import Protocol, folder_protocol, protocol_named
+from mibench.record import PriorPart
 from mibench.registry import closest, contained
 from mibench.settings import explain, plain, scaled, shown
 from mibench.store.source import outside_digest
@@ -34,7 +35,7 @@ from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack", "prior")
 # What a card says of itself and what it pins; methods' settings have paths of their own.
-_IDENTITY = ("name", "version", "title", "notes", "assets")
+_IDENTITY = ("name", "version", "title", "notes", "assets", "board")
 _METHODS = ("attacks", "priors", "defenses")
 _MOVED = ("attack.prior", "attack.prior_training")  # where the prior's settings were
 
@@ -75,26 +76,38 @@ class Cell:
     weights: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def prior(self) -> str:
+    def prior(self) -> PriorPart:
         """The attacker's image prior, as records and boards describe it."""
-        pinned = " (general prior pinned by the protocol)" if self.protocol.pins_prior else ""
-        return self.prior_kind(self.prior_config).recipe() + pinned
+        return PriorPart(
+            kind=self.prior_name,
+            source=self.prior_source,
+            recipe=self.prior_kind(self.prior_config).recipe(),
+            pinned=self.protocol.pins_prior,
+            passed=self.passed("prior"),
+            resolved=self.prior_config.model_dump(mode="json"),
+        )
 
     @property
-    def attack_resolved(self) -> dict[str, Any]:
-        """Settings of attack and prior, under the names that they have in a record."""
-        prior = self.prior_config.model_dump(mode="json")
-        resolved = self.attack_config.model_dump(mode="json")
-        resolved["prior"] = {name: prior.pop(name) for name in PriorConfig.model_fields}
-        return {**resolved, "prior_training": prior} if prior else resolved
+    def knob(self) -> str | None:
+        """Path of the defense's main knob; an undefended target's is early stopping."""
+        own = self.defense_class.strength
+        return f"defense.{own}" if own else {"none": "target.epochs"}.get(self.defense_name)
 
     def contained(self) -> contextlib.AbstractContextManager[None]:
         """A block in which its methods cannot end the program."""
         return contained(self.defense_class, self.attack_class, self.prior_kind)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that was passed by a path; another prior than the attack's is one of it."""
+        given = dict(self.request.overrides)
+        if self.request.prior is not None:
+            given["prior.kind"] = method_label(self.prior_name, self.prior_source)
+        return given
+
     def passed(self, part: str) -> dict[str, Any]:
-        """The overrides that were passed for one of the parts; a budget is the protocol's."""
-        given = {k: v for k, v in self.request.overrides.items() if k.split(".")[0] == part}
+        """The settings that were passed for one of a record's parts; a budget is the protocol's."""
+        given = {k: v for k, v in self.settings.items() if k.split(".")[0] == part}
         if part == "protocol" and self.request.budget != 1:
             given["budget"] = self.request.budget
         if part == "protocol" and self.request.preset is not None:
@@ -356,7 +369,7 @@ def _protocol(spec: Request) -> Protocol:
     # Of a folder, `protocol.min_images` is short for `protocol.data.min_images`.
     wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
     for path in wanted:
-        if path in _IDENTITY:
+        if path.partition(".")[0] in _IDENTITY:
             raise RequestError(f"--set protocol.{path}: this identifies the protocol and is fixed")
         if path.partition(".")[0] in _METHODS:
             raise RequestError(

@@ -15,7 +15,7 @@ from mibench.files import user_path
 
 if TYPE_CHECKING:
     from mibench.leaderboard.board import Board, Table
-    from mibench.record import Record
+    from mibench.record import BoardCard, Record
     from mibench.verify.compare import Comparison
 
 FORMATS = ("latex", "csv", "markdown", "html")  # as in leaderboard.formats, unimported
@@ -26,7 +26,7 @@ folder_option = click.option(
     metavar="DIR",
     default="leaderboards",
     show_default=True,
-    help="Folder of the leaderboards, with records/ and boards.toml.",
+    help="Folder of the leaderboards, with records/.",
 )
 device_option = click.option(
     "--device",
@@ -56,9 +56,9 @@ def build(folder: str, check: bool) -> None:
     """
     from mibench.leaderboard import build as building
 
-    place = _existing(folder)
+    place, cards = _existing(folder), _cards()
     if check:
-        stale, problems = building.stale(place)
+        stale, problems = building.stale(place, cards)
         for name in stale:
             click.echo(name)
         if stale:
@@ -69,7 +69,7 @@ def build(folder: str, check: bool) -> None:
             )
         click.echo(f"all generated files in {place} are what its records say")
     else:
-        written, problems, alone = building.build(place)
+        written, problems, alone = building.build(place, cards)
         click.echo(f"wrote {len(written)} files in {place}; start with {place / building.PAGE}")
         for name in alone:
             click.echo(f"left alone, as no build is known to have made it: {name}")
@@ -332,7 +332,7 @@ def export(
     from mibench.registry import closest
 
     wanted = _conditions(conditions)
-    made = boards(_existing(folder))
+    made = boards(_existing(folder), _cards())
     found = {board.protocol: board for board in made.boards}
     if protocol not in found:
         hint = closest(protocol, found) or f"boards: {', '.join(found)}"
@@ -362,8 +362,8 @@ def _conditions(texts: Sequence[str]) -> dict[str, set[str]]:
 
 def _write_figure(board: Board, wanted: Mapping[str, Collection[str]], figure: str) -> None:
     from mibench.files import user_path, write_atomic
-    from mibench.leaderboard.curves import curves_of
     from mibench.leaderboard.figure import privacy_utility_figure
+    from mibench.leaderboard.series import curves_of
 
     place = user_path(figure, "--figure")
     if place.suffix not in (".pdf", ".svg") or place.is_dir():
@@ -379,6 +379,13 @@ def schema_() -> None:
     from mibench.leaderboard.records import schema
 
     click.echo(schema(), nl=False)
+
+
+def _cards() -> dict[str, BoardCard]:
+    """What the board of each protocol shows."""
+    from mibench.protocols import PROTOCOLS
+
+    return {name: card.board for name, card in PROTOCOLS.items()}
 
 
 def _existing(folder: str) -> Path:

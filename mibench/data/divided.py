@@ -70,6 +70,11 @@ class Data(Frozen):
         """Names and crops of the prepared data sets that are read."""
         return ()
 
+    @property
+    def of_people(self) -> bool:
+        """Whether the images show people, whose reconstructions are not published."""
+        return False
+
     @abstractmethod
     def divide(
         self,

@@ -73,6 +73,11 @@ class FolderOptions(Rule):
         description="leave out unusable files and list them, instead of refusing the folder",
     )
 
+    @property
+    def of_people(self) -> bool:
+        """See :class:`mibench.data.divided.Data`."""
+        return _SOURCE.card.of_people
+
     def divide(
         self,
         *,
@@ -141,7 +146,7 @@ class FolderOptions(Rule):
             split=made.digest,
             complete=True,
             counts=made.counts,
-            of_people=_SOURCE.card.of_people,
+            of_people=self.of_people,
             options=self,
             root=str(place),
             resolution=resolution,

@@ -99,6 +99,11 @@ class IdentitySplit(Rule):
         public = () if self.public_dataset is None else ((self.public_dataset, self.public_crop),)
         return ((self.dataset, self.crop), *public)
 
+    @property
+    def of_people(self) -> bool:
+        """See :class:`mibench.data.divided.Data`."""
+        return any(source_named(name).card.of_people for name, _ in self.sets)
+
     def divide(
         self,
         *,
@@ -119,13 +124,12 @@ class IdentitySplit(Rule):
                 repeated,
                 self.dataset,
             )
-        cards = [source_named(name).card for name, _ in self.sets]
         return PreparedImages(
             digest=_contents(made, private, public),
             split=made.digest,
             complete=private.index.complete and public.index.complete,
             counts=made.counts,
-            of_people=any(card.of_people for card in cards),
+            of_people=self.of_people,
             spec=self,
             resolution=resolution,
             data=str(data) if data else None,

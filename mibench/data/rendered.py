@@ -52,7 +52,7 @@ class SynthFacesData(Data):
                 test=private * self.test,
                 public=public * self.public_images,
             ),
-            of_people=False,
+            of_people=self.of_people,
             spec=self,
             resolution=resolution,
         )

@@ -47,6 +47,9 @@ class Value:
     text: str = ""
 
 
+DASH = Value(text="—")
+
+
 @dataclass(frozen=True)
 class Table:
     """A table: rows map column keys to values; a row without a key has nothing to show there.
@@ -96,8 +99,8 @@ class Curve:
     """The privacy–utility curve of one defense under one attack on one architecture.
 
     Attributes:
-        knob: name of the main knob, as ``"scale"``; ``""`` where ``boards.toml`` names none (then
-            there is one point, of strength 1).
+        knob: name of the main knob, as ``"scale"``; ``""`` where there is none (then there is one
+            point, of strength 1).
     """
 
     defense: str

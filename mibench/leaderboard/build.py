@@ -1,21 +1,21 @@
 """From records to everything that is generated: README, tables, figures, page and schema.
 
-The result is a function of the folder's records, pictures and ``boards.toml``: it holds no date and
-nothing of the machine, so that building twice gives the same bytes. What anyone may have put into
-the folder cannot stop a build: what is wrong is left out and named.
+The result is a function of the folder's records and pictures, and of what the protocols' cards say
+of their boards: it holds no date and nothing of the machine, so that building twice gives the same
+bytes. What anyone may have put into the folder cannot stop a build: what is wrong is left out and
+named.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mibench.errors import RequestError
 from mibench.files import read_plain
 from mibench.leaderboard.board import Board, Column, Table, Value
-from mibench.leaderboard.curves import strength_fault
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.folder import (
     BUILT,
@@ -26,11 +26,11 @@ from mibench.leaderboard.folder import (
     write_all,
 )
 from mibench.leaderboard.formats import csv_text, latex, markdown, markdown_text
-from mibench.leaderboard.galleries import fault, may_be_shown
+from mibench.leaderboard.galleries import fault
 from mibench.leaderboard.names import GALLERIES, RECORDS
 from mibench.leaderboard.records import Filed, schema, survey
-from mibench.leaderboard.settings import FILE, read_settings
 from mibench.leaderboard.tables import build_board
+from mibench.record import BoardCard
 
 PAGE, README, SCHEMA, TABLES = "index.html", "README.md", "record.schema.json", "tables"
 
@@ -54,11 +54,14 @@ class Made:
     problems: tuple[str, ...]
 
 
-def boards(folder: Path) -> Made:
+def boards(folder: Path, cards: Mapping[str, BoardCard]) -> Made:
     """The boards of all protocols that have records.
 
+    Args:
+        folder: the leaderboards folder.
+        cards: what the board of each protocol shows, by its name.
+
     Raises:
-        MibenchError: ``boards.toml`` is absent or wrong.
         RequestError: there is no record that a board can take; the message names the others.
     """
     filed, problems = survey(folder)
@@ -67,28 +70,18 @@ def boards(folder: Path) -> Made:
             f"there is no record in {folder / RECORDS}; --folder names a leaderboards folder, and "
             "`mibench leaderboard add` files records"
         )
-    settings = read_settings(folder)
-    made, taken = [], []
-    for protocol in sorted(filed):
-        if protocol not in settings.protocols:
-            problems.append(
-                f"{protocol}/: {FILE} says nothing of this protocol: add a section "
-                f"[protocols.{protocol}] with title, headline and worst_case"
-            )
-            continue
-        faults = [(each, strength_fault(each.record, settings)) for each in filed[protocol]]
-        problems += [f"{each.path}: {reason}" for each, reason in faults if reason]
-        sound = [each for each, reason in faults if not reason]
-        if sound:
-            made.append(build_board(protocol, sound, settings))
-            taken += sound
+    unknown = sorted(filed.keys() - cards.keys())
+    problems += [f"{name}/: this mibench has no protocol of that name" for name in unknown]
+    known = {name: filed[name] for name in sorted(filed.keys() & cards.keys())}
+    made = [build_board(name, own, cards[name]) for name, own in known.items()]
     if not made:
         listed = "\n  ".join(problems)
         raise RequestError(f"no record in {folder / RECORDS} can be taken:\n  {listed}")
+    taken = [each for own in known.values() for each in own]
     return Made(tuple(made), tuple(taken), tuple(problems))
 
 
-def build(folder: Path) -> tuple[list[Path], list[str], list[str]]:
+def build(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[Path], list[str], list[str]]:
     """Write all that is made from a leaderboards folder's records, into the same folder.
 
     Returns:
@@ -97,23 +90,23 @@ def build(folder: Path) -> tuple[list[Path], list[str], list[str]]:
         them.
 
     Raises:
-        MibenchError, RequestError: as :func:`boards`, or a link is in the way; nothing was written
+        RequestError: as :func:`boards`, or a link is in the way; nothing was written
             then.
     """
-    files, problems = _files(folder)
+    files, problems = _files(folder, cards)
     write_all(folder, files)
     return [folder / name for name in (*files, BUILT)], problems, unlisted(folder, files)
 
 
-def stale(folder: Path) -> tuple[list[str], list[str]]:
+def stale(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[str], list[str]]:
     """What a build would change, by the names of files, and the problems that it would name.
 
     A figure that another version of matplotlib drew is compared by the data that it shows.
 
     Raises:
-        MibenchError, RequestError: as :func:`build`.
+        RequestError: as :func:`build`.
     """
-    files, problems = _files(folder)
+    files, problems = _files(folder, cards)
     there = {name: _there(folder, name) for name in (*files, BUILT)}
     wrong = [name for name, data in files.items() if not _same(name, there[name], data)]
     # Another matplotlib's figures have other checksums there.
@@ -136,11 +129,11 @@ def _same(name: str, there: bytes | None, built: bytes) -> bool:
     return bool(_DATA.findall(there)) and _DATA.findall(there) == _DATA.findall(built)
 
 
-def _files(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+def _files(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[dict[str, bytes], list[str]]:
     """All generated files by their names, and what was left out of them."""
     from mibench.leaderboard.page import render_page
 
-    made = boards(folder)
+    made = boards(folder, cards)
     pictures, unshown = _pictures(folder, made.filed)
     files = _texts(made.boards)
     files[PAGE] = render_page(made.boards, made.filed, pictures, files).encode()
@@ -157,7 +150,7 @@ def _pictures(folder: Path, filed: Sequence[Filed]) -> tuple[set[str], list[str]
         if record is None:
             continue
         reason = fault(folder / GALLERIES / name)
-        if not may_be_shown(record):
+        if record.people:
             reason = "reconstructions of people are not published: remove it"
         if reason:
             problems.append(f"{GALLERIES}/{name}: {reason}")

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from mibench.leaderboard.names import name_faults, overrides
-from mibench.record import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest
+from mibench.record import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest, strength
 
 LEAST_EVALUATOR_ACCURACY = 0.9
 HEADLINE = "attack_accuracy_top1"
@@ -50,7 +50,7 @@ def faults(record: Record) -> list[str]:
     # Before anything is computed from the values, of which a record may bring any number.
     if found := list(_sizes(record)):
         return found
-    found = [*_origins(record), *_artifacts(record), *_passed(record), *_utility(record)]
+    found = [*_strength(record), *_artifacts(record), *_passed(record), *_utility(record)]
     found += _references(record)
     if record.status == "diverged":
         if HEADLINE not in record.metrics:
@@ -81,6 +81,18 @@ def _sizes(record: Record) -> Iterator[str]:
                     )
 
 
+def _strength(record: Record) -> Iterator[str]:
+    """The strength is the one that the settings say."""
+    if (said := record.strength) is None:
+        return
+    parts = {"defense": record.defense.resolved, "target": record.target.resolved}
+    found = strength(said.path, parts, record.utility)
+    if said != found:
+        yield f"strength is {said.value} at {said.path}, the settings say {found.value}"
+    elif found.value is None and record.status == "complete":
+        yield f"the main knob of {record.defense.name} is {said.path}, and it has no number there"
+
+
 def _artifacts(record: Record) -> Iterator[str]:
     """What a record names by checksum: known names, and checksums."""
     for name, value in record.artifacts.items():
@@ -91,10 +103,10 @@ def _artifacts(record: Record) -> Iterator[str]:
 
 
 def incomplete(record: Record) -> Iterator[str]:
-    """What a record of today's schema has and this one lacks; earlier ones may lack some."""
+    """What a record of today's rules has and this one lacks; earlier ones may lack some."""
     from mibench.metrics import METRICS  # brings in torch
 
-    if record.schema_version < 2 or record.status != "complete":
+    if record.rules < 2 or record.status != "complete":
         return
     groups = {"": record.metrics, **{name: record.references.get(name) for name in REFERENCES}}
     for where, metrics in groups.items():
@@ -134,17 +146,6 @@ def setting(record: Record, path: str) -> Any:
     for field in fields:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value
-
-
-def _origins(record: Record) -> Iterator[str]:
-    """What a record says of where its methods come from, and of who has verified it."""
-    if record.verified_by is not None:
-        yield (
-            "verified_by: a record cannot say that it was verified; `mibench leaderboard verify` "
-            "notes it beside the records"
-        )
-    if record.schema_version == 1 and (record.defense.source or record.attack.source):
-        yield "a record of schema 1 has no source"
 
 
 def _passed(record: Record) -> Iterator[str]:

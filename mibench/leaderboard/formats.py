@@ -1,13 +1,14 @@
-"""A table as Markdown, CSV, LaTeX or an HTML fragment."""
+"""A table as Markdown, CSV, LaTeX or an HTML fragment, its texts escaped."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import html
-import io
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+
+import pandas as pd
+from tabulate import tabulate
 
 from mibench.errors import RequestError
 from mibench.leaderboard.board import Column, Table, Value
@@ -121,14 +122,18 @@ def _numeric(column: Column) -> bool:
 
 def markdown(table: Table) -> str:
     """A GitHub table with the notes below it."""
-    lines = [
-        "| " + " | ".join(markdown_text(heading(column)) for column in table.columns) + " |",
-        "|" + "|".join("---:" if _numeric(column) else "---" for column in table.columns) + "|",
-    ]
-    lines += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in _texts(table)]
-    for note in table.notes:
-        lines += ["", markdown_text(note)]
-    return "\n".join(lines) + "\n"
+    written = _tabulated(table, "pipe", markdown_text)
+    return "\n\n".join([written, *map(markdown_text, table.notes)]) + "\n"
+
+
+def _tabulated(table: Table, shape: str, escaped: Callable[[str], str]) -> str:
+    return tabulate(
+        [list(map(escaped, row)) for row in _texts(table)],
+        [escaped(heading(column)) for column in table.columns],
+        tablefmt=shape,
+        colalign=["right" if _numeric(column) else "left" for column in table.columns],
+        disable_numparse=True,
+    )
 
 
 def markdown_text(text: str) -> str:
@@ -144,22 +149,17 @@ def csv_text(table: Table) -> str:
     file must not. A value without a number gives its text, an absent one nothing. Text that a
     spreadsheet would take for a formula gets an apostrophe before it.
     """
-    rows = [[row.get(column.key) for row in table.rows] for column in table.columns]
-    columns: list[tuple[str, list[str]]] = []
-    for column, values in zip(table.columns, rows, strict=True):
-        columns.append((_no_formula(column.key), [_raw(value) for value in values]))
-        if any(value and value.spread is not None for value in values):
-            spreads = [value.spread if value else None for value in values]
-            columns.append((f"{column.key}_std", [_digits(each) for each in spreads]))
-        if any(value and value.interval for value in values):
+    columns = {}
+    for column in table.columns:
+        values = [row.get(column.key, Value()) for row in table.rows]
+        columns[_no_formula(column.key)] = [_raw(value) for value in values]
+        if any(value.spread is not None for value in values):
+            columns[f"{column.key}_std"] = [_digits(value.spread) for value in values]
+        if any(value.interval for value in values):
             for index, name in enumerate(("low", "high")):
-                bounds = [v.interval[index] if v and v.interval else None for v in values]
-                columns.append((f"{column.key}_{name}", [_digits(each) for each in bounds]))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([name for name, _ in columns])
-    writer.writerows(zip(*(values for _, values in columns), strict=True))
-    return buffer.getvalue()
+                bounds = [value.interval[index] if value.interval else None for value in values]
+                columns[f"{column.key}_{name}"] = list(map(_digits, bounds))
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
 
 
 def _raw(value: Value | None) -> str:
@@ -206,10 +206,17 @@ def latex(table: Table) -> str:
         if width <= _TEXTWIDTH:
             break
     sides = ["r" if _numeric(column) else "l" for column in columns]
-    head = " & ".join(map(_stacked, heads, sides, "b" * len(heads))) + r" \\"
-    rows = [" & ".join(map(_stacked, row, sides, "t" * len(row))) + r" \\" for row in bodies]
+    # In braces, for pandas formats them.
+    titles = [
+        _stacked(lines, side, "b").replace("{", "{{").replace("}", "}}")
+        for lines, side in zip(heads, sides, strict=True)
+    ]
+    rows = [
+        [_stacked(lines, side, "t") for lines, side in zip(row, sides, strict=True)]
+        for row in bodies
+    ]
     # After the \\ of the row above, a bracket would be its argument.
-    rows = [("{}" if row.startswith("[") else "") + row for row in rows]
+    rows = [[("{}" if row[0].startswith("[") else "") + row[0], *row[1:]] for row in rows]
     long = sum(max(map(len, row), default=1) for row in bodies) > _PAGE
     font = "scriptsize" if long and width > _TEXTWIDTH else "footnotesize"
     width *= _SMALLER if font == "scriptsize" else 1
@@ -223,21 +230,12 @@ def latex(table: Table) -> str:
         )
     lines += [f"% {line}" for note in (*said, *table.notes) for line in note.splitlines()]
     lines += [r"\begingroup", rf"\{font}\setlength{{\tabcolsep}}{{{_COLSEP}pt}}"]
-    if long:
-        body = [r"\endhead", *rows, r"\bottomrule", r"\end{longtable}"]
-        lines += [
-            rf"\begin{{longtable}}{{{''.join(sides)}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *body,
-        ]
-    else:
-        begin, end = rf"\begin{{tabular}}{{{''.join(sides)}}}", r"\end{tabular}"
-        if wide:
-            begin, end = rf"\resizebox{{\textwidth}}{{!}}{{{begin}", f"{end}}}"
-        lines += [begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end]
-    return "\n".join([*lines, r"\endgroup"]) + "\n"
+    body = pd.DataFrame(rows, columns=range(len(titles))).to_latex(
+        index=False, header=titles, escape=False, column_format="".join(sides), longtable=long
+    )
+    if wide and not long:
+        body = rf"\resizebox{{\textwidth}}{{!}}{{{body.rstrip()}}}"
+    return "\n".join([*lines, body.rstrip(), r"\endgroup"]) + "\n"
 
 
 def _of_a_paper(table: Table) -> tuple[tuple[Column, ...], list[str]]:
@@ -304,26 +302,12 @@ def latex_text(text: str) -> str:
 
 def html_fragment(table: Table) -> str:
     """A ``<table>`` with its notes, to be put into a page."""
-    lines = [f'<table id="{html.escape(table.key)}">']
-    lines.append(f"<caption>{html.escape(table.title)}</caption>")
-    lines.append("<thead><tr>")
-    for column in table.columns:
-        title = f' title="{html.escape(column.help)}"' if column.help else ""
-        lines.append(f'<th scope="col"{title}>{html.escape(heading(column))}</th>')
-    lines.append("</tr></thead>")
-    lines.append("<tbody>")
-    for row in _texts(table):
-        cells = (
-            f'<td style="text-align: right">{html.escape(text)}</td>'
-            if _numeric(column)
-            else f"<td>{html.escape(text)}</td>"
-            for column, text in zip(table.columns, row, strict=True)
-        )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    lines.append("</tbody>")
-    lines.append("</table>")
-    lines += [f"<p>{html.escape(note)}</p>" for note in table.notes]
-    return "\n".join(lines) + "\n"
+    opening = (
+        f'<table id="{html.escape(table.key)}">\n<caption>{html.escape(table.title)}</caption>'
+    )
+    written = _tabulated(table, "html", lambda text: text)  # which escapes them itself
+    notes = [f"<p>{html.escape(note)}</p>" for note in table.notes]
+    return "\n".join([written.replace("<table>", opening, 1), *notes]) + "\n"
 
 
 def columns_of(table: Table, keys: Sequence[str]) -> Table:

@@ -27,15 +27,9 @@ _SIDE = 96  # of an image, in pixels, about
 _GAP, _CAPTION = 10, 16
 
 
-def may_be_shown(record: Record) -> bool:
-    """Whether pictures of the protocol's identities may be published: drawn ones, not people."""
-    data = record.protocol.resolved.get("data")
-    return isinstance(data, dict) and ("private_name" in data or data.get("dataset") == "mnist")
-
-
 def has_gallery(record: Record) -> bool:
     """Whether a record gets a picture: the first seed of a complete cell that shows no people."""
-    return record.seed == 0 and record.status == "complete" and may_be_shown(record)
+    return record.seed == 0 and record.status == "complete" and not record.people
 
 
 def make_gallery(record: Record, images: Tensor, private: Tensor, names: Sequence[str]) -> bytes:

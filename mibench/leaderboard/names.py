@@ -9,7 +9,7 @@ from typing import Any
 
 from mibench import names
 from mibench.names import AttackName
-from mibench.record import Part, Record
+from mibench.record import Part, PriorPart, Record
 from mibench.settings import command_line
 
 RECORDS, GALLERIES = "records", "galleries"
@@ -23,16 +23,20 @@ _PATTERNS = {
     "protocol": re.compile(_WORDS),
     "target": _ARCHITECTURE,
     "defense": re.compile(f"{_WORDS}|{_CLASS}"),
+    "prior": re.compile(f"{_WORDS}|{_CLASS}"),
     "attack": re.compile(f"improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?"),
 }
 _LONGEST, _LONGEST_CELL = 64, 200
-_PATH = re.compile(r"(protocol|target|defense|attack)(\.[A-Za-z0-9_-]{1,64}){1,6}")
+_PATH = re.compile(r"(protocol|target|defense|attack|prior)(\.[A-Za-z0-9_-]{1,64}){1,6}")
 
 
 def overrides(record: Record) -> dict[str, Any]:
     """Everything that was passed through ``--set``."""
-    parts = (record.protocol, record.target, record.defense, record.attack)
-    return {path: value for part in parts for path, value in part.passed.items()}
+    return {path: value for part in _parts(record).values() for path, value in part.passed.items()}
+
+
+def _parts(record: Record) -> dict[str, Part | PriorPart]:
+    return {name: getattr(record, name) for name in (*PARTS, "prior")}
 
 
 def name_faults(record: Record) -> Iterator[str]:
@@ -41,16 +45,16 @@ def name_faults(record: Record) -> Iterator[str]:
     A method has a registered name, or that of its class; an architecture is timm's own, without a
     source that timm would load it from. A path is none of these.
     """
-    for key in PARTS:
-        part: Part = getattr(record, key)
-        if len(part.name) > _LONGEST or not _PATTERNS[key].fullmatch(part.name):
-            yield f"{key}.name {part.name[:_LONGEST]!r} is no name of one"
+    for key, part in _parts(record).items():
+        name = part.kind if isinstance(part, PriorPart) else part.name
+        if len(name) > _LONGEST or not _PATTERNS[key].fullmatch(name):
+            yield f"{key}.name {name[:_LONGEST]!r} is no name of one"
         paths = [path for path in part.passed if (key, path) != ("protocol", "budget")]
         wrong = [path for path in paths if not _PATH.fullmatch(path)]
         wrong += [path for path in paths if path.partition(".")[0] != key]
         if wrong:
             yield f"{key}.passed: {wrong[0][:_LONGEST]!r} is no path of a setting of it"
-        if key != "protocol" and part.version is not None:
+        if isinstance(part, Part) and key != "protocol" and part.version is not None:
             yield f"{key}.version: only a protocol has one"
         if key in ("protocol", "target") and part.source is not None:
             yield f"{key}.source: only a method has one"
@@ -90,18 +94,19 @@ def command_of_record(record: Record) -> str:
 
     A method of somebody's file stands as ``FILE.py:NAME``: where that file is, a record can't know.
     """
-    cell = (record.protocol, record.target, record.defense, record.attack)
-    overrides = {path: value for part in cell for path, value in part.passed.items()}
+    passed = overrides(record)
+    kind = passed.pop("prior.kind", None)
     usual = record.protocol.resolved.get("target")
     return command_line(
         protocol=record.protocol.name,
         target=None if record.target.name == usual else record.target.name,
         defense=_method(AttackName(record.defense.name), record.defense.source),
         attack=_method(AttackName.parse(record.attack.name, strict=False), record.attack.source),
+        prior=None if kind is None else _method(AttackName(record.prior.kind), record.prior.source),
         seed=record.seed,
-        preset=overrides.pop("preset", None),
-        budget=overrides.pop("budget", 1),
-        overrides=overrides,
+        preset=passed.pop("preset", None),
+        budget=passed.pop("budget", 1),
+        overrides=passed,
     )
 
 

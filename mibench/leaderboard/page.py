@@ -7,6 +7,7 @@ browser that keeps to its policy runs that one script, whatever else may have go
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,20 @@ from typing import Any
 from urllib.parse import quote
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.board import Board, Column, Table, Value
+from mibench.leaderboard.board import Board, Column, Curve, Table, Value
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.formats import decimals, heading, shown
-from mibench.leaderboard.groups import settings_of
 from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
-from mibench.leaderboard.page_plots import curve_numbers, plots
+from mibench.leaderboard.plots import plots, said
 from mibench.leaderboard.records import Filed
+from mibench.leaderboard.series import UNDEFENDED, settings_of
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}
 _DASHES = {"", "—"}
+# As many colours as the style sheet names, for light and for dark.
+_COLOURS = 6
+_SHAPES = ("square", "diamond", "up", "cross", "star", "down")
 _SHORT = 12  # a reason of so few letters stands in its cell, a longer one behind a dash
 
 
@@ -155,8 +159,8 @@ def _board(board: Board, sources: Mapping[str, Source], there: Collection[str]) 
         "tables": [_table(board.protocol, table, sources, there) for table in board.tables],
         "figure": figure if (figure := f"privacy-utility-{board.protocol}.svg") in there else None,
         "attacks": _attacks(board, sources),
-        "plots": plots(board),
-        "numbers": [curve_numbers(curve) for curve in board.curves],
+        "plots": _plots(board),
+        "numbers": [_numbers(curve) for curve in board.curves],
         "pictures": pictures,
         "files": files,
     }
@@ -242,3 +246,56 @@ def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, An
         return cell | {"reason": text}
     text, _, beside = text.partition(" ")
     return cell | {"text": text, "beside": beside, "order": f"{value.number:.12g}"}
+
+
+def _plots(board: Board) -> list[dict[str, Any]]:
+    """Plots as the page's script draws them; colours are variables of its light and dark style."""
+    defenses = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
+    styles = {
+        name: {"colour": f"var(--series-{i % _COLOURS})", "shape": _SHAPES[i % len(_SHAPES)]}
+        for i, name in enumerate(defenses)
+    }
+    styles[UNDEFENDED] = {"colour": "var(--plain)", "shape": "circle"}
+    found = []
+    for plot in plots(board):
+        facets = {"architecture": [plot["target"]], "attack": [plot["attack"]]}
+        references = [
+            {
+                "y": min(each["y"], plot["y"].high),
+                "short": f"{each['name'].partition(':')[0]} {each['y']:.1f}",
+                "label": f"{each['name']} {each['y']:.1f}",
+                "beyond": each["beyond"],
+            }
+            for each in plot["references"]
+        ]
+        curves = [
+            {
+                "name": curve["name"],
+                **styles[curve["name"]],
+                "dashed": curve["name"] == UNDEFENDED,
+                "points": curve["points"],
+            }
+            for curve in plot["curves"]
+        ]
+        shown = {"title": f"{plot['attack']} on {plot['target']}", "facets": facets}
+        shown |= {"x": dataclasses.asdict(plot["x"]), "y": dataclasses.asdict(plot["y"])}
+        found.append(_rounded({**shown, "references": references, "curves": curves}))
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """The page must not hold the last digits, which depend on a machine's rounding."""
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def _numbers(curve: Curve) -> dict[str, Any]:
+    """The numbers of a curve, for readers who cannot see the plot."""
+    points = sorted(curve.points, key=lambda point: point.strength)
+    return {
+        "title": f"{curve.defense} under {curve.attack} on {curve.target}",
+        "rows": [said(curve, point) for point in points],
+    }

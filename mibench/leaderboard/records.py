@@ -18,7 +18,7 @@ from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE, faults
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.folder import plain_files
-from mibench.leaderboard.names import RECORDS, cell_name
+from mibench.leaderboard.names import RECORDS, cell_name, method_label
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
 from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record
@@ -153,13 +153,16 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
     sizes = [(each, len(rows)) for each in filed if (rows := _top1_hits(each.record.metrics))]
     outliers("the number of attacked identities", sizes)
     for seeds in _grouped(filed, lambda each: each.path.rpartition("_seed")[0]):
-        for part in ("target", "defense", "attack"):
+        for part in ("target", "defense", "attack", "prior"):
             settings = [dict(flat(getattr(each.record, part).resolved)) for each in seeds]
             for field in sorted(set().union(*settings)):
                 pairs = zip(seeds, settings, strict=True)
                 # A field that some lack is of another version of the code, with its default.
                 there = [(each, own[field]) for each, own in pairs if field in own]
                 outliers(f"seeds of one cell must have the same settings: {part}.{field}", there)
+    for same in _grouped(filed, lambda each: method_label(each.record.defense)):
+        knobs = [(each, each.record.strength and each.record.strength.path) for each in same]
+        outliers("of one defense, its main knob", knobs)
     # Whatever the file or the cell is called: no two runs agree in every distance.
     for what, key in (("reconstructions", _reconstructions), ("distances", _distances)):
         for first, *twins in _grouped(filed, key):
@@ -188,6 +191,7 @@ _ALIKE: dict[str, Callable[[Record], Any]] = {
     "made under another version of the protocol: its digest": (
         lambda record: record.protocol.resolved["digest"]
     ),
+    "whether it shows people": lambda record: record.people,
     "its images are divided otherwise: the split": lambda record: record.artifacts.get("split"),
     "made from other pixels, as in another alignment of the same pictures: the digest of the "
     "images": lambda record: record.artifacts.get("images"),

@@ -1,77 +1,285 @@
-"""The tables of a board, made from its records alone."""
+"""The tables of a board, made from its records and its protocol's card."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, cast
 
-from mibench.leaderboard.board import Board, Column, Curve, Table, Value
-from mibench.leaderboard.cells import (
-    SPREAD_NOTE,
-    cells_table,
-    diverged_notes,
-    prior_note,
-    table_of,
-)
+import pandas as pd
+
+from mibench.leaderboard.board import DASH, Board, Column, Curve, Kind, Table, Value
 from mibench.leaderboard.checks import HEADLINE
-from mibench.leaderboard.curves import curves
-from mibench.leaderboard.groups import (
-    DASH,
-    UNDEFENDED,
-    Group,
-    default_groups,
-    group,
-    over_seeds,
-    seeds_text,
-)
-from mibench.leaderboard.published import published_table
-from mibench.leaderboard.ranking import RULE, Match, anchor, matches
+from mibench.leaderboard.names import command_of_record
+from mibench.leaderboard.ranking import RULE, Match, anchor, matches, worst_case
 from mibench.leaderboard.records import Filed
-from mibench.leaderboard.settings import BoardSettings, Settings
-from mibench.leaderboard.worst import worst_case
-from mibench.names import AttackName, variants
+from mibench.leaderboard.series import UNDEFENDED, Series, curves, over_seeds, seeds_text, series
+from mibench.names import AttackName
+from mibench.record import BoardCard, Record
 
-if TYPE_CHECKING:
-    from mibench.record import MetricValue
-
+SPREAD_NOTE = (
+    "± is the standard deviation over seeds (independent targets, students and attacks); one seed "
+    "has none."
+)
 _INTERVALS = {
     "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
 }
+# Of cells: their columns of metrics.
+_METRICS = {
+    "top1": HEADLINE,
+    "top5": "attack_accuracy_top5",
+    "both": "attack_accuracy_both",
+    "knn": "knn_distance",
+    **{key: key for key in ("fid", "fd_evaluator", "attribute_error")},
+}
+# A row, and the cells behind it.
+Row = tuple[dict[str, Value], Sequence[Series]]
 
 
-def build_board(protocol: str, filed: Sequence[Filed], settings: Settings) -> Board:
+def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board:
     """Everything that is shown of one protocol.
 
     Args:
         protocol: its name.
         filed: its records, at least one.
-        settings: the leaderboards folder's.
+        card: what its board shows.
     """
-    own = settings.of(protocol)
-    card = filed[0].record.protocol
-    groups = group(filed, settings)
-    lines = curves(groups, own.headline)
-    usual = str(card.resolved.get("target", ""))
-    targets = sorted({each.target for each in groups}, key=lambda name: (name != usual, name))
-    undefended = [g for g in groups if g.default and g.defense == UNDEFENDED]
-    shown = next((t for t in targets if any(g.target == t for g in undefended)), targets[0])
+    part = filed[0].record.protocol
+    cells = series(filed)
+    lines = curves(filed, card.headline)
+    usual = str(part.resolved.get("target", ""))
+    targets = sorted({each.target for each in cells}, key=lambda name: (name != usual, name))
+    undefended = [each for each in cells if each.default and each.defense == UNDEFENDED]
+    shown = next((t for t in targets if any(each.target == t for each in undefended)), targets[0])
     return Board(
         protocol=protocol,
-        version=card.version or 0,
-        title=own.title,
+        version=part.version or 0,
+        title=str(part.resolved.get("title", "")),
         tables=(
-            defenses_table(groups, lines, own, targets),
-            improvement_table(groups, own, targets),
-            cells_table(groups, targets),
+            defenses_table(cells, lines, card, targets),
+            improvement_table(cells, card, targets),
+            cells_table(cells, targets),
             published_table(),
         ),
         curves=tuple(sorted(lines, key=lambda c: (targets.index(c.target), c.defense))),
-        references=_references(undefended, shown),
+        references=_references([each for each in undefended if each.target == shown]),
         reference_target=shown,
-        headline=own.headline,
+        headline=card.headline,
     )
+
+
+def defenses_table(
+    cells: Sequence[Series], lines: Sequence[Curve], card: BoardCard, targets: Sequence[str]
+) -> Table:
+    """Defenses at their default strengths against the board's attacks, ranked at equal utility."""
+    default = {(c.target, c.defense, c.attack): c for c in cells if c.default}
+    controls = {(c.target, c.defense): c for c in cells if c.control and c.attack == card.headline}
+    attacks = _attacks(default, card)
+    rows: list[Row] = []
+    levels = []
+    for target in targets:
+        own_lines = [line for line in lines if line.target == target]
+        ranks, level = matches(own_lines), anchor(own_lines)
+        if level is not None:
+            levels.append(f"{100 * level:.1f} % on {target}")
+        ranked: list[tuple[int, Row]] = []
+        for defense in sorted({d for t, d, _ in default if t == target}):
+            places = {attack: (target, defense, attack) for attack in attacks}
+            own = {attack: default[at] for attack, at in places.items() if at in default}
+            if not own:
+                continue
+            match = ranks.get(defense, Match(reason=f"no cell under {card.headline}"))
+            some = own.get(card.headline) or next(iter(own.values()))
+            control = controls.get((target, defense))
+            row = {
+                "rank": Value(match.rank) if match.rank else DASH,
+                "target": Value(text=target),
+                "defense": Value(text=defense),
+                "natural": some.mean("natural_accuracy"),
+                **{attack: each.mean(HEADLINE) for attack, each in own.items()},
+                "worst": worst_case(own, card.worst_case),
+                **_matched(match, own_lines, defense),
+                "control_natural": control.mean("natural_accuracy") if control else DASH,
+                "control_attack": control.mean(HEADLINE) if control else DASH,
+                "epsilon": _exact(some.mean("epsilon")),
+                "privacy_unit": Value(text=str(some.first.utility.get("privacy_unit") or "—")),
+                "seeds": Value(text=seeds_text(list(some.complete))),
+            }
+            members = [*own.values(), *([control] if control else [])]
+            ranked.append((match.rank or len(default) + 1, (row, members)))
+        rows += [row for _, row in sorted(ranked, key=lambda each: each[0])]
+    columns = _columns("defenses", headline=card.headline)
+    place = [column.key for column in columns].index("worst")
+    columns[place:place] = [
+        Column(a, a, "percent", "lower", f"top-1 attack accuracy of {a}") for a in attacks
+    ]
+    notes = (
+        f"Top-1 attack accuracies; lower is better for the defender. {SPREAD_NOTE}",
+        RULE + (f" Here: {', '.join(levels)}." if levels else ""),
+        f"Worst case over {', '.join(card.worst_case)}: within each target, the attack is chosen "
+        "for each identity on one half of its samples and scored on the other, both ways averaged. "
+        "Chosen on few samples, it can come out below the strongest attack's own accuracy.",
+        "A control is the defense's own code at strength 0. ε covers what its unit names: with "
+        "unit example one image, not all images of a person.",
+    )
+    return _table("defenses", "Defenses × attacks", columns, rows, notes)
+
+
+def improvement_table(cells: Sequence[Series], card: BoardCard, targets: Sequence[str]) -> Table:
+    """Each attack with the improved objective and model augmentation, on undefended targets."""
+    default = {(c.target, c.attack): c for c in cells if c.default and c.defense == UNDEFENDED}
+    deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
+    rows: list[Row] = []
+    for target in targets:
+        for base in sorted({AttackName.parse(attack, strict=False).base for _, attack in default}):
+            names = {"base": base, "lom": f"{base}+lom", "ma": f"{base}+ma"}
+            names["improved"] = f"improved-{base}"
+            own = {
+                key: default[target, name]
+                for key, name in names.items()
+                if (target, name) in default
+            }
+            if not own:
+                continue
+            row = {"attack": Value(text=base), "target": Value(text=target)}
+            row |= {key: each.mean(HEADLINE) for key, each in own.items()}
+            for key, delta in deltas.items():
+                row[delta] = _difference(own.get(key), own.get("base"), card)
+            seeds = {seeds_text(list(each.complete)) for each in own.values()}
+            row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
+            rows.append((row, list(own.values())))
+    notes = (
+        "Top-1 attack accuracies on undefended targets. + LOM: the improved objective (logit "
+        "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
+        f"{SPREAD_NOTE}",
+        f"Δ: the difference to the base in points, with {_INTERVALS[card.interval]}.",
+    )
+    columns = _columns("improvement")
+    return _table("improvement", "What the improvements bring", columns, rows, notes)
+
+
+def cells_table(cells: Sequence[Series], targets: Sequence[str]) -> Table:
+    """Every cell with all its metrics."""
+    rows: list[Row] = []
+    for each in sorted(
+        cells, key=lambda c: (targets.index(c.target), c.defense, not c.default, c.attack)
+    ):
+        counts = {record.metrics[HEADLINE].n for record in each.complete.values()}
+        prior = each.first.prior
+        row = {
+            "attack": Value(text=each.attack),
+            "access": Value(text=each.first.access),
+            "target": Value(text=each.target),
+            "defense": Value(text=each.defense),
+            "settings": Value(text=each.settings),
+            **{key: each.mean(metric) for key, metric in _METRICS.items()},
+            "natural": each.mean("natural_accuracy"),
+            "evaluator": each.mean("evaluator_accuracy"),
+            "n": Value(counts.pop()) if len(counts) == 1 else DASH,
+            "seeds": Value(text=seeds_text(list(each.complete))),
+            "prior": Value(
+                text=prior.recipe + " (general prior pinned by the protocol)" * prior.pinned
+            ),
+            "verified": Value(text=_verified(each.filed)),
+            "commit": Value(text=_commits(each.filed)),
+        }
+        rows.append((row, [each]))
+    columns = _columns("cells")
+    notes = (
+        f"{SPREAD_NOTE} FD (evaluator) and FID are biased upwards the more, the fewer the images: "
+        "compare them at equal n.",
+        "verified: the cell was run anew and gave the same. metrics recomputed: the numbers follow "
+        "from the record's reconstructions, which says nothing of how these were made. "
+        "self-reported: nobody has checked the numbers.",
+        *_missing_notes(cells, {_METRICS[c.key]: c.title for c in columns if c.key in _METRICS}),
+    )
+    return _table("cells", "All cells", columns, rows, notes, pinned=False)
+
+
+def published_table() -> Table:
+    """Numbers that papers report, with their sources; every entry is text, as printed.
+
+    All are of CelebA at 64×64 with targets that start from face recognition or ImageNet weights,
+    which no protocol here is: nothing in this table compares with a measured number.
+    """
+    return Table(
+        key="published",
+        title="Published numbers",
+        columns=tuple(_columns("published")),
+        rows=tuple(
+            {key: Value(text=text) for key, text in row.items() if text}
+            for row in _lines("published")
+        ),
+        notes=(
+            "As the sources print them, not measured here: CelebA at 64×64 (private and public "
+            "identities both from CelebA), targets that start from pretrained weights, other "
+            "evaluators. They do not compare with the measured numbers of any board here.",
+            "± is as published; the papers do not all say over what.",
+        ),
+    )
+
+
+def _lines(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file beside this one."""
+    place = Path(__file__).with_name(f"{name}.csv")
+    rows = pd.read_csv(place, dtype=str, keep_default_na=False).to_dict("records")
+    return [{str(key): text for key, text in row.items()} for row in rows]
+
+
+def _columns(table: str, **words: str) -> list[Column]:
+    """The columns of a table by ``columns.csv``, whose texts may hold ``{headline}``."""
+    return [
+        Column(
+            key=row["key"],
+            title=row["title"].format(**words),
+            kind=cast(Kind, row["kind"]),
+            better=cast("Literal['lower', 'higher'] | None", row["better"] or None),
+            help=row["help"].format(**words),
+            detail=bool(row["detail"]),
+        )
+        for row in _lines("columns")
+        if row["table"] == table
+    ]
+
+
+def _table(
+    key: str,
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    notes: tuple[str, ...],
+    pinned: bool = True,
+) -> Table:
+    """A table whose rows know the cells behind them, and whose notes what diverged."""
+    members = [each for _, own in rows for each in own]
+    lines = [
+        f"{each.attack} against {each.defense} on {each.target} ({each.settings}): seed "
+        f"{seeds_text(each.diverged)}"
+        for each in members
+        if each.diverged
+    ]
+    more = [f"Diverged, and in no mean: {'; '.join(dict.fromkeys(lines))}."] if lines else []
+    if pinned and any(each.first.prior.pinned for each in members):
+        more.append("All numbers are conditional on the general prior that the protocol pins.")
+    return Table(
+        key=key,
+        title=title,
+        columns=tuple(columns),
+        rows=tuple(row for row, _ in rows),
+        notes=(*notes, *more),
+        files=tuple(tuple(f.path for each in own for f in each.filed) for _, own in rows),
+        commands=tuple(command_of_record(own[0].first) for _, own in rows),
+    )
+
+
+def _attacks(default: Mapping[tuple[str, str, str], Series], card: BoardCard) -> list[str]:
+    """The board's attacks, then others that a defense was tested with."""
+    there = {attack for _, _, attack in default}
+    others = {attack for _, defense, attack in default if defense != UNDEFENDED}
+    fixed = list(dict.fromkeys((*card.worst_case, card.headline)))
+    return [a for a in fixed if a in there] + sorted(others - set(fixed))
 
 
 def _exact(value: Value) -> Value:
@@ -79,201 +287,21 @@ def _exact(value: Value) -> Value:
     return dataclasses.replace(value, spread=None) if value.spread == 0 else value
 
 
-def defenses_table(
-    groups: Sequence[Group], lines: Sequence[Curve], settings: BoardSettings, targets: Sequence[str]
-) -> Table:
-    """Defenses at their default strengths against the board's attacks, ranked at equal utility."""
-    cells = default_groups(groups)
-    controls = {
-        (g.target, g.defense): g for g in groups if g.control and g.attack == settings.headline
-    }
-    attacks = _attacks(cells.values(), settings)
-    rows: list[tuple[tuple[object, ...], dict[str, Value], tuple[Group, ...]]] = []
-    levels = []
-    for target in targets:
-        own_lines = [line for line in lines if line.target == target]
-        ranks, level = matches(own_lines), anchor(own_lines)
-        if level is not None:
-            levels.append(f"{100 * level:.1f} % on {target}")
-        names = sorted({g.defense for g in cells.values() if g.target == target})
-        for defense in names:
-            own = {a: cells[target, defense, a] for a in attacks if (target, defense, a) in cells}
-            if not own:
-                continue
-            match = ranks.get(defense, Match(reason=f"no cell under {settings.headline}"))
-            some = own.get(settings.headline) or next(iter(own.values()))
-            control = controls.get((target, defense))
-            row = {
-                "rank": Value(number=match.rank) if match.rank else DASH,
-                "target": Value(text=target),
-                "defense": Value(text=defense),
-                "natural": some.utility("natural_accuracy"),
-                **{attack: g.metric(HEADLINE) for attack, g in own.items()},
-                "worst": worst_case(own, settings.worst_case),
-                **_matched(match, lines, target, defense),
-                "control_natural": control.utility("natural_accuracy") if control else DASH,
-                "control_attack": control.metric(HEADLINE) if control else DASH,
-                "epsilon": _exact(some.utility("epsilon")),
-                "privacy_unit": Value(text=str(some.first.utility.get("privacy_unit") or "—")),
-                "seeds": Value(text=seeds_text(some.seeds)),
-            }
-            place = (targets.index(target), match.rank or len(names) + 1, defense)
-            rows.append((place, row, (*own.values(), *([control] if control else []))))
-    rows.sort(key=lambda each: each[0])
-    columns = (
-        Column("rank", "rank", "count", "lower", "rank at matched natural accuracy", detail=True),
-        Column("target", "target", help="architecture of the attacked classifier"),
-        Column("defense", "defense", help="at its default strength"),
-        Column("natural", "natural accuracy", "percent", "higher", "on private test images"),
-        *(Column(a, a, "percent", "lower", f"top-1 attack accuracy of {a}") for a in attacks),
-        Column("worst", "worst case", "percent", "lower", "over the board's fixed set of attacks"),
-        Column(
-            "matched",
-            "attack at matched accuracy",
-            "percent",
-            "lower",
-            f"top-1 of {settings.headline} at the matched natural accuracy; what ranks",
-            detail=True,
-        ),
-        Column(
-            "matched_natural",
-            "natural accuracy there",
-            "percent",
-            "higher",
-            "natural accuracy of the point that is ranked",
-            detail=True,
-        ),
-        Column(
-            "matched_strength",
-            "strength there",
-            help="main knob of the point that is ranked",
-            detail=True,
-        ),
-        Column(
-            "control_natural",
-            "control: natural accuracy",
-            "percent",
-            "higher",
-            "the same defense without its protection",
-            detail=True,
-        ),
-        Column(
-            "control_attack",
-            f"control: {settings.headline}",
-            "percent",
-            "lower",
-            "top-1 attack accuracy against the defense without its protection",
-            detail=True,
-        ),
-        Column("epsilon", "ε", "number", "lower", "privacy budget of the formal guarantee"),
-        Column("privacy_unit", "unit of ε", help="what the formal guarantee protects", detail=True),
-        Column("seeds", "seeds", help=f"seeds under {settings.headline}", detail=True),
-    )
-    fixed = ", ".join(settings.worst_case)
-    notes = (
-        f"Top-1 attack accuracies; lower is better for the defender. {SPREAD_NOTE}",
-        RULE + (f" Here: {', '.join(levels)}." if levels else ""),
-        f"Worst case over {fixed}: within each target, the attack is chosen for each identity on "
-        "one half of its samples and scored on the other, both ways averaged. Chosen on few "
-        "samples, it can come out below the strongest attack's own accuracy.",
-        "A control is the defense's own code at strength 0. ε covers what its unit names: with "
-        "unit example one image, not all images of a person.",
-        *diverged_notes([g for _, _, members in rows for g in members]),
-        *prior_note([g for _, _, members in rows for g in members]),
-    )
-    return table_of(
-        "defenses",
-        "Defenses × attacks",
-        columns,
-        [(row, members) for _, row, members in rows],
-        notes,
-    )
-
-
-def improvement_table(
-    groups: Sequence[Group], settings: BoardSettings, targets: Sequence[str]
-) -> Table:
-    """Each attack with the improved objective and model augmentation, on undefended targets."""
-    cells = default_groups(groups)
-    attacks = {each.attack for each in cells.values() if each.defense == UNDEFENDED}
-    bases = sorted({AttackName.parse(each, strict=False).base for each in attacks})
-    deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
-    rows = []
-    for target in targets:
-        for base in bases:
-            names = dict(zip(("base", "lom", "ma", "improved"), variants(base), strict=True))
-            own = {
-                key: cells[target, UNDEFENDED, name]
-                for key, name in names.items()
-                if (target, UNDEFENDED, name) in cells
-            }
-            if not own:
-                continue
-            row = {"attack": Value(text=base), "target": Value(text=target)}
-            row |= {key: each.metric(HEADLINE) for key, each in own.items()}
-            for key, delta in deltas.items():
-                row[delta] = _difference(own.get(key), own.get("base"), settings)
-            seeds = {seeds_text(each.seeds) for each in own.values()}
-            row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
-            rows.append((row, tuple(own.values())))
-    percent = {"base": "base", "lom": "+ LOM", "ma": "+ MA", "improved": "improved"}
-    columns = (
-        Column("attack", "attack"),
-        Column("target", "target", help="architecture of the attacked classifier, undefended"),
-        *(
-            Column(key, title, "percent", "lower", "top-1 attack accuracy")
-            for key, title in percent.items()
-        ),
-        *(
-            Column(
-                delta,
-                f"Δ {percent[key]}",
-                "percent",
-                "lower",
-                f"{percent[key]} − base, in points, with its interval",
-                detail=key != "improved",
-            )
-            for key, delta in deltas.items()
-        ),
-        Column("seeds", "seeds", detail=True),
-    )
-    members = [g for _, own in rows for g in own]
-    notes = (
-        "Top-1 attack accuracies on undefended targets. + LOM: the improved objective (logit "
-        "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
-        f"{SPREAD_NOTE}",
-        f"Δ: the difference to the base in points, with {_INTERVALS[settings.interval]}.",
-        *diverged_notes(members),
-        *prior_note(members),
-    )
-    return table_of("improvement", "What the improvements bring", columns, rows, notes)
-
-
-def _attacks(cells: Iterable[Group], settings: BoardSettings) -> list[str]:
-    """The board's attacks, then others that a defense was tested with."""
-    there = {g.attack for g in cells}
-    others = {g.attack for g in cells if g.defense != UNDEFENDED}
-    fixed = list(dict.fromkeys((*settings.worst_case, settings.headline)))
-    return [a for a in fixed if a in there] + sorted(others - set(fixed))
-
-
-def _matched(match: Match, lines: Sequence[Curve], target: str, defense: str) -> dict[str, Value]:
+def _matched(match: Match, lines: Iterable[Curve], defense: str) -> dict[str, Value]:
     point = match.point
     if point is None:
         return {"matched": Value(text=match.reason)}
-    knob = next(line.knob for line in lines if (line.target, line.defense) == (target, defense))
+    knob = next(line.knob for line in lines if line.defense == defense)
     return {
-        "matched": Value(number=point.attack, spread=point.attack_spread),
-        "matched_natural": Value(number=point.natural, spread=point.natural_spread),
+        "matched": Value(point.attack, point.attack_spread),
+        "matched_natural": Value(point.natural, point.natural_spread),
         "matched_strength": Value(text=f"{knob} {point.strength:g}" if knob else "default"),
     }
 
 
-def _difference(one: Group | None, other: Group | None, settings: BoardSettings) -> Value:
+def _difference(one: Series | None, other: Series | None, card: BoardCard) -> Value:
     """Paired difference of top-1 with its interval, over the seeds that both have."""
-    if one is None or other is None:
-        return DASH
-    mine, theirs = _per_identity(one), _per_identity(other)
+    mine, theirs = (_per_identity(each.complete) if each else {} for each in (one, other))
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds:
         return DASH
@@ -283,35 +311,69 @@ def _difference(one: Group | None, other: Group | None, settings: BoardSettings)
 
     rows = [[a - b for a, b in zip(mine[s], theirs[s], strict=True)] for s in seeds]
     difference = torch.tensor(rows, dtype=torch.float64)
-    if settings.interval == "seeds":
-        if len(seeds) < 2:
-            return Value(number=float(difference.mean()))
-        mean, low, high = seeds_interval(difference)
-    else:
+    if card.interval == "identities":
         mean, low, high = paired_interval(difference)
-    return Value(number=mean, interval=(low, high))
+    elif len(seeds) < 2:
+        return Value(float(difference.mean()))
+    else:
+        mean, low, high = seeds_interval(difference)
+    return Value(mean, interval=(low, high))
 
 
-def _per_identity(each: Group) -> dict[int, tuple[float, ...]]:
-    found: dict[int, MetricValue] = {
-        f.record.seed: f.record.metrics[HEADLINE] for f in each.complete
-    }
-    return {seed: m.per_identity for seed, m in found.items() if m.per_identity is not None}
+def _per_identity(records: Mapping[int, Record]) -> dict[int, tuple[float, ...]]:
+    found = {seed: record.metrics[HEADLINE].per_identity for seed, record in records.items()}
+    return {seed: values for seed, values in found.items() if values is not None}
 
 
-def _references(undefended: Sequence[Group], target: str) -> tuple[tuple[str, Value], ...]:
+def _verified(seeds: Sequence[Filed]) -> str:
+    """``"verified by Ada"``, or ``"verified by Ada (1 of 2 seeds), self-reported (1 of 2 seeds)"``.
+
+    Only a cell that was trained anew is called verified.
+    """
+    names = {n for each in seeds if each.verification for n in each.verification.verified_by}
+    by = " by " + ", ".join(sorted(names)) if names else ""
+    states = [each.state.replace("retrained", f"verified{by}") for each in seeds]
+    found = sorted(set(states), key=lambda state: (not state.startswith("verified"), state))
+    if len(found) == 1:
+        return found[0]
+    return ", ".join(f"{each} ({states.count(each)} of {len(states)} seeds)" for each in found)
+
+
+def _commits(seeds: Sequence[Filed]) -> str:
+    places = [each.record.environment for each in seeds]
+    found = [
+        f"mibench {place.mibench}"
+        if place.commit is None
+        else place.commit[:8] + "+" * bool(place.dirty)
+        for place in places
+    ]
+    return ", ".join(dict.fromkeys(found))
+
+
+def _missing_notes(cells: Sequence[Series], titles: Mapping[str, str]) -> list[str]:
+    """One line for each metric that some cell lacks, with the first reason."""
+    found = []
+    for metric, title in titles.items():
+        values = [
+            record.metrics[metric]
+            for each in cells
+            for record in each.complete.values()
+            if metric in record.metrics
+        ]
+        reasons = [each.reason for each in values if each.value is None]
+        if reasons:
+            found.append(f"{title} is missing in {len(reasons)} records: {reasons[0]}")
+    return found
+
+
+def _references(undefended: Sequence[Series]) -> tuple[tuple[str, Value], ...]:
     """Floors and ceiling of the undefended targets, one set a seed."""
     seeds: dict[int, dict[str, float]] = {}
-    for each in undefended:
-        for filed in each.filed if each.target == target else ():
-            found = {k: m.get(HEADLINE) for k, m in filed.record.references.items()}
-            there = {
-                name: metric.value
-                for name, metric in found.items()
-                if metric is not None and metric.value is not None
-            }
-            if there:
-                seeds.setdefault(filed.record.seed, there)
+    for record in (filed.record for each in undefended for filed in each.filed):
+        bounds = {name: values.get(HEADLINE) for name, values in record.references.items()}
+        there = {n: m.value for n, m in bounds.items() if m is not None and m.value is not None}
+        if there:
+            seeds.setdefault(record.seed, there)
     names = sorted({name for values in seeds.values() for name in values}, reverse=True)
-    rows = [(name, [v[name] for _, v in sorted(seeds.items()) if name in v]) for name in names]
-    return tuple((name, over_seeds(values)) for name, values in rows)
+    rows = {n: [v[n] for _, v in sorted(seeds.items()) if n in v] for n in names}
+    return tuple((name, over_seeds(values)) for name, values in rows.items())

@@ -14,7 +14,7 @@ from mibench.errors import RequestError
 from mibench.judges.evaluators import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
-from mibench.record import protocol_digest
+from mibench.record import BoardCard, protocol_digest
 from mibench.settings import LEAST_IDENTITIES
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
@@ -93,9 +93,17 @@ class Protocol(Frozen):
         default_factory=dict, description="default strengths, settled on the development twin"
     )
 
+    board: BoardCard = Field(
+        BoardCard(
+            headline="improved-kedmi",
+            worst_case=("gmi", "improved-gmi", "kedmi", "improved-kedmi"),
+        ),
+        description="what its leaderboard shows; no number depends on it",
+    )
+
     @property
     def digest(self) -> str:
-        """SHA-256 of the card; see :func:`mibench.types.protocol_digest` for what is left out."""
+        """SHA-256 of the card; see :func:`mibench.record.protocol_digest` for what is left out."""
         return protocol_digest(self.model_dump(mode="json"))
 
     @property

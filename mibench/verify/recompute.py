@@ -170,7 +170,7 @@ def recompute(
 
 
 # What a cell's general prior depends on beside the protocol.
-_GENERAL_PRIOR = ("prior.gan", "prior.source", "attack.prior.gan", "attack.prior.source")
+_GENERAL_PRIOR = ("prior.gan", "prior.source")
 
 
 def _unchecked(each: Comparison, note: str) -> Comparison:

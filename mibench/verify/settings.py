@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,7 +99,7 @@ def _other_settings(record: Record) -> list[str]:
     """What of a record is not as its own request resolves here; empty for nothing.
 
     Every field that the record states is compared; one that it lacks is of a later version, unless
-    its schema is today's. Of a method that is not registered here, only what does not depend on it.
+    its rules are today's. Of a method that is not registered here, only what does not depend on it.
     """
     base = AttackName.parse(record.attack.name, strict=False).base
     try:
@@ -115,15 +116,17 @@ def _other_settings(record: Record) -> list[str]:
     found += _protocol(record, cell)
     card = cell.protocol
     defaults = {**card.attacks.get(base, {}), **card.defenses.get(record.defense.name, {})}
+    defaults |= card.priors.get(record.prior.kind, {})
     configs = {
         "target": cell.training.model_dump(mode="json"),
         "defense": cell.defense_config.model_dump(mode="json"),
-        "attack": cell.attack_resolved,
+        "attack": cell.attack_config.model_dump(mode="json"),
+        "prior": cell.prior.resolved,
     }
-    for part in known:
+    for part in (*known, *["prior"] * ("attack" in known)):
         ours = dict(flat(configs[part]))
         theirs = dict(flat(getattr(record, part).resolved))
-        if record.schema_version > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
+        if record.rules > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
             found.append(f"{part}.{lacking[0]} is not stated")
         for field, value in theirs.items():
             path = f"{part}.{field}"
@@ -136,9 +139,16 @@ def _other_settings(record: Record) -> list[str]:
                     f"{ours[field]!r}"
                 )
     if "attack" in known:
-        for key, value in (("access", cell.attack_class.access), ("prior", cell.prior)):
-            if (claim := getattr(record, key)) != value:
+        stated = {"access": cell.attack_class.access}
+        stated |= {f"prior.{key}": getattr(cell.prior, key) for key in ("kind", "recipe", "pinned")}
+        for key, value in stated.items():
+            if (claim := operator.attrgetter(key)(record)) != value:
                 found.append(f"{key} is {claim!r}, that of the attack is {value!r}")
+    knob = record.strength.path if record.strength else None
+    if "defense" in known and knob != cell.knob:
+        found.append(f"strength.path is {knob!r}, the defense's main knob is {cell.knob!r}")
+    if record.people != cell.protocol.data.of_people:
+        found.append(f"people is {record.people}, the protocol's pictures are otherwise")
     return found or _guarantee(record, cell, known)
 
 
@@ -178,7 +188,8 @@ def _architecture(name: str) -> Iterator[str]:
 
 def _protocol(record: Record, cell: Cell) -> Iterator[str]:
     """What a protocol's digest leaves out, but for notes: methods' settings, and what is pinned."""
-    for key, card in (("attacks", cell.protocol.attacks), ("defenses", cell.protocol.defenses)):
+    for key in ("attacks", "priors", "defenses"):
+        card = getattr(cell.protocol, key)
         stated = record.protocol.resolved.get(key, {})
         if not isinstance(stated, dict) or not all(isinstance(v, dict) for v in stated.values()):
             yield f"protocol.{key} holds no settings"

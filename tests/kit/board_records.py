@@ -14,22 +14,13 @@ from mibench.leaderboard.names import cell_name
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.verifications import Finding
 from mibench.metrics import bootstrap_interval
-from mibench.record import CEILING, FLOOR_PRIOR, Environment, Record
+from mibench.record import CEILING, FLOOR_PRIOR, Environment, Record, strength
 from mibench.types import digest
 from tests.conftest import TINY
 
 IDENTITIES, SAMPLES = 5, 4
 
-BOARDS = """
-[strengths]
-none = "target.epochs"
-bido = "defense.scale"
-
-[protocols.tiny]
-title = "A protocol for tests"
-headline = "improved-kedmi"
-worst_case = ["gmi", "improved-kedmi"]
-"""
+CARDS = {"tiny": TINY.board}
 
 
 def metric(values: Sequence[float], n: int, hits: Sequence[str] | None = None) -> dict[str, Any]:
@@ -107,6 +98,7 @@ def record_data(
     passed: dict[str, Any] | None = None,
     scale: float | str | None = 3,
     epochs: int = 20,
+    recipe: str = "general GAN",
     **changes: Any,
 ) -> dict[str, Any]:
     """A sound record as JSON. ``passed`` settings must agree with ``scale`` and ``epochs``."""
@@ -116,25 +108,42 @@ def record_data(
         own = {k: v for k, v in (passed or {}).items() if k.startswith(f"{key}.")}
         return {"name": name, "version": None, "passed": own, "resolved": resolved}
 
+    settings = {
+        "target": {"epochs": epochs},
+        "defense": {"scale": scale} if defense == "bido" else {},
+    }
+    prior = part("", "prior", {})
+    utility: dict[str, float | str | None] = {
+        "natural_accuracy": natural,
+        "evaluator_accuracy": evaluator,
+        "epsilon": None,
+        "delta": None,
+        "privacy_unit": None,
+    }
+    knob = {"none": "target.epochs", "bido": "defense.scale"}.get(defense)
+    found = strength(knob, settings, changes.get("utility", utility)) if knob else None
     card = {**TINY.model_dump(mode="json"), "digest": TINY.digest}
     run = digest([attack, defense, target, seed, passed, rows])
     return {
-        "schema_version": 1,
+        "schema_version": 3,
+        "rules": 1,
         "status": "complete",
         "protocol": {"name": "tiny", "version": 1, "passed": {}, "resolved": card},
-        "target": part(target, "target", {"epochs": epochs}),
-        "defense": part(defense, "defense", {"scale": scale} if defense == "bido" else {}),
+        "target": part(target, "target", settings["target"]),
+        "defense": part(defense, "defense", settings["defense"]),
         "attack": part(attack, "attack", {"iterations": 3}),
         "seed": seed,
         "access": "white-box",
-        "prior": "general GAN",
-        "utility": {
-            "natural_accuracy": natural,
-            "evaluator_accuracy": evaluator,
-            "epsilon": None,
-            "delta": None,
-            "privacy_unit": None,
+        "prior": {
+            "kind": "gan",
+            "recipe": recipe,
+            "pinned": False,
+            "passed": prior["passed"],
+            "resolved": prior["resolved"],
         },
+        "strength": found.model_dump() if found else None,
+        "people": False,
+        "utility": utility,
         "metrics": metrics(rows, run),
         "references": {
             FLOOR_PRIOR: {"attack_accuracy_top1": accuracy(hits_of(1))},
@@ -148,7 +157,6 @@ def record_data(
         "environment": ENVIRONMENT.model_dump(),
         "command": f"mibench run --protocol tiny --attack {attack} --seed {seed}",
         "created": "2026-01-01T00:00:00+00:00",
-        "verified_by": None,
         **copy.deepcopy(changes),
     }
 
@@ -190,8 +198,7 @@ def filed(*records: Record) -> list[Filed]:
 
 
 def file_all(folder: Path, *records: Record) -> None:
-    """Put records into a leaderboards folder, unchecked, with a ``boards.toml``."""
-    (folder / "boards.toml").write_text(BOARDS)
+    """Put records into a leaderboards folder, unchecked."""
     for each in filed(*records):
         path = folder / "records" / each.path
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,15 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from mibench.cli import cli
-from mibench.record import MetricValue, Part, Record, StageCost, missing
+from mibench.record import (
+    RULES_VERSION,
+    MetricValue,
+    Part,
+    PriorPart,
+    Record,
+    StageCost,
+    missing,
+)
 from tests.kit.board_records import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +32,7 @@ def make_record(**changes: Any) -> Record:
     drawn = {"data": {"private_name": "synthfaces-32"}}
     top1 = MetricValue(value=0.4312, n=500, interval=(0.3811, 0.4822), interval_over="identities")
     record = Record(
+        rules=RULES_VERSION,
         status="complete",
         protocol=Part(name="synthfaces-32", version=3, passed={}, resolved=drawn),
         target=Part(name="test_resnet", **part),
@@ -31,7 +40,9 @@ def make_record(**changes: Any) -> Record:
         attack=Part(name="improved-kedmi", **part),
         seed=7,
         access="white-box",
-        prior="general GAN",
+        prior=PriorPart(kind="gan", recipe="general GAN", pinned=True, **part),
+        strength=None,
+        people=False,
         utility={
             "natural_accuracy": 0.953,
             "evaluator_accuracy": 0.981,

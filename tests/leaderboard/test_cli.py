@@ -104,7 +104,7 @@ def test_schema_is_json() -> None:
     result = invoke("schema")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["title"] == "Record"
-    assert Record.model_validate(record_data()).schema_version == 1
+    assert Record.model_validate(record_data()).schema_version == 3
 
 
 @pytest.mark.parametrize("command", ["build", "add", "verify", "export", "schema"])

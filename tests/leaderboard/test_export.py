@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from mibench.errors import RequestError
-from mibench.leaderboard.axes import attack_axis, natural_axis, position
 from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.build import boards
-from mibench.leaderboard.curves import curves_of
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.formats import columns_of, latex, rows_of
+from mibench.leaderboard.plots import attack_axis, natural_axis, position
+from mibench.leaderboard.series import curves_of
+from mibench.protocols import PROTOCOLS, Protocol
 from tests.kit.board_records import bido, file_all, make
 from tests.kit.command_line import invoke
 
@@ -28,8 +30,10 @@ TEXTWIDTH = 345  # points, of LaTeX's article
 # -- tables for papers ----------------------------------------------------------------------------
 
 
+@functools.cache
 def shipped() -> list[tuple[str, Table]]:
-    made = boards(ROOT / "leaderboards").boards
+    cards = {name: card.board for name, card in PROTOCOLS.items()}
+    made = boards(ROOT / "leaderboards", cards).boards
     return [(board.protocol, table) for board in made for table in board.tables]
 
 
@@ -158,7 +162,7 @@ def test_rows_are_chosen_by_their_columns() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, tiny: Protocol) -> Path:
     place = tmp_path / "board"
     place.mkdir()
     file_all(place, make(16, attack=IK), make(18, attack=IK, seed=1), make(10), bido(9, 0.9, 3))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mibench.errors import MibenchError, RequestError
+import mibench.leaderboard
+from mibench.errors import RequestError
 from mibench.leaderboard import page
 from mibench.leaderboard.board import Board, Column, Table, Value
 from mibench.leaderboard.build import boards, build, stale
@@ -24,8 +25,10 @@ from mibench.leaderboard.formats import (
     latex_text,
     markdown,
 )
-from mibench.leaderboard.settings import read_settings
-from tests.kit.board_records import BOARDS, bido, file_all, make
+from mibench.leaderboard.series import framed
+from mibench.protocols import PROTOCOLS
+from mibench.record import BoardCard
+from tests.kit.board_records import CARDS, bido, file_all, filed, make
 
 ROOT = Path(__file__).resolve().parents[2]
 IK = "improved-kedmi"
@@ -63,14 +66,16 @@ EXAMPLE = Table(
 
 
 def test_markdown() -> None:
-    assert markdown(EXAMPLE).splitlines() == [
-        "| name_of\\|it | top-1 % | Δ % | distance | n |",
-        "|---|---:|---:|---:|---:|",
-        "| a_b & 50% \\| &lt;i> | 63.1 ± 1.2 | +21.8 [18.3, 25.5] | 63.25 ± 1.50 | 500 |",
-        "| — | lacks gmi | -5.0 [-10.0, 0.1] | 2.50e+07 | — |",
-        "",
-        "± & so on.",
-    ]
+    lines = markdown(EXAMPLE).splitlines()
+    assert len({len(line) for line in lines[:4]}) == 1  # columns stand below one another
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[:4]]
+    assert cells[0] == ["name_of\\|it", "top-1 %", "Δ %", "distance", "n"]
+    assert [(cell[0], cell[-1]) for cell in cells[1]] == [(":", "-"), *[("-", ":")] * 4]
+    assert cells[2] == [
+        "a_b & 50% \\| &lt;i>", "63.1 ± 1.2", "+21.8 [18.3, 25.5]", "63.25 ± 1.50", "500",
+    ]  # fmt: skip
+    assert cells[3] == ["—", "lacks gmi", "-5.0 [-10.0, 0.1]", "2.50e+07", "—"]
+    assert lines[4:] == ["", "± & so on."]
 
 
 def test_latex_is_escaped() -> None:
@@ -115,60 +120,61 @@ def test_csv_holds_raw_numbers() -> None:
 
 def test_html_is_escaped() -> None:
     text = html_fragment(EXAMPLE)
-    assert "<td>a_b &amp; 50% | &lt;i&gt;</td>" in text
-    assert '<td style="text-align: right">63.1 ± 1.2</td>' in text
+    assert re.search(r"<td[^>]*>a_b &amp; 50% | &lt;i&gt; *</td>", text)
+    assert re.search(r'<td style="text-align: right;"> *63.1 ± 1.2</td>', text)
     assert text.count("<tr>") == 3
+    assert text.startswith('<table id="example">\n<caption>Example</caption>')
 
 
 def test_columns_are_chosen_by_name() -> None:
     chosen = columns_of(EXAMPLE, ["n", "name"])
-    assert markdown(chosen).splitlines()[0] == "| n | name_of\\|it |"
+    assert re.split(r" *(?<!\\)\| *", markdown(chosen).splitlines()[0])[1:-1] == [
+        "n",
+        "name_of\\|it",
+    ]
     with pytest.raises(RequestError, match=r"no column 'shre'; did you mean 'share'\?"):
         columns_of(EXAMPLE, ["shre"])
     with pytest.raises(RequestError, match="columns: name, share"):
         columns_of(EXAMPLE, ["zzz"])
 
 
-# -- settings -----------------------------------------------------------------------------------
+# -- cards --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("[strengths", "no TOML"),
-        ('[strengths]\nbido = "scale"\n[protocols]', "write defense.FIELD or target.FIELD"),
-        ('[strengths]\nbido = "attack.scale"\n[protocols]', "write defense.FIELD or target.FIELD"),
-        ("[strengths]", "protocols: Field required"),
-        (BOARDS + "\nheadlin = 'x'", "protocols.tiny.headlin: Extra inputs"),
-    ],
-)
-def test_a_wrong_boards_file_is_named(text: str, reason: str, tmp_path: Path) -> None:
-    (tmp_path / "boards.toml").write_text(text)
-    with pytest.raises(MibenchError, match=reason):
-        read_settings(tmp_path)
-
-
-def test_a_missing_board_is_named(tmp_path: Path) -> None:
-    (tmp_path / "boards.toml").write_text(BOARDS)
-    with pytest.raises(MibenchError, match=r"add a section \[protocols\.new\]"):
-        read_settings(tmp_path).of("new")
-    with pytest.raises(MibenchError, match=r"there is no .*boards\.toml"):
-        read_settings(tmp_path / "nowhere")
-
-
-def test_the_shipped_boards_fit_the_methods() -> None:
-    """Each strength is the main knob that its defense names, and each attack is there."""
-    from mibench.protocols import PROTOCOLS
-    from mibench.training.defense import DEFENSES
+def test_every_card_says_what_its_board_shows() -> None:
+    """Outside its digest: what a board shows may change, and no number with it."""
     from tests.kit.methods import attack_names
 
-    shipped = read_settings(ROOT / "leaderboards")
-    for name in DEFENSES.names():
-        knob = DEFENSES.get(name).strength
-        assert shipped.strengths[name] == ("target.epochs" if knob is None else f"defense.{knob}")
-    for protocol, own in shipped.protocols.items():
-        assert own.title == PROTOCOLS[protocol].title
-        assert {own.headline, *own.worst_case} <= set(attack_names())
+    for card in PROTOCOLS.values():
+        assert {card.board.headline, *card.board.worst_case} <= set(attack_names())
+        other = card.model_copy(update={"board": BoardCard(headline="gmi", worst_case=())})
+        assert other.digest == card.digest
+
+
+def test_the_public_frame_has_a_row_a_record(tmp_path: Path) -> None:
+    file_all(tmp_path, *RECORDS)
+    rows = mibench.leaderboard.frame(tmp_path)
+    assert len(rows) == len(RECORDS)
+    row = rows.set_index("path").loc["tiny/improved-kedmi_bido-scale=0_test_resnet_seed0.json"]
+    assert (row.protocol, row.defense, row.seed, row.settings) == (
+        "tiny", "bido", 0, "defense.scale=0",
+    )  # fmt: skip
+    assert (row.knob, row.strength, row.control, row.default) == ("defense.scale", 0, True, False)
+    assert (row.attack_accuracy_top1, row.natural_accuracy) == (0.95, 0.94)
+    assert row.attack_accuracy_top1_low < 0.95 <= row.attack_accuracy_top1_high
+    assert (row.floor_prior, row.ceiling) == (0.05, 1)
+    seeds = rows[rows["default"]].groupby("cell")["attack_accuracy_top1"].agg(["mean", "count"])
+    assert seeds.loc["tiny/improved-kedmi_none_test_resnet"].tolist() == [pytest.approx(0.85), 2]
+    with pytest.raises(RequestError, match="there is no folder"):
+        mibench.leaderboard.frame(tmp_path / "nowhere")
+
+
+def test_every_column_of_the_frame_is_explained() -> None:
+    text = mibench.leaderboard.frame.__doc__ or ""
+    metrics = {key for record in RECORDS for key in record.metrics}
+    for column in framed(filed(*RECORDS)).columns:
+        plain = re.sub("_(low|high|n)$", "", column)
+        assert plain in metrics or re.search(rf"\b{column}\b", text), column
 
 
 # -- build --------------------------------------------------------------------------------------
@@ -200,7 +206,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "leaderboards"
     folder.mkdir()
     file_all(folder, *RECORDS)
-    build(folder)
+    build(folder, CARDS)
     return folder
 
 
@@ -208,11 +214,10 @@ def test_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "leaderboards"
     folder.mkdir()
     file_all(folder, *RECORDS)
-    build(folder)
+    build(folder, CARDS)
     first = files_in(folder)
     assert set(first) == {
         "README.md",
-        "boards.toml",
         "built.json",
         "index.html",
         "privacy-utility-tiny.svg",
@@ -228,7 +233,7 @@ def test_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     copy.mkdir(parents=True)
     file_all(copy, *RECORDS)
     code = "import sys, pathlib; from mibench.leaderboard.build import build; "
-    code += "build(pathlib.Path(sys.argv[1]))"
+    code += "from tests.kit.board_records import CARDS; build(pathlib.Path(sys.argv[1]), CARDS)"
     subprocess.run([sys.executable, "-c", code, str(copy)], check=True, cwd=ROOT)
     assert files_in(copy) == first
     assert str(tmp_path).encode() not in b"".join(first.values())
@@ -238,22 +243,22 @@ def test_the_readme_shows_the_main_tables(built: Path) -> None:
     text = (built / "README.md").read_text()
     assert "## tiny, version 1" in text
     assert "![Attack over natural accuracy](privacy-utility-tiny.svg)" in text
-    assert "| 85.0 ± 7.1 |" in text
+    assert re.search(r"\| +85.0 ± 7.1 \|", text)
     assert text.count("## Published numbers") == 1
 
 
 def test_check_names_what_is_stale(built: Path) -> None:
-    assert stale(built) == ([], [])
+    assert stale(built, CARDS) == ([], [])
     (built / "README.md").write_text("edited")
     (built / "tables/tiny/cells.csv").unlink()
-    assert stale(built) == (["README.md", "tables/tiny/cells.csv"], [])
-    build(built)
-    assert stale(built) == ([], [])
+    assert stale(built, CARDS) == (["README.md", "tables/tiny/cells.csv"], [])
+    build(built, CARDS)
+    assert stale(built, CARDS) == ([], [])
 
 
 def test_check_notices_a_new_record(built: Path) -> None:
     file_all(built, make(3, attack="gmi", seed=4))
-    found, _ = stale(built)
+    found, _ = stale(built, CARDS)
     assert {"README.md", "index.html", "tables/tiny/cells.csv", "tables/tiny/cells.tex"} <= set(
         found
     )
@@ -264,17 +269,17 @@ def test_a_figure_of_another_matplotlib_is_compared_by_its_data(built: Path) -> 
     figure = built / "privacy-utility-tiny.svg"
     drawn = figure.read_text()
     figure.write_text(drawn.replace("stroke-linecap: butt", "stroke-linecap: round"))
-    assert stale(built)[0] == ["privacy-utility-tiny.svg"]
+    assert stale(built, CARDS)[0] == ["privacy-utility-tiny.svg"]
     older = re.sub(r"Matplotlib v[\d.]+", "Matplotlib v3.0.0", figure.read_text())
     figure.write_text(older)
-    assert stale(built)[0] == []
+    assert stale(built, CARDS)[0] == []
     figure.write_text(re.sub(r"data [0-9a-f]{64}", "data " + "0" * 64, older))
-    assert stale(built)[0] == ["privacy-utility-tiny.svg"]
+    assert stale(built, CARDS)[0] == ["privacy-utility-tiny.svg"]
 
 
 def test_a_build_without_records_is_a_wrong_request(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there is no record in"):
-        boards(tmp_path)
+        boards(tmp_path, CARDS)
 
 
 def test_tables_need_no_torch() -> None:

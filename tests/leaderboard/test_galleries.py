@@ -26,7 +26,7 @@ from mibench.leaderboard.records import IMAGES
 from mibench.verify import filing
 from mibench.verify.filing import add
 from tests.conftest import TINY
-from tests.kit.board_records import BOARDS, IDENTITIES, SAMPLES, file_all, make, record_data
+from tests.kit.board_records import CARDS, IDENTITIES, SAMPLES, file_all, make, record_data
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -172,7 +172,7 @@ def people(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("agreeing")
 def test_no_gallery_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_folder(tmp_path / "run", protocol=people(monkeypatch))
+    run = run_folder(tmp_path / "run", protocol=people(monkeypatch), people=True)
     (outcome,) = add([run], tmp_path / "board")
     assert outcome.status == "filed"
     assert not (tmp_path / "board" / "galleries").exists()
@@ -258,7 +258,6 @@ def test_a_build_shows_no_picture_that_it_cannot_trust(
 ) -> None:
     board = tmp_path / "board"
     board.mkdir()
-    (board / "boards.toml").write_text(BOARDS)
     folder = board / "galleries/tiny"
     folder.mkdir(parents=True)
     file_all(board, make(), make(attack="kedmi"), make(attack="vmi"), make(attack="kedmi+ma"))
@@ -266,7 +265,7 @@ def test_a_build_shows_no_picture_that_it_cannot_trust(
     (folder / "kedmi_none_test_resnet_seed0.png").write_bytes(BOMB)
     (folder / "kedmi+ma_none_test_resnet_seed0.png").symlink_to(tmp_path / "passwd")
     (folder / "stray.png").write_bytes(BOMB)
-    _, problems, _ = build(board)
+    _, problems, _ = build(board, CARDS)
     page = (board / "index.html").read_text()
     assert "galleries/tiny/gmi_none_test_resnet_seed0.png" in page
     assert "kedmi_none_test_resnet_seed0.png" not in page
@@ -279,12 +278,10 @@ def test_a_picture_of_people_is_not_shown(tmp_path: Path, monkeypatch: pytest.Mo
     board = tmp_path / "board"
     board.mkdir()
     protocol = people(monkeypatch)
-    file_all(board, make(protocol=protocol))
-    text = BOARDS.replace("protocols.tiny", "protocols.people")
-    (board / "boards.toml").write_text(text)
+    file_all(board, make(protocol=protocol, people=True))
     folder = board / "galleries/people"
     folder.mkdir(parents=True)
     (folder / "gmi_none_test_resnet_seed0.png").write_bytes(sound())
-    _, problems, _ = build(board)
+    _, problems, _ = build(board, {"people": CARDS["tiny"]})
     assert "galleries/people" not in (board / "index.html").read_text()
     assert "people are not published" in problems[0]

@@ -17,7 +17,7 @@ from mibench.errors import MibenchError
 from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.page import render_page
 from mibench.leaderboard.records import Filed
-from mibench.record import MetricValue, Part, Record
+from mibench.record import RULES_VERSION, MetricValue, Part, PriorPart, Record
 from tests.kit import browser
 from tests.kit.board_records import ENVIRONMENT
 
@@ -32,6 +32,7 @@ def record(attack: str, defense: str, target: str, seed: int, access: str) -> Re
         return Part(name=name, version=1, passed={}, resolved=resolved)
 
     return Record(
+        rules=RULES_VERSION,
         status="complete",
         protocol=part("drawn"),
         target=part(target),
@@ -39,7 +40,9 @@ def record(attack: str, defense: str, target: str, seed: int, access: str) -> Re
         attack=part(attack),
         seed=seed,
         access=access,
-        prior="general GAN",
+        prior=PriorPart(kind="gan", recipe="general GAN", pinned=True, passed={}, resolved={}),
+        strength=None,
+        people=False,
         utility={"natural_accuracy": 0.9},
         metrics={"attack_accuracy_top1": MetricValue(value=0.125, n=8)},
         references={},

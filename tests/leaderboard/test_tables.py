@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mibench.leaderboard.board import Board, Curve, CurvePoint, Table, Value
-from mibench.leaderboard.curves import curves, strength_fault
-from mibench.leaderboard.groups import group, over_seeds, seeds_text
-from mibench.leaderboard.published import published_table
-from mibench.leaderboard.ranking import anchor, matches
-from mibench.leaderboard.settings import Settings, read_settings
-from mibench.leaderboard.tables import build_board
+from mibench.leaderboard.checks import faults
+from mibench.leaderboard.ranking import anchor, matches, worst_of_target
+from mibench.leaderboard.series import curves, over_seeds, seeds_text
+from mibench.leaderboard.tables import build_board, published_table
 from mibench.leaderboard.verifications import Verification
-from mibench.leaderboard.worst import worst_of_target
 from mibench.metrics import paired_interval, seeds_interval
-from mibench.record import Record
-from tests.kit.board_records import BOARDS, bido, diverged, filed, finding, make
+from mibench.record import BoardCard, Record
+from tests.conftest import TINY
+from tests.kit.board_records import bido, diverged, filed, finding, make
 
-ROOT = Path(__file__).resolve().parents[2]
 IK = "improved-kedmi"
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    (tmp_path / "boards.toml").write_text(BOARDS)
-    return read_settings(tmp_path)
+def board_of(*records: Record, card: BoardCard = TINY.board) -> Board:
+    return build_board("tiny", filed(*records), card)
 
 
-def board_of(settings: Settings, *records: Record) -> Board:
-    return build_board("tiny", filed(*records), settings)
-
-
-def table_of(settings: Settings, key: str, *records: Record) -> Table:
-    return next(t for t in board_of(settings, *records).tables if t.key == key)
+def table_of(key: str, *records: Record, card: BoardCard = TINY.board) -> Table:
+    return next(t for t in board_of(*records, card=card).tables if t.key == key)
 
 
 def row_of(table: Table, **texts: str) -> dict[str, Value]:
@@ -80,21 +70,21 @@ def test_a_worst_case_needs_equal_shapes(hits: list[list[str]]) -> None:
         worst_of_target(hits)
 
 
-def test_the_worst_case_in_the_table(settings: Settings) -> None:
+def test_the_worst_case_in_the_table() -> None:
     full, empty = ["1111"] * 5, ["0000"] * 5
     both = [make(full, attack="gmi", seed=s) for s in (0, 1)]
     both += [make(empty, attack=IK, seed=0), make(empty, attack=IK, seed=1)]
-    worst = row_of(table_of(settings, "defenses", *both), defense="none")["worst"]
+    worst = row_of(table_of("defenses", *both), defense="none")["worst"]
     assert (worst.number, worst.spread) == (1, 0)
 
 
-def test_there_is_no_worst_case_without_all_attacks(settings: Settings) -> None:
-    lacking = row_of(table_of(settings, "defenses", make(attack=IK)), defense="none")["worst"]
+def test_there_is_no_worst_case_without_all_attacks() -> None:
+    lacking = row_of(table_of("defenses", make(attack=IK)), defense="none")["worst"]
     assert (lacking.number, lacking.text) == (None, "lacks gmi")
     apart = [make(attack=IK, seed=0), make(attack="gmi", seed=1)]
-    assert row_of(table_of(settings, "defenses", *apart), defense="none")["worst"].number is None
+    assert row_of(table_of("defenses", *apart), defense="none")["worst"].number is None
     others = [make(attack=IK), make(attack="gmi", artifacts={"target": "another"})]
-    worst = row_of(table_of(settings, "defenses", *others), defense="none")["worst"]
+    worst = row_of(table_of("defenses", *others), defense="none")["worst"]
     assert worst.number is None
     assert "different targets" in worst.text
 
@@ -116,19 +106,19 @@ def test_seeds_as_text(seeds: tuple[int, ...], text: str) -> None:
     assert seeds_text(seeds) == text
 
 
-def test_diverged_seeds_are_no_numbers(settings: Settings) -> None:
+def test_diverged_seeds_are_no_numbers() -> None:
     records = [make(10, attack=IK), make(12, attack=IK, seed=1), diverged(attack=IK, seed=2)]
-    table = table_of(settings, "cells", *records)
+    table = table_of("cells", *records)
     (row,) = table.rows
     assert row["top1"].number == pytest.approx(0.55)
     assert row["seeds"].text == "0, 1"
     assert any("Diverged, and in no mean" in n and "seed 2" in n for n in table.notes)
-    (row,) = table_of(settings, "cells", diverged()).rows
+    (row,) = table_of("cells", diverged()).rows
     assert (row["top1"].number, row["top1"].text) == (None, "diverged")
 
 
-def test_a_missing_metric_has_its_reason_below_the_table(settings: Settings) -> None:
-    table = table_of(settings, "cells", make())
+def test_a_missing_metric_has_its_reason_below_the_table() -> None:
+    table = table_of("cells", make())
     assert table.rows[0]["fid"].number is None
     assert any(note.startswith("FID is missing in 1 records: no Inception") for note in table.notes)
 
@@ -136,7 +126,7 @@ def test_a_missing_metric_has_its_reason_below_the_table(settings: Settings) -> 
 # -- curves and ranks ---------------------------------------------------------------------------
 
 
-def test_a_curve_has_a_point_for_each_strength(settings: Settings) -> None:
+def test_a_curve_has_a_point_for_each_strength() -> None:
     again = bido(14, 0.8, 3, seed=0, passed={"defense.scale": 3})
     records = [
         bido(14, 0.9, 3),
@@ -150,7 +140,7 @@ def test_a_curve_has_a_point_for_each_strength(settings: Settings) -> None:
         make(17, attack=IK, natural=0.4, epochs=2, passed={"target.epochs": 2}),
         make(18, attack=IK, natural=0.95),
     ]
-    found = {(c.target, c.defense): c for c in curves(group(filed(*records), settings), IK)}
+    found = {(c.target, c.defense): c for c in curves(filed(*records), IK)}
     assert set(found) == {("test_resnet", "bido"), ("test_resnet", "none"), ("other", "none")}
     curve = found["test_resnet", "bido"]
     assert curve.knob == "scale"
@@ -172,19 +162,20 @@ def test_a_curve_has_a_point_for_each_strength(settings: Settings) -> None:
     assert [(p.strength, p.default) for p in early] == [(2, False), (20, True)]
 
 
-def test_a_knob_without_a_number_is_named(settings: Settings) -> None:
+def test_a_knob_without_a_number_is_named() -> None:
     record = make(attack=IK, defense="bido", scale="much")
-    assert "main knob of bido is defense.scale" in strength_fault(record, settings)
+    (reason,) = faults(record)
+    assert "main knob of bido is defense.scale" in reason
     # DP-SGD finds its noise for a given ε in training, and reports it beside ε.
     utility = {**record.utility, "scale": 7.0}
     found = make(attack=IK, defense="bido", scale=None, utility=utility)
-    assert strength_fault(found, settings) == ""
-    (line,) = curves(group(filed(found), settings), IK)
+    assert not [each for each in faults(found) if "knob" in each or "strength" in each]
+    (line,) = curves(filed(found), IK)
     assert line.points[0].strength == 7
 
 
-def test_a_defense_without_a_known_knob_is_one_point(settings: Settings) -> None:
-    (line,) = curves(group(filed(make(attack=IK, defense="new")), settings), IK)
+def test_a_defense_without_a_known_knob_is_one_point() -> None:
+    (line,) = curves(filed(make(attack=IK, defense="new")), IK)
     assert (line.knob, [p.strength for p in line.points]) == ("", [1])
     assert line.points[0].default
     assert not line.points[0].control
@@ -260,7 +251,7 @@ def test_an_unsure_point_is_shown_not_ranked() -> None:
     assert found["mild"].rank == 1
 
 
-def test_the_table_of_defenses(settings: Settings) -> None:
+def test_the_table_of_defenses() -> None:
     records = [
         make(18, attack=IK, natural=0.95),
         make(16, attack=IK, natural=0.97, seed=1),
@@ -282,7 +273,7 @@ def test_the_table_of_defenses(settings: Settings) -> None:
             },
         ),
     ]
-    table = table_of(settings, "defenses", *records)
+    table = table_of("defenses", *records)
     assert [row["defense"].text for row in table.rows] == ["bido", "none", "other"]
     assert [column.key for column in table.columns][:6] == [
         "rank",
@@ -316,36 +307,36 @@ def test_the_table_of_defenses(settings: Settings) -> None:
 
 @pytest.mark.parametrize(("epsilons", "spread"), [((8.0, 8.0), None), ((7.0, 9.0), 2**0.5)])
 def test_a_planned_guarantee_has_no_spread(
-    settings: Settings, epsilons: tuple[float, float], spread: float | None
+    epsilons: tuple[float, float], spread: float | None
 ) -> None:
     records = []
     for seed, epsilon in enumerate(epsilons):
         utility = {"natural_accuracy": 0.9 + 0.01 * seed, "evaluator_accuracy": 0.95}
         utility |= {"epsilon": epsilon, "privacy_unit": "example"}
         records.append(make(5, attack=IK, defense="other", seed=seed, utility=utility))
-    (row,) = table_of(settings, "defenses", *records).rows
+    (row,) = table_of("defenses", *records).rows
     assert row["epsilon"].number == 8.0
     assert row["epsilon"].spread == (spread and pytest.approx(spread))
     assert row["natural"].spread is not None
 
 
-def test_a_control_under_another_attack_is_not_taken(settings: Settings) -> None:
+def test_a_control_under_another_attack_is_not_taken() -> None:
     other = make(2, attack="gmi", defense="bido", scale=0, passed={"defense.scale": 0})
-    row = row_of(table_of(settings, "defenses", bido(12, 0.9, 3), other), defense="bido")
+    row = row_of(table_of("defenses", bido(12, 0.9, 3), other), defense="bido")
     assert row["control_attack"].text == "—"
 
 
 # -- improvement and references -----------------------------------------------------------------
 
 
-def test_the_improvement_is_paired(settings: Settings) -> None:
+def test_the_improvement_is_paired() -> None:
     fewer = ["11110", "11110", "00000", "00000", "00000"]
     more = ["11110", "11110", "11100", "00010", "00000"]
     base = [make(fewer, attack="kedmi", seed=s) for s in (0, 1)]
     better = [make(more, attack=IK, seed=s) for s in (0, 1, 2)]
     plus = [make(9, attack="kedmi+lom"), make(7, attack="kedmi+ma")]
     defended = bido(1, 0.9, 3)
-    table = table_of(settings, "improvement", *base, *better, *plus, defended)
+    table = table_of("improvement", *base, *better, *plus, defended)
     (row,) = table.rows
     assert row["attack"].text == "kedmi"
     assert row["base"].number == pytest.approx(8 / 25)
@@ -366,13 +357,12 @@ def test_the_improvement_is_paired(settings: Settings) -> None:
     assert row["seeds"].text == "differ: see all cells"
 
 
-def test_differences_can_be_over_seeds(settings: Settings) -> None:
-    own = settings.of("tiny").model_copy(update={"interval": "seeds"})
-    over_seeds = settings.model_copy(update={"protocols": {"tiny": own}})
+def test_differences_can_be_over_seeds() -> None:
+    over_seeds = TINY.board.model_copy(update={"interval": "seeds"})
     base = [make(8, attack="kedmi", seed=s) for s in (0, 1, 2)]
     better = [make(8 + 4 * s, attack=IK, seed=s) for s in (0, 1, 2, 3)]
     one = [make(9, attack="gmi", seed=0), make(11, attack="improved-gmi", seed=0)]
-    table = table_of(over_seeds, "improvement", *base, *better, *one)
+    table = table_of("improvement", *base, *better, *one, card=over_seeds)
     gmi, kedmi = table.rows
     # Of the seeds that both have, the differences are 0, 4 and 8 of 20 hits.
     mean, low, high = seeds_interval(torch.tensor([[0.0], [0.2], [0.4]]))
@@ -382,15 +372,15 @@ def test_differences_can_be_over_seeds(settings: Settings) -> None:
     assert any("t interval over seeds" in note for note in table.notes)
 
 
-def test_no_improvement_without_both_ends(settings: Settings) -> None:
-    (row,) = table_of(settings, "improvement", make(attack="vmi"), make(attack="vmi+ma")).rows
+def test_no_improvement_without_both_ends() -> None:
+    (row,) = table_of("improvement", make(attack="vmi"), make(attack="vmi+ma")).rows
     assert row["delta"].text == "—"
     assert "improved" not in row
     apart = [make(attack="vmi"), make(attack="improved-vmi", seed=1)]
-    assert table_of(settings, "improvement", *apart).rows[0]["delta"].text == "—"
+    assert table_of("improvement", *apart).rows[0]["delta"].text == "—"
 
 
-def test_references_are_of_undefended_default_targets(settings: Settings) -> None:
+def test_references_are_of_undefended_default_targets() -> None:
     floor = {
         "floor": {"attack_accuracy_top1": make(4).metrics["attack_accuracy_top1"].model_dump()}
     }
@@ -401,7 +391,7 @@ def test_references_are_of_undefended_default_targets(settings: Settings) -> Non
         make(attack=IK, seed=5, target="other", references=floor),
         bido(3, 0.9, 3, references=floor),
     ]
-    board = board_of(settings, *records)
+    board = board_of(*records)
     assert board.reference_target == "test_resnet"
     assert dict(board.references) == {
         "floor: random prior samples": Value(number=0.05),
@@ -410,7 +400,7 @@ def test_references_are_of_undefended_default_targets(settings: Settings) -> Non
     }
 
 
-def test_cells_say_whether_they_were_verified(settings: Settings) -> None:
+def test_cells_say_whether_they_were_verified() -> None:
     environment = {**make().environment.model_dump(), "dirty": True}
     records = [make(), make(seed=1), make(attack=IK, environment=environment), make(attack="vmi")]
     ada, eve = ((finding("retrained", by),) for by in ("Ada", "Eve"))
@@ -421,7 +411,7 @@ def test_cells_say_whether_they_were_verified(settings: Settings) -> None:
         else each
         for i, each in enumerate(filed(*records))
     ]
-    board = build_board("tiny", checked, settings)
+    board = build_board("tiny", checked, TINY.board)
     (table,) = (each for each in board.tables if each.key == "cells")
     said = {row["attack"].text: row["verified"].text for row in table.rows}
     halves = "verified by Ada (1 of 2 seeds), self-reported (1 of 2 seeds)"

@@ -297,10 +297,10 @@ def test_a_cell_with_the_published_priors_and_what_its_record_says(
         protocol=tiny.name, attack="kedmi", overrides=settings, store=tiny_store, out=tmp_path
     )
     assert record.status == "complete"
-    assert record.prior == "target-specific GAN, trained from scratch"
+    assert record.prior.recipe == "target-specific GAN, trained from scratch"
     assert record.attack.resolved["prior"]["gan"]["architecture"] == "gmi"
     usual = mibench.run(protocol=tiny.name, attack="kedmi", store=tiny_store, out=tmp_path / "b")
-    assert usual.prior == "target-specific GAN, fine-tuned from the general prior"
+    assert usual.prior.recipe == "target-specific GAN, fine-tuned from the general prior"
 
 
 SMALL: dict[str, Any] = {

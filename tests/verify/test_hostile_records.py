@@ -19,6 +19,7 @@ from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.names import cell_name
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.records import disagreements, load
+from mibench.leaderboard.series import series
 from mibench.leaderboard.verifications import noted
 from mibench.record import Record
 from mibench.verify.copies import LEAST, nearest
@@ -70,10 +71,10 @@ def with_(**changes: Any) -> str:
         (with_(schema_version=True), "schema_version is True"),
         (with_(schema_version=1.0), "schema_version is 1.0"),
         (with_(schema_version="1"), "schema_version is '1'"),
-        (with_(schema_version=2), "rules is None in a record of schema 2"),
-        (with_(schema_version=2, rules=3), "rules is 3"),
-        (with_(schema_version=2, rules=True), "rules is True"),
-        (with_(rules=2), "rules is 2 in a record of schema 1"),
+        (with_(rules=None), "rules is None in a record of schema 3"),
+        (with_(rules=3), "rules is 3"),
+        (with_(rules=True), "rules is True"),
+        (with_(schema_version=1, rules=2), "rules is 2 in a record of schema 1"),
         (with_(seed=True), "seed: Input should be a valid integer"),
         (with_(seed="0"), "seed: Input should be a valid integer"),
         (with_(seed=-1), "seed: Input should be greater than or equal to 0"),
@@ -244,13 +245,13 @@ def test_a_planted_temporary_name_is_not_followed(tmp_path: Path) -> None:
 
 def test_two_authors_methods_of_one_name_are_two_methods(tmp_path: Path) -> None:
     part = {"version": None, "passed": {}, "resolved": {}, "name": "MyDefense"}
-    records = [make(seed=seed, schema_version=2, rules=1, defense="MyDefense") for seed in (0, 1)]
+    records = [make(seed=seed, defense="MyDefense") for seed in (0, 1)]
     reasons = [foreign(each) for each in records]
     assert all("does not say what source" in each[0] for each in reasons)
     ours, theirs = (
         Record.model_validate(
             {
-                **record_data(seed=seed, schema_version=2, rules=1),
+                **record_data(seed=seed),
                 "defense": {**part, "source": source * 64},
             }
         )
@@ -261,15 +262,11 @@ def test_two_authors_methods_of_one_name_are_two_methods(tmp_path: Path) -> None
     assert not [each for each in foreign(ours) if "not stated" not in each]
     assert cell_name(ours) == "gmi_MyDefense@aaaaaaaa_test_resnet_seed0"
     assert cell_name(theirs) == "gmi_MyDefense@bbbbbbbb_test_resnet_seed1"
-    from mibench.leaderboard.groups import group
-    from mibench.leaderboard.settings import Settings
-
-    groups = group(filed(ours, theirs), Settings(strengths={}, protocols={}))
-    assert len(groups) == 2
+    assert len(series(filed(ours, theirs))) == 2
 
 
 def test_mibench_own_methods_have_no_other_source() -> None:
-    data = record_data(schema_version=2, rules=1)
+    data = record_data()
     data["defense"]["source"] = "c" * 64
     (reason,) = foreign(Record.model_validate(data))
     assert "'none' is mibench's own, the record's has another source" in reason

@@ -11,7 +11,6 @@ from rich.text import Text
 from mibench.cli.show.progress import duration, size
 from mibench.cli.show.tables import ABSENT, pairs, right, table
 from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY
-from mibench.leaderboard.galleries import may_be_shown
 from mibench.metrics import METRICS, near_chance
 from mibench.metrics.catalogue import HIGHER
 from mibench.record import INCOMPLETE, MetricValue, Record
@@ -115,7 +114,7 @@ def notes(record: Record) -> list[str]:
             "The data set was prepared with --incomplete and lacks pictures: the split is not the "
             "protocol's, and boards refuse this record."
         )
-    if not may_be_shown(record):
+    if record.people:
         found.append(
             "Reconstructions of photographs stay in the run folder and in the store, which are "
             "yours alone: those of real people must not be published."
