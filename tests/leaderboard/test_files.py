@@ -279,5 +279,5 @@ def test_a_build_without_records_is_a_wrong_request(tmp_path: Path) -> None:
 
 def test_tables_need_no_torch() -> None:
     code = "import sys, mibench.leaderboard.tables, mibench.leaderboard.build, "
-    code += "mibench.cli_leaderboard; assert not {'torch', 'matplotlib'} & sys.modules.keys()"
+    code += "mibench.cli.leaderboard; assert not {'torch', 'matplotlib'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
