@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
 _HIDDEN = {
-    *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "defenses"),
+    *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "priors", "defenses"),
     "in_protocol",
 }
 _DAY = 86400.0
