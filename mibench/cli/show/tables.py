@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ABSENT = "—"
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
 _HIDDEN = {  # of what `info` knows: said otherwise than as a row
-    *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "defenses"),
+    *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "priors", "defenses"),
     "in_protocol",
 }
 whole = functools.partial(Column, no_wrap=True)
