@@ -258,7 +258,6 @@ def _together(name: str, each: Sequence[Comparison]) -> Comparison:
 
 
 def _accuracies(record: Record, evaluation: Evaluation, flips: int) -> Iterator[Comparison]:
-    from mibench.judges.evaluators import judge
     from mibench.metrics import natural_accuracy
 
     test = evaluation.data.test
@@ -268,7 +267,7 @@ def _accuracies(record: Record, evaluation: Evaluation, flips: int) -> Iterator[
     ):
         claimed = record.utility.get(name)
         number = float(claimed) if isinstance(claimed, float | int) else math.nan
-        found = natural_accuracy(judge(model, test.images)[0], test.labels)
+        found = natural_accuracy(model(test.images)[0], test.labels)
         near = abs(number - found) <= flips / len(test) + _EXACT
         yield Comparison(name, number, found, "agrees" if near else "differs")
 

@@ -10,7 +10,7 @@ import torch
 
 from mibench import protocols
 from mibench.data.rendered import SynthFacesData
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.priors.gan import GanConfig
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig

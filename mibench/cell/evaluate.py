@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mibench import metrics
 from mibench.assets import load_asset
-from mibench.cell.stages import Stages, pinned_judge
+from mibench.cell.stages import Stages
 from mibench.data.images import ImageSet
 from mibench.errors import MibenchError
-from mibench.judges.evaluators import Judge, judge
+from mibench.judges import Judge, restored_judge
 from mibench.models.classifiers import predict
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, RULES_VERSION, MetricValue, missing
 from mibench.settings import share_of
@@ -53,13 +53,13 @@ class Evaluation:
     @functools.cached_property
     def real_features(self) -> Tensor:
         """Evaluator features of the private training images."""
-        return judge(self.evaluator, self.real.images, self.progress, "private images")[1]
+        return self.evaluator(self.real.images, self.progress, "private images")[1]
 
     @functools.cached_property
     def regressor(self) -> Judge | None:
         """The regressor of attributes, where the protocol pins one."""
         asset = self.stages.cell.protocol.assets.get("attributes")
-        return None if asset is None else pinned_judge(*load_asset(asset)).to(self.stages.device)
+        return None if asset is None else restored_judge(*load_asset(asset)).to(self.stages.device)
 
     @functools.cached_property
     def inception_weights(self) -> Path | str:
@@ -82,11 +82,11 @@ class Evaluation:
             "natural_accuracy": predict(
                 self.stages.target, test.images, progress=progress, label="target on test images"
             )[0],
-            "evaluator_accuracy": judge(
-                self.evaluator, test.images, progress, "evaluator on test images"
-            )[0],
-            "second_evaluator_accuracy": judge(
-                self.second, test.images, progress, "second evaluator on test images"
+            "evaluator_accuracy": self.evaluator(test.images, progress, "evaluator on test images")[
+                0
+            ],
+            "second_evaluator_accuracy": self.second(
+                test.images, progress, "second evaluator on test images"
             )[0],
         }
         for name, logits in outputs.items():
@@ -109,9 +109,9 @@ class Evaluation:
         identities, samples = images.shape[:2]
         flat = images.flatten(0, 1)
         shape = (identities, samples, -1)
-        judged = judge(self.evaluator, flat, self.progress, f"{what}: evaluator")
+        judged = self.evaluator(flat, self.progress, f"{what}: evaluator")
         scores, features = (each.view(shape) for each in judged)
-        second = judge(self.second, flat, self.progress, f"{what}: second evaluator")[0].view(shape)
+        second = self.second(flat, self.progress, f"{what}: second evaluator")[0].view(shape)
         labels, real, rules = self.labels, (self.real_features, self.real.labels), self.rules
         parts: tuple[Callable[[], dict[str, MetricValue]], ...] = (
             lambda: {
@@ -136,7 +136,7 @@ class Evaluation:
     def confidence(self, images: Tensor) -> Tensor:
         """The evaluator's confidence in the attacked identity ``(identities, samples)``."""
         flat = images.flatten(0, 1)
-        scores = judge(self.evaluator, flat, self.progress, "picture: evaluator")[0].softmax(1)
+        scores = self.evaluator(flat, self.progress, "picture: evaluator")[0].softmax(1)
         rows = self.labels.repeat_interleave(images.shape[1])
         return scores.gather(1, rows[:, None]).view(images.shape[:2])
 
@@ -171,7 +171,7 @@ class Evaluation:
         truth = self.data.attributes
         if truth is None or self.regressor is None:
             return missing("only protocols with rendered faces know the true attributes")
-        logits = judge(self.regressor, images, self.progress, f"{what}: attributes")[0]
+        logits = self.regressor(images, self.progress, f"{what}: attributes")[0]
         predicted, labels = logits.sigmoid().view(*shape, -1), self.labels
         return metrics.attribute_error(predicted, truth[labels], labels, rules=self.rules)
 

@@ -26,6 +26,7 @@ from mibench.data.rendered import SynthFacesData
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
+from mibench.judges import JUDGES
 from mibench.metrics.inception import SHA256, find_inception, inception_place
 from mibench.models.initialisation import Initialisation
 from mibench.store.source import code_digest
@@ -56,7 +57,11 @@ _BETWEEN = {"mibench.inversion.attack:Attack", "mibench.training.defense:Defense
     )
 }
 # What trains a network that a protocol may pin.
-_TRAINS = ("mibench.priors.gan:train_general_gan", "mibench.judges.evaluators:train_judge")
+_TRAINS = (
+    "mibench.priors.gan:train_general_gan",
+    "mibench.judges._judge:train_judge",
+    "mibench.judges.classifier:ClassifierJudge.train",
+)
 
 
 @functools.cache  # mibench's own code is what this process loaded
@@ -212,10 +217,12 @@ class Keys:
         inputs, code = self.general_prior_inputs, _code(f"{_STAGES}.general_prior")
         return stage_key("general-prior", inputs, self.prior_seed, [self.data_key], code)
 
-    def _pinned(self, role: str, stage: str) -> str:
+    def _pinned(self, role: str, stage: str, *roots: str) -> str:
         """Key of a network that the protocol pins: its checksum, and the code that loads it."""
         inputs = {"sha256": self.cell.protocol.assets[role].sha256}
-        return stage_key("pinned", inputs, None, [], _code(f"{_STAGES}.{stage}", pinned=True))
+        return stage_key(
+            "pinned", inputs, None, [], _code(f"{_STAGES}.{stage}", *roots, pinned=True)
+        )
 
     @functools.cached_property
     def prior_inputs(self) -> dict[str, Any]:
@@ -287,21 +294,25 @@ class Keys:
 
     def evaluator_key(self, role: str) -> str:
         """Key of an evaluator; a pinned one is identified by its checksum."""
-        protocol = self.cell.protocol
+        protocol, kind = self.cell.protocol, self.cell.judges[role]
         if role in protocol.assets:
-            return self._pinned(role, "evaluator")
-        code = self._trains("evaluator", getattr(protocol, role).architecture)
+            return self._pinned(role, "evaluator", f"{kind.__module__}:{kind.__qualname__}")
+        config = getattr(protocol, role)
+        method = code_digest(kind, also=JUDGES.files_of(kind))
+        networks = [self._trains("evaluator", each) for each in kind.networks(config)]
+        code = digest([_code(f"{_STAGES}.evaluator"), method, *networks])
         return stage_key("evaluator", self.evaluator_inputs(role), None, [self.data_key], code)
 
     def evaluator_inputs(self, role: str) -> dict[str, Any]:
         """What identifies an evaluator, beside the images; not the seed, for one judges all."""
         protocol = self.cell.protocol
         config = getattr(protocol, role)
-        start = self.start_inputs(config.architecture)
+        networks = self.cell.judges[role].networks(config)
+        start = {each: inputs for each in networks if (inputs := self.start_inputs(each))}
         known = {"public": True} if protocol.judges_know_public else {}
         # Its generator is seeded with the protocol's name.
         own = {"role": role, "protocol": protocol.name}
-        return {**own, **config.model_dump(mode="json"), **start, **known}
+        return {**own, **config.model_dump(mode="json"), **known, "start": start}
 
     @functools.cached_property
     def _judging(self) -> tuple[dict[str, Any], list[str]]:

@@ -153,7 +153,7 @@ def run_folder(cell: Cell, images: str | None) -> Path:
     name += f"-data{_digest_of(images)}" if images else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
-    return RUNS / cell.protocol.name / name
+    return RUNS / (cell.protocol.name + _digest_of(cell.protocol_source)) / name
 
 
 def _digest_of(source: str | None) -> str:

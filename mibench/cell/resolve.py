@@ -16,20 +16,21 @@ from mibench.data.identity_split import IdentitySplit
 from mibench.data.splits import FolderOptions, expected_training_images
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JUDGES, Judge, JudgeConfig
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
 from mibench.priors._networks import map_sizes
-from mibench.protocols import Protocol, folder_protocol, protocol_named
+from mibench.protocols import Protocol, folder_protocol, is_file, protocol_named
 from mibench.registry import closest, contained
 from mibench.settings import explain, plain, scaled, shown
 from mibench.store.source import outside_digest
 from mibench.training.defense import DEFENSES, Defense, DefenseConfig
 from mibench.training.loop import TrainingConfig
-from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset
+from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset, digest
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack")
+_NO_ROOT = "the protocol `{}` needs its image folder: --root DIR, one sub-folder for each identity"
 # What a card says of itself and what it pins; methods' settings have paths of their own.
 _IDENTITY = ("name", "version", "title", "notes", "assets")
 _METHODS = ("attacks", "defenses")
@@ -92,12 +93,15 @@ class Cell:
     Attributes:
         defense_name: the defense's one name, wherever and however its file was named; likewise
             ``attack.base``.
+        protocol_source: digest of a card that is not mibench's own, and of judges' code.
         defense_source, attack_source: digest of a method's code that is not mibench's own.
+        judges: the kinds of the protocol's two evaluators.
         weights: by architecture, what identifies the weights that it starts from.
     """
 
     spec: Request
     protocol: Protocol
+    protocol_source: str | None
     architecture: str
     training: TrainingConfig
     defense_name: str
@@ -108,6 +112,7 @@ class Cell:
     attack_source: str | None
     attack_class: type[Attack]
     attack_config: AttackConfig
+    judges: dict[str, type[Judge]]
     weights: dict[str, str]
 
     @property
@@ -144,7 +149,7 @@ def resolve(spec: Request, *, machine: bool = True) -> Cell:
         spec = spec.model_copy(update={"preset": _preset()})
     overrides = spec.overrides
     _check_paths(overrides)
-    protocol = _protocol(spec)
+    card, protocol = _protocol(spec)
     architecture = spec.target or protocol.target
 
     defense_class = DEFENSES.get(spec.defense)
@@ -165,12 +170,17 @@ def resolve(spec: Request, *, machine: bool = True) -> Cell:
     for each, resolution in networks.items():
         if machine:
             _check_architecture(each, resolution)
+    judges = {}
     for role in ("evaluator", "second"):
-        if role not in protocol.assets:
-            config: JudgeConfig = getattr(protocol, role)
+        config: JudgeConfig = getattr(protocol, role)
+        judges[role] = JUDGES.get(config.kind)
+        config = config.model_copy(update={"kind": JUDGES.name_of(judges[role])})
+        protocol = protocol.model_copy(update={role: config})
+        judges[role].check(config, f"protocol.{role}")
+        for each in judges[role].networks(config) if role not in protocol.assets else ():
             if machine:
-                _check_architecture(config.architecture, config.resolution)
-            networks.setdefault(config.architecture, config.resolution)
+                _check_architecture(each, config.resolution)
+            networks.setdefault(each, config.resolution)
     if "prior" not in protocol.assets:
         map_sizes(protocol.resolution)
     weights, absent = {}, []
@@ -184,6 +194,7 @@ def resolve(spec: Request, *, machine: bool = True) -> Cell:
     return Cell(
         spec,
         scaled(protocol, spec.budget),
+        _outside(spec, card, judges),
         architecture,
         scaled(training, spec.budget),
         defense_name,
@@ -194,6 +205,7 @@ def resolve(spec: Request, *, machine: bool = True) -> Cell:
         outside_digest(attack_class, *ATTACKS.files_of(attack_class)),
         attack_class,
         scaled(attack_config, spec.budget),
+        judges,
         weights,
     )
 
@@ -279,13 +291,11 @@ def _check_paths(overrides: Mapping[str, Any]) -> None:
                 )
 
 
-def _protocol(spec: Request) -> Protocol:
+def _protocol(spec: Request) -> tuple[Protocol, Protocol]:
+    """The card that was asked for, and the same with what was set."""
     if spec.protocol == "folder":
         if spec.root is None:
-            raise RequestError(
-                "the protocol `folder` needs its image folder: --root DIR, one sub-folder for each "
-                "identity"
-            )
+            raise RequestError(_NO_ROOT.format("folder"))
         assert spec.preset is not None
         fields = FolderOptions.model_fields
         given = {k: v for k, v in _under("protocol", spec.overrides).items() if k in fields}
@@ -297,9 +307,13 @@ def _protocol(spec: Request) -> Protocol:
     else:
         if spec.preset is not None:
             raise RequestError(f"--preset is for the protocol `folder`, not {spec.protocol!r}")
-        if spec.root is not None:
-            raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
         card, fields = protocol_named(spec.protocol), {}
+        if isinstance(card.data, FolderOptions):  # a card of someone's own
+            fields = FolderOptions.model_fields
+            if spec.root is None:
+                raise RequestError(_NO_ROOT.format(card.name))
+        elif spec.root is not None:
+            raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
     if spec.data is not None and not isinstance(card.data, IdentitySplit):
         raise RequestError(
             f"--data is for protocols on prepared data sets; {card.name} takes its images elsewhere"
@@ -322,7 +336,24 @@ def _protocol(spec: Request) -> Protocol:
         )
     if any(path.partition(".")[0] == "data" for path in wanted):
         wanted.setdefault("split", None)  # another division than the one that the card pins
-    return with_overrides(card, wanted, "protocol")
+    return card, with_overrides(card, wanted, "protocol")
+
+
+def _outside(spec: Request, card: Protocol, judges: Mapping[str, type[Judge]]) -> str | None:
+    """Digest of what in a protocol is not mibench's own: a file's card, and the code of judges."""
+    found: dict[str, Any] = {
+        role: code
+        for role, kind in judges.items()
+        if (code := outside_digest(kind, *JUDGES.files_of(kind)))
+    }
+    if is_file(
+        spec.protocol
+    ):  # what its author wrote, so that a release with more fields is no change
+        said = card.model_dump(mode="json", exclude_unset=True)
+        for role in judges:
+            said[role].pop("kind", None)  # of a file, it is a path
+        found["card"] = said
+    return digest(found) if found else None
 
 
 def _preset() -> Preset:

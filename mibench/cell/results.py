@@ -170,6 +170,7 @@ def record(stages: Stages, artifact: Artifact, command: str | None) -> Record:
         protocol=Part(
             name=protocol.name,
             version=protocol.version,
+            source=cell.protocol_source,
             passed=cell.passed("protocol"),
             resolved={**protocol.model_dump(mode="json"), "digest": protocol.digest},
         ),

@@ -26,7 +26,7 @@ from mibench.errors import DivergedError, JudgeDivergedError
 from mibench.inversion.access import ACCESS, WhiteBoxTarget
 from mibench.inversion.attack import PriorJob, Problem
 from mibench.inversion.identity import FeatureStatistics, IdentityLoss
-from mibench.judges.evaluators import Judge, JudgeConfig, train_judge
+from mibench.judges import Judge, JudgeConfig, JudgeJob, restored_judge, train_judge
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import Initialisation, initialise
@@ -418,22 +418,16 @@ class Stages(Keys):
         protocol = self.cell.protocol
         config: JudgeConfig = getattr(protocol, role)
         if role in protocol.assets:
-            return pinned_judge(*load_asset(protocol.assets[role])).to(self.device)
+            return restored_judge(*load_asset(protocol.assets[role])).to(self.device)
+        kind = self.cell.judges[role]
         known = self.data.everyone if protocol.judges_know_public else self.data.train
 
         def compute(folder: Path) -> dict[str, Any]:
             # No seed: all cells of a protocol are judged by the same evaluator.
             generator = stream(0, role, protocol.name)
-            model, result = train_judge(
-                config,
-                known,
-                len(known.names),
-                generator,
-                self.progress,
-                label=role,
-                start=protocol.start(config.architecture),
-            )
-            save_tensors(folder / "model.safetensors", dict(model.state_dict()))
+            job = JudgeJob(known, protocol.start, generator, self.progress, role)
+            judge, result = train_judge(kind, config, len(known.names), job)
+            save_tensors(folder / "model.safetensors", dict(judge.network.state_dict()))
             save_json(folder / "result.json", {"diverged": result.diverged})
             return {"iterations": result.steps}
 
@@ -443,20 +437,12 @@ class Stages(Keys):
         diverged = artifact.load_json("result.json")["diverged"]
         if diverged is not None:
             raise JudgeDivergedError(
-                f"the {_JUDGES[role]} ({config.architecture}) diverged: {diverged}. Without it no "
-                f"cell of {protocol.name} can be judged: lower "
+                f"the {_JUDGES[role]} ({config.architecture or config.kind}) diverged: "
+                f"{diverged}. Without it no cell of {protocol.name} can be judged: lower "
                 f"protocol.{role}.training.learning_rate. What was computed before is kept"
             )
-        description = {"judge": config.model_dump(mode="json"), "outputs": len(known.names)}
-        return pinned_judge(artifact.load_tensors("model.safetensors"), description).to(self.device)
-
-
-def pinned_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Judge:
-    """The network of an asset, in evaluation mode."""
-    config = JudgeConfig.model_validate(description["judge"])
-    model = Judge(config.architecture, description["outputs"], config.resolution)
-    model.load_state_dict(tensors)
-    return model.eval().requires_grad_(False)
+        judge = kind(config, len(known.names))
+        return judge.restore(artifact.load_tensors("model.safetensors")).to(self.device)
 
 
 def _save_prior(folder: Path, prior: Prior) -> None:

@@ -38,6 +38,8 @@ def describe(name: str, protocol: str | None = None) -> Entry:
             is no such protocol.
     """
     card = _card(protocol or Request.model_fields["protocol"].default)
+    if name.endswith(".toml"):
+        return _described_protocol(protocol_named(name))
     if ".py:" in name:
         return _described_file(name, card)
     with contextlib.suppress(RequestError):  # not an attack's name: `improved-…+lom`
@@ -50,7 +52,7 @@ def describe(name: str, protocol: str | None = None) -> Entry:
     if protocol is not None:
         raise RequestError(f"--protocol is for attacks, defenses and targets; {name!r} is none")
     if name in [*PROTOCOLS, "folder"]:
-        return _described_protocol(name)
+        return _described_protocol(_card(name))
     if name in METRICS:
         return {"kind": "metric", "name": name, **METRICS[name].model_dump(mode="json")}
     raise RequestError(nothing_called(name, timm.list_models()))
@@ -111,8 +113,7 @@ def _described_defense(name: str, protocol: Protocol) -> Entry:
     }
 
 
-def _described_protocol(name: str) -> Entry:
-    protocol = PROTOCOLS.get(name) or folder_protocol(FolderOptions())
+def _described_protocol(protocol: Protocol) -> Entry:
     held = {"name", "version", "title", "notes", "assets", "attacks", "defenses"}
     prefix = "protocol."
     return {

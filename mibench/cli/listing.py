@@ -70,11 +70,13 @@ def check_method(kind: str, name: str) -> None:
 
 
 def check_protocol(name: str) -> None:
-    """Refuse a protocol that does not exist.
+    """Refuse a protocol that does not exist; one of a file is let pass.
 
     Raises:
         RequestError: there is none of that name; the message offers close ones.
     """
+    if ".py" in name or name.endswith(".toml"):  # only reading it tells
+        return
     if name not in (names := protocol_names()):
         raise RequestError(no_such("protocol", name, names))
 
@@ -86,7 +88,13 @@ def refuse_misspelt(name: str) -> None:
         RequestError: as :func:`nothing_called` says it.
     """
     loaded = "mibench.inversion.attack" in sys.modules  # then importing costs nothing
-    if loaded or ".py:" in name or name in (ours := known_names()) or not closest(name, ours):
+    if (
+        loaded
+        or ".py:" in name
+        or name.endswith(".toml")
+        or name in (ours := known_names())
+        or not closest(name, ours)
+    ):
         return
     if not _may_be_timms(name):
         raise RequestError(nothing_called(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mibench.data.splits import FolderOptions
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.priors.gan import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig

@@ -24,7 +24,7 @@ from mibench.data.images import ImageSet
 from mibench.inversion.access import WhiteBoxTarget
 from mibench.inversion.attack import ATTACKS, Attack, Problem
 from mibench.inversion.identity import IdentityLoss
-from mibench.judges.evaluators import JUDGED_AT_ONCE
+from mibench.judges import JUDGED_AT_ONCE
 from mibench.metrics import resize
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze

@@ -94,8 +94,11 @@ def test_networks_start_from_their_weights(tmp_path: Path, monkeypatch: pytest.M
     store = Store(tmp_path / "store")
     made = cell(monkeypatch, starts, **still)
     stages = Stages(made, store, torch.device("cpu"), SILENT)
-    networks = {"test_resnet": stages.target, "test_efficientnet": stages.evaluator("evaluator")}
-    networks["test_convnext"] = stages.evaluator("second")
+    networks = {
+        "test_resnet": stages.target,
+        "test_efficientnet": stages.evaluator("evaluator").network,
+        "test_convnext": stages.evaluator("second").network,
+    }
     stages.student("test_byobnet")
     artifact = store.get_or_compute("student", stages.student_key("test_byobnet"), {}, _never)
     trained = {name: dict(model.state_dict()) for name, model in networks.items()}

@@ -17,9 +17,9 @@ from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import render_dataset
 from mibench.data.splits import FolderOptions
 from mibench.errors import RequestError
-from mibench.judges.evaluators import judge
 from mibench.progress import SILENT
 from mibench.protocols import Protocol
+from mibench.record import protocol_digest
 from mibench.store.store import Store
 from mibench.streams import stream
 from mibench.training.loop import TrainingConfig, TrainingHooks, train_classifier
@@ -91,7 +91,7 @@ def test_judges_that_know_public_classes(
         stages = Stages(cell, Store(tmp_path / "store"), torch.device("cpu"), SILENT)
         stages.__dict__["data"] = data
         for _ in range(2):  # computed, then read from the store
-            logits = judge(stages.evaluator("evaluator"), public.images)[0]
+            logits = stages.evaluator("evaluator")(public.images)[0]
         return logits.shape[1], logits.argmax(1)
 
     outputs, found = named(True)
@@ -107,7 +107,7 @@ def test_cards_that_choose_nothing_keep_their_digest(tiny: Protocol) -> None:
     later = {"initialisation", "prior_seed", "judges_know_public"}
     gan = {"architecture", "schedule", "mirror"}
     older = tiny.model_dump(mode="json", exclude={**dict.fromkeys(later, True), "gan": gan})
-    assert mibench.types.protocol_digest(older) == tiny.digest
+    assert protocol_digest(older) == tiny.digest
     for change in (
         {"architecture": "gmi", "recipe": "wgan-gp"},
         {"recipe": "wgan-gp"},
