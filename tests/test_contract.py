@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,6 @@ from mibench.training.loop import TrainingConfig, train_classifier
 from mibench.types import AttackCard, DefenseCard
 from tests.kit.problems import CLASSES, tiny_problem
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFENSE_NAMES = DEFENSES.names()
 ATTACK_NAMES = ATTACKS.names()
 
@@ -210,29 +207,3 @@ def test_only_latents_get_gradients(name: str) -> None:
             assert parameter.grad is None
             assert not parameter.requires_grad
     assert target.queries >= 3 * 3, "queries are counted"
-
-
-# --- the guide ------------------------------------------------------------------------------------
-
-
-def test_the_example_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the example registers ends with this test: others go through every registered defense.
-    monkeypatch.setattr(DEFENSES, "_classes", {name: DEFENSES.get(name) for name in DEFENSE_NAMES})
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    path = tmp_path / "label_smoothing.py"
-    path.write_text(code)
-    cls = DEFENSES.get(f"{path}:LabelSmoothing")
-    defense = cls(cls.Config())
-    model = defense.prepare(Classifier("test_resnet", 4, 32))
-    config = TrainingConfig(epochs=2, batch_size=16)
-    model, result = train_classifier(model, private(), config, stream(0), SILENT, defense)
-    assert result.diverged is None
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    labels = torch.tensor([0, 0])
-    smooth = cls(cls.Config(alpha=0.2)).loss(lambda _: logits, None, labels, None)
-    torch_own = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
-    torch.testing.assert_close(smooth, torch_own)
-    # (1 + 0.05) · NLL − 0.05 · mean(−log p), by hand; torch ignores a negative smoothing.
-    negative = defense.loss(lambda _: logits, None, labels, None)
-    torch.testing.assert_close(negative, torch.tensor(1.05 * 0.720095 - 0.05 * 0.970095))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mibench.record import Part, Record
-from mibench.settings import command_line, setting_token
+from mibench.settings import command_line, named_code, setting_token
 
 RECORDS, GALLERIES = "records", "galleries"
 
@@ -52,6 +52,9 @@ def name_faults(record: Record) -> Iterator[str]:
         wrong += [path for path in paths if path.partition(".")[0] != key]
         if wrong:
             yield f"{key}.passed: {wrong[0][:_LONGEST]!r} is no path of a setting of it"
+        for path, value in part.passed.items():
+            for place in named_code(value, path):
+                yield f"{place[:_LONGEST]} names a file of code, which no record may"
         if key != "protocol" and part.version is not None:
             yield f"{key}.version: only a protocol has one"
         if key in ("protocol", "target") and part.source is not None:

@@ -16,7 +16,7 @@ from mibench.errors import ArtifactError, RequestError
 from mibench.files import read_toml, user_path
 from mibench.protocols._card import Protocol
 from mibench.registry import closest, import_file
-from mibench.settings import check_value, explain, plain, shown
+from mibench.settings import check_value, explain, named_code, plain, shown
 from mibench.types import Frozen, canonical_json
 
 _WHAT = "the protocol file"
@@ -27,6 +27,7 @@ _PLACES = {
     "defenses": ("defense.", "target."),
     "priors": ("prior.",),
 }
+_TEXTS = ("title", "notes")
 _PINNED = ("evaluator", "second", "attributes", "prior")
 
 
@@ -119,12 +120,10 @@ def _read_toml(path: str) -> Protocol:
     content, where = read_toml(path, _WHAT), f"{_WHAT} {path}"
     for name, value in content.items():
         check_value(value, f"{where}: {plain(name)}")  # dates, NaN and the like
-    for role in ("evaluator", "second"):
-        table = content.get(role)
-        if isinstance(table, Mapping) and ".py" in str(table.get("kind", "")):
+        for field in named_code(value, plain(name)) if name not in _TEXTS else ():
             raise RequestError(
-                f"{where}: {role}.kind: a TOML card is data and runs nobody's code: name the "
-                f"judge's file with --set protocol.{role}.kind=…, or write the card in Python"
+                f"{where}: {field}: a TOML card is data and names nobody's code: name the file "
+                f"with --set protocol.{field}=…, or write the card in Python"
             )
     # Its kind first, or each problem would be held against every kind of data.
     if isinstance(content.get("data"), Mapping):
