@@ -57,7 +57,12 @@ def name_faults(record: Record) -> Iterator[str]:
                 yield f"{place[:_LONGEST]} names a file of code, which no record may"
         if key != "protocol" and part.version is not None:
             yield f"{key}.version: only a protocol has one"
-        if key in ("protocol", "target") and part.source is not None:
+        if key == "protocol" and part.source is not None:
+            yield (
+                f"the protocol {part.name!r} is someone's own card or has someone's own judge, and "
+                "boards take mibench's alone"
+            )
+        if key == "target" and part.source is not None:
             yield f"{key}.source: only a method has one"
     if len(name := cell_name(record)) > _LONGEST_CELL:
         yield f"its cell has a name of {len(name)} characters: {name[:_LONGEST]!r}…"
