@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 from mibench.errors import MibenchError, RequestError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 MOST_BYTES = 64 * 2**20  # of a text file that someone names: a record, a grid, a method's file
 
@@ -86,6 +94,29 @@ def read_file(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
         RequestError: there is no such file, it is none, too large, or cannot be read.
     """
     return _read(user_path(path, what), what, most, links=True)
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file that a user named.
+
+    Args:
+        path: the file.
+        what: what a message calls it: ``"the grid file"``.
+
+    Raises:
+        RequestError: it cannot be read, or is no TOML; the message names it.
+    """
+    data, where = read_file(path, what), f"{what} {path}"
+    if data.startswith(codecs.BOM_UTF8):
+        raise RequestError(f"{where} begins with a byte-order mark: save it as UTF-8 without one")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where} cannot be read as UTF-8: {error}") from error
+    except RecursionError as error:
+        raise RequestError(f"{where} is no TOML: it is nested too deeply") from error
+    except ValueError as error:  # also of integers too long for Python to read, and odd dates
+        raise RequestError(f"{where} is no TOML: {error}") from error
 
 
 def read_plain(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:

@@ -41,6 +41,10 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
         "gan.architecture": "dcgan",
         "gan.schedule": "linear",
         "gan.mirror": True,
+        "evaluator.kind": "classifier",
+        "evaluator.options": {},
+        "second.kind": "classifier",
+        "second.options": {},
     }
 
     def told(values: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
@@ -103,7 +107,8 @@ class Part(_Strict):
 
     Attributes:
         source: SHA-256 of the normalised source, with the modules that it reaches by import, of a
-            method that is not one of mibench's own files; None for mibench's own.
+            method that is not one of mibench's own files; of a protocol, of a card and of judges
+            that are not; None for mibench's own.
     """
 
     name: str

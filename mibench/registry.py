@@ -71,7 +71,6 @@ class Registry(Generic[T]):
         self._classes: dict[str, type[T]] = {}
         self._names: dict[type, str] = {}
         self._passed_on: dict[type, ModuleType] = {}
-        self._files: dict[Path, tuple[bytes, ModuleType]] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
         """Class decorator that registers a class as ``name`` (lower case, dashes between words).
@@ -165,7 +164,7 @@ class Registry(Generic[T]):
             example = f"path/to/mine.py:My{self.kind.capitalize()}"
             raise RequestError(f"{shown(spec)} does not name a class in a file; write {example}")
         path = Path(os.path.realpath(user_path(path_text, f"the {self.kind} file")))
-        module = self._import_file(path)
+        module = import_file(path, f"the {self.kind} file")
         cls = getattr(module, class_name, None)
         if not isinstance(cls, type):
             found = [n for n, v in vars(module).items() if isinstance(v, type) and self._fits(v)]
@@ -233,25 +232,38 @@ class Registry(Generic[T]):
                 points.append(point)
         return found
 
-    def _import_file(self, path: Path) -> ModuleType:
-        source = read_file(path, f"the {self.kind} file")
-        known = self._files.get(path)
-        if known is not None and known[0] == source:
-            return known[1]
-        # The path is part of the name, so that two files called mine.py do not collide.
-        name = f"mibench_file_{digest(str(path))[:12]}_{path.stem}"
-        module = ModuleType(name)
-        module.__file__ = str(path)
-        sys.modules[name] = module  # where pydantic looks up a class's annotations
-        try:
-            with _importing(f"{path} cannot be imported"):
-                # Not through importlib, whose bytecode cache misses an edit within a second.
-                exec(compile(source, path, "exec"), module.__dict__)
-        except BaseException:
-            del sys.modules[name]
-            raise
-        self._files[path] = (source, module)
-        return module
+
+_FILES: dict[Path, tuple[bytes, ModuleType]] = {}  # a file that holds several things is run once
+
+
+def import_file(path: Path, what: str) -> ModuleType:
+    """The module that a user's file is, run again only when the file has changed.
+
+    Args:
+        path: the file, with links resolved.
+        what: what a message calls it: ``"the attack file"``.
+
+    Raises:
+        RequestError: it cannot be read, or fails.
+    """
+    source = read_file(path, what)
+    known = _FILES.get(path)
+    if known is not None and known[0] == source:
+        return known[1]
+    # The path is part of the name, so that two files called mine.py do not collide.
+    name = f"mibench_file_{digest(str(path))[:12]}_{path.stem}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # where pydantic looks up a class's annotations
+    try:
+        with _importing(f"{path} cannot be imported"):
+            # Not through importlib, whose bytecode cache misses an edit within the same second.
+            exec(compile(source, path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    _FILES[path] = (source, module)
+    return module
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ Model = TypeVar("Model", bound=Frozen)
 
 NEEDED_BYTES = 2**30  # what a cell may write at most; with less space it is refused
 LEAST_IDENTITIES = 8  # attacked by the smallest share: intervals over identities need a few
+_CODE = re.compile(r"\.py(:|\s*$)", re.IGNORECASE)
 _LISTS = ("tuple_type", "list_type")  # pydantic's names of the errors
 
 
@@ -98,6 +100,22 @@ def check_value(value: object, where: str, depth: int = 0) -> None:
         )
     if problem:
         raise RequestError(f"{where}: {problem}")
+
+
+def named_code(value: object, where: str) -> Iterator[str]:
+    """Where in a setting a text names a Python file, which whoever looks it up would run.
+
+    Args:
+        where: path of the setting; the paths of what lies in it begin with this.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from named_code(each, f"{where}.{plain(str(key))}")
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from named_code(each, f"{where}.{index}")
+    elif isinstance(value, str) and _CODE.search(value):
+        yield where
 
 
 def _is_unicode(text: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from mibench import protocols
 from mibench.data.rendered import SynthFacesData
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
 from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig

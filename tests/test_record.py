@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.data.splits import FolderOptions
+from mibench.data.folder import FolderOptions
 from mibench.leaderboard.checks import faults
 from mibench.protocols import PROTOCOLS
 from mibench.record import Record, prior_apart, protocol_digest, strength

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from mibench.data.images import ImageSet
 from mibench.data.rendered import public_attributes, render_dataset, render_public
-from mibench.judges.evaluators import AttributeTraining, JudgeConfig, judge, train_judge
+from mibench.judges import JudgeConfig, JudgeJob, train_judge
+from mibench.judges.classifier import AttributeTraining, ClassifierJudge
+from mibench.models.initialisation import Initialisation
 from mibench.priors import PriorConfig, PriorJob
 from mibench.priors.gan import Gan
 from mibench.progress import Progress
@@ -66,6 +68,10 @@ def write(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) ->
     print(f"{path.name} {path.stat().st_size / 1e6:.1f} MB sha256 {digest}", flush=True)
 
 
+def job(images: ImageSet, generator: torch.Generator, label: str) -> JudgeJob:
+    return JudgeJob(images, lambda _: Initialisation(), generator, PlainProgress(), label)
+
+
 def make_prior() -> None:
     public = render_public(SYNTHFACES_DATA, RESOLUTION)
     rng = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "prior")
@@ -84,25 +90,21 @@ def make_attributes() -> None:
     attributes = public_attributes(SYNTHFACES_DATA)
     held = len(attributes) // 20
     seen = public.labels >= held
-    hooks = AttributeTraining(attributes)
+
+    class Regressor(ClassifierJudge):
+        hooks = AttributeTraining(attributes)
+
     generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "attribute regressor")
-    model, _ = train_judge(
-        ATTRIBUTE_JUDGE,
-        public.select(seen),
-        attributes.shape[1],
-        generator,
-        PlainProgress(),
-        hooks,
-        "attribute regressor",
-    )
+    work = job(public.select(seen), generator, "attribute regressor")
+    judge, _ = train_judge(Regressor, ATTRIBUTE_JUDGE, attributes.shape[1], work)
     rest = public.select(~seen)
-    error = (judge(model, rest.images)[0].sigmoid() - attributes[rest.labels]).abs().mean()
+    error = (judge(rest.images)[0].sigmoid() - attributes[rest.labels]).abs().mean()
     note = {"mean_absolute_error_on_held_out_public_identities": round(error.item(), 4)}
     print(note)
     config = ATTRIBUTE_JUDGE.model_dump(mode="json")
     write(
         "attributes-32",
-        model.state_dict(),
+        judge.network.state_dict(),
         {"judge": config, "outputs": attributes.shape[1], **note},
     )
 
@@ -110,14 +112,13 @@ def make_attributes() -> None:
 def make_evaluator(
     name: str, config: JudgeConfig, protocol: str, train: ImageSet, test: ImageSet
 ) -> None:
-    model, _ = train_judge(
-        config, train, len(train.names), stream(2026, protocol, name), PlainProgress()
-    )
-    accuracy = (judge(model, test.images)[0].argmax(1) == test.labels).float().mean().item()
+    work = job(train, stream(2026, protocol, name), name)
+    judge, _ = train_judge(ClassifierJudge, config, len(train.names), work)
+    accuracy = (judge(test.images)[0].argmax(1) == test.labels).float().mean().item()
     note = {"private_test_accuracy": round(accuracy, 4)}
     print(name, note)
     description = {"judge": config.model_dump(mode="json"), "outputs": len(train.names), **note}
-    write(f"{name}-{protocol}", model.state_dict(), description)
+    write(f"{name}-{protocol}", judge.network.state_dict(), description)
 
 
 def make_evaluators(protocol: str) -> None:

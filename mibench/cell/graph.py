@@ -16,7 +16,7 @@ from mibench.cell.stage import Stage
 from mibench.cell.students import Student
 from mibench.cell.target import Target
 from mibench.data.divided import Divided
-from mibench.judges.evaluators import Judge
+from mibench.judges import Judge
 from mibench.priors import Prior
 from mibench.priors.gan import Gan
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from mibench.assets import load_asset
 from mibench.cell.stage import Bench, Stage
 from mibench.cell.target import defined, start_inputs
 from mibench.errors import JudgeDivergedError
-from mibench.judges.evaluators import Judge, JudgeConfig, pinned_judge, train_judge
+from mibench.judges import JUDGES, Judge, JudgeConfig, JudgeJob, restored_judge, train_judge
 from mibench.store.artifact import save_json, save_tensors
 from mibench.streams import stream
 
@@ -28,10 +29,10 @@ class PinnedJudge(Stage[Judge]):
 
     def __init__(self, cell: Cell, role: str) -> None:
         self.asset = cell.protocol.assets[role]
-        super().__init__({"sha256": self.asset.sha256}, None, [])
+        super().__init__({"sha256": self.asset.sha256}, None, [], [cell.judges[role]])
 
     def load(self, bench: Bench) -> Judge:
-        return pinned_judge(*load_asset(self.asset)).to(bench.device)
+        return restored_judge(*load_asset(self.asset)).to(bench.device)
 
 
 class TrainedJudge(Stage[Judge]):
@@ -42,42 +43,39 @@ class TrainedJudge(Stage[Judge]):
     def __init__(self, cell: Cell, images: Images, role: Role) -> None:
         self.cell, self.images, self.role = cell, images, role
         self.config: JudgeConfig = getattr(cell.protocol, role)
-        architecture = self.config.architecture
-        start = start_inputs(cell, architecture)
-        known = {"public": True} if cell.protocol.judges_know_public else {}
-        # No seed: its generator is seeded with the protocol's name.
-        own = {"role": role, "protocol": cell.protocol.name}
-        inputs = {**own, **self.config.model_dump(mode="json"), **start, **known}
-        detail = "" if role == "evaluator" else role
-        super().__init__(inputs, None, [images], defined(architecture), detail)
+        judge, protocol = cell.judges[role], cell.protocol
+        networks = judge.networks(self.config)
+        inputs = {
+            "role": role,
+            # No seed: its generator is seeded with the protocol's name.
+            "protocol": protocol.name,
+            **self.config.model_dump(mode="json"),
+            **({"public": True} if protocol.judges_know_public else {}),
+            "start": {each: start for each in networks if (start := start_inputs(cell, each))},
+        }
+        methods: list[type | str | ModuleType] = [judge, *JUDGES.files_of(judge)]
+        methods += [module for each in networks for module in defined(each)]
+        super().__init__(inputs, None, [images], methods, "" if role == "evaluator" else role)
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         data, protocol = bench.get(self.images), self.cell.protocol
         known = data.everyone if protocol.judges_know_public else data.train
-        model, result = train_judge(
-            self.config,
-            known,
-            len(known.names),
-            stream(0, self.role, protocol.name),
-            bench.progress,
-            label=self.role,
-            start=protocol.start(self.config.architecture),
-        )
-        save_tensors(folder / "model.safetensors", dict(model.state_dict()))
-        outputs = len(known.names)
-        save_json(folder / "result.json", {"diverged": result.diverged, "outputs": outputs})
+        rng, classes = stream(0, self.role, protocol.name), len(known.names)
+        job = JudgeJob(known, protocol.start, rng, bench.progress, self.role)
+        judge, result = train_judge(self.cell.judges[self.role], self.config, classes, job)
+        save_tensors(folder / "model.safetensors", dict(judge.network.state_dict()))
+        save_json(folder / "result.json", {"diverged": result.diverged, "classes": classes})
         return {"iterations": result.steps}
 
     def load(self, bench: Bench) -> Judge:
-        artifact = bench.artifact(self)
-        result, config = artifact.load_json("result.json"), self.config
+        artifact, config = bench.artifact(self), self.config
+        result = artifact.load_json("result.json")
         if result["diverged"] is not None:
             raise JudgeDivergedError(
-                f"the {_NAMES[self.role]} ({config.architecture}) diverged: {result['diverged']}. "
-                f"Without it no cell of {self.cell.protocol.name} can be judged: lower "
-                f"protocol.{self.role}.training.learning_rate. What was computed before is kept"
+                f"the {_NAMES[self.role]} ({config.architecture or config.kind}) diverged: "
+                f"{result['diverged']}. Without it no cell of {self.cell.protocol.name} can be "
+                f"judged: lower protocol.{self.role}.training.learning_rate. What was computed "
+                "before is kept"
             )
-        description = {"judge": config.model_dump(mode="json"), "outputs": result["outputs"]}
-        return pinned_judge(artifact.load_tensors("model.safetensors"), description).to(
-            bench.device
-        )
+        judge = self.cell.judges[self.role](config, result["classes"])
+        return judge.restore(artifact.load_tensors("model.safetensors")).to(bench.device)

@@ -16,7 +16,7 @@ from mibench.cell.reconstructions import Reconstructions, attacked
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
 from mibench.errors import DivergedError, MibenchError
-from mibench.judges.evaluators import Judge, judge, pinned_judge
+from mibench.judges import Judge, restored_judge
 from mibench.metrics.inception import SHA256
 from mibench.models.classifiers import predict
 from mibench.record import (
@@ -72,13 +72,13 @@ class Evaluation:
     @functools.cached_property
     def real_features(self) -> Tensor:
         """Evaluator features of the private training images."""
-        return judge(self.evaluator, self.real.images, self.progress, "private images")[1]
+        return self.evaluator(self.real.images, self.progress, "private images")[1]
 
     @functools.cached_property
     def regressor(self) -> Judge | None:
         """The regressor of attributes, where the protocol pins one."""
         asset = self.stage.cell.protocol.assets.get("attributes")
-        return None if asset is None else pinned_judge(*load_asset(asset)).to(self.bench.device)
+        return None if asset is None else restored_judge(*load_asset(asset)).to(self.bench.device)
 
     @functools.cached_property
     def inception_weights(self) -> Path | str:
@@ -101,11 +101,11 @@ class Evaluation:
         label = "target on test images"
         outputs = {
             "natural_accuracy": predict(target, test.images, progress=progress, label=label)[0],
-            "evaluator_accuracy": judge(
-                self.evaluator, test.images, progress, "evaluator on test images"
-            )[0],
-            "second_evaluator_accuracy": judge(
-                self.second, test.images, progress, "second evaluator on test images"
+            "evaluator_accuracy": self.evaluator(test.images, progress, "evaluator on test images")[
+                0
+            ],
+            "second_evaluator_accuracy": self.second(
+                test.images, progress, "second evaluator on test images"
             )[0],
         }
         for name, logits in outputs.items():
@@ -158,15 +158,15 @@ class Evaluation:
     def _read(self, images: Tensor, what: str) -> tuple[Any, ...]:
         """What every network says of a part of the images, with ``(identities, samples)`` first."""
         shape, flat = (*images.shape[:2], -1), images.flatten(0, 1)
-        judged = judge(self.evaluator, flat, self.progress, f"{what}: evaluator")
-        second = judge(self.second, flat, self.progress, f"{what}: second evaluator")[0]
+        judged = self.evaluator(flat, self.progress, f"{what}: evaluator")
+        second = self.second(flat, self.progress, f"{what}: second evaluator")[0]
         scores, features = (each.view(shape) for each in judged)
         inception = self.inception
         if not isinstance(inception, str):
             inception = self._inception_features(flat, what)
         attributes = None
         if self.data.attributes is not None and self.regressor is not None:
-            logits = judge(self.regressor, flat, self.progress, f"{what}: attributes")[0]
+            logits = self.regressor(flat, self.progress, f"{what}: attributes")[0]
             attributes = logits.sigmoid().view(shape)
         if isinstance(inception, Tensor):
             inception = inception.view(shape)

@@ -63,7 +63,7 @@ def run_folder(cell: Cell, images: Images) -> Path:
     name += f"-data-{images.identity[:8]}" if images.identity else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
-    return RUNS / cell.protocol.name / name
+    return RUNS / method_label(cell.protocol.name, cell.protocol_source) / name
 
 
 def claim(folder: Path, cell: Cell, images: Images) -> Path:
@@ -154,6 +154,7 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
         protocol=Part(
             name=protocol.name,
             version=protocol.version,
+            source=cell.protocol_source,
             passed=cell.passed("protocol"),
             resolved={**protocol.model_dump(mode="json"), "digest": protocol.digest},
         ),

@@ -64,7 +64,7 @@ def make_request(**fields: Any) -> Request:
 def check_device(name: str) -> str:
     """Refuse a device's name that stands for none that mibench computes on.
 
-    Whether this machine has it is another question (:func:`mibench.cell.pipeline.select_device`).
+    Whether this machine has it is another question (:func:`mibench.cell.run.select_device`).
 
     Returns:
         ``name``.

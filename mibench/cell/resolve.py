@@ -16,24 +16,25 @@ from mibench.cell.request import Request
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JUDGES, Judge, JudgeConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
 from mibench.names import AttackName, method_label, variants
 from mibench.priors import PRIORS, PriorConfig, PriorKind
 from mibench.priors._networks import map_sizes
-from mibench.protocols import Protocol, folder_protocol, protocol_named
+from mibench.protocols import Protocol, folder_protocol, is_file, protocol_named
 from mibench.record import PriorPart
 from mibench.registry import closest, contained
 from mibench.settings import explain, plain, scaled, shown
 from mibench.store.source import outside_digest
 from mibench.training.defense import DEFENSES, Defense, DefenseConfig
 from mibench.training.loop import TrainingConfig
-from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset
+from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset, digest
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack", "prior")
+_NO_ROOT = "the protocol `{}` needs its image folder: --root DIR, one sub-folder for each identity"
 # What a card says of itself and what it pins; methods' settings have paths of their own.
 _IDENTITY = ("name", "version", "title", "notes", "assets", "board")
 _METHODS = ("attacks", "priors", "defenses")
@@ -47,6 +48,8 @@ class Cell:
     Attributes:
         defense_name: the defense's one name, wherever and however its file was named; likewise
             ``attack.base`` and ``prior_name``.
+        protocol_source: digest of a card that is not mibench's own, and of judges' code.
+        judges: the kinds of the protocol's two evaluators.
         defense_source, attack_source, prior_source: digest of a method's code that is not
             mibench's own.
         defense_modules, attack_modules, prior_modules: files beside a class's own that it came
@@ -56,6 +59,8 @@ class Cell:
 
     request: Request
     protocol: Protocol
+    protocol_source: str | None
+    judges: Mapping[str, type[Judge]]
     architecture: str
     training: TrainingConfig
     defense_name: str
@@ -133,7 +138,8 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
         request = request.model_copy(update={"preset": _preset()})
     overrides = request.overrides
     _check_paths(overrides)
-    protocol = _protocol(request)
+    card, protocol = _protocol(request)
+    protocol, judges = _judges(protocol)
 
     defense_class: type[Defense[Any]]
     defense_class = DEFENSES.base if "defense" in without else DEFENSES.get(request.defense)
@@ -164,6 +170,8 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     return Cell(
         request=request,
         protocol=scaled(protocol, request.budget),
+        protocol_source=_outside(request, card, judges),
+        judges=judges,
         architecture=request.target or protocol.target,
         training=scaled(training, request.budget),
         defense_name=defense_name,
@@ -204,8 +212,9 @@ def check(cell: Cell) -> Cell:
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
             judge: JudgeConfig = getattr(protocol, role)
-            _check_architecture(judge.architecture, judge.resolution)
-            networks.setdefault(judge.architecture, judge.resolution)
+            for each in cell.judges[role].networks(judge):
+                _check_architecture(each, judge.resolution)
+                networks.setdefault(each, judge.resolution)
     weights, absent = {}, []
     for each, resolution in networks.items():
         try:
@@ -340,13 +349,39 @@ def _check_paths(overrides: Mapping[str, Any]) -> None:
                 )
 
 
-def _protocol(spec: Request) -> Protocol:
+def _judges(protocol: Protocol) -> tuple[Protocol, dict[str, type[Judge]]]:
+    """The kinds of a protocol's evaluators, which it names as they are registered from here on."""
+    judges = {}
+    for role in ("evaluator", "second"):
+        config: JudgeConfig = getattr(protocol, role)
+        judges[role] = JUDGES.get(config.kind)
+        config = config.model_copy(update={"kind": JUDGES.name_of(judges[role])})
+        judges[role].check(config, f"protocol.{role}")
+        protocol = protocol.model_copy(update={role: config})
+    return protocol, judges
+
+
+def _outside(request: Request, card: Protocol, judges: Mapping[str, type[Judge]]) -> str | None:
+    """Digest of what in a protocol is not mibench's own: a file's card, and the code of judges."""
+    found: dict[str, Any] = {
+        role: code
+        for role, kind in judges.items()
+        if (code := outside_digest(kind, *JUDGES.files_of(kind)))
+    }
+    if is_file(request.protocol):
+        # What its author wrote, so that a release with more fields is no change.
+        said = card.model_dump(mode="json", exclude_unset=True)
+        for role in judges:
+            said[role].pop("kind", None)  # of a file, it is a path
+        found["card"] = said
+    return digest(found) if found else None
+
+
+def _protocol(spec: Request) -> tuple[Protocol, Protocol]:
+    """The card that was asked for, and the same with what was set."""
     if spec.protocol == "folder":
         if spec.root is None:
-            raise RequestError(
-                "the protocol `folder` needs its image folder: --root DIR, one sub-folder for each "
-                "identity"
-            )
+            raise RequestError(_NO_ROOT.format("folder"))
         assert spec.preset is not None
         fields = FolderOptions.model_fields
         given = {k: v for k, v in _under("protocol", spec.overrides).items() if k in fields}
@@ -358,9 +393,13 @@ def _protocol(spec: Request) -> Protocol:
     else:
         if spec.preset is not None:
             raise RequestError(f"--preset is for the protocol `folder`, not {spec.protocol!r}")
-        if spec.root is not None:
-            raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
         card, fields = protocol_named(spec.protocol), {}
+        if isinstance(card.data, FolderOptions):  # a card of someone's own
+            fields = FolderOptions.model_fields
+            if spec.root is None:
+                raise RequestError(_NO_ROOT.format(card.name))
+        elif spec.root is not None:
+            raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
     if spec.data is not None and not card.data.sets:
         raise RequestError(
             f"--data is for protocols on prepared data sets; {card.name} takes its images elsewhere"
@@ -383,7 +422,7 @@ def _protocol(spec: Request) -> Protocol:
         )
     if any(path.partition(".")[0] == "data" for path in wanted):
         wanted.setdefault("split", None)  # another division than the one that the card pins
-    return with_overrides(card, wanted, "protocol")
+    return card, with_overrides(card, wanted, "protocol")
 
 
 def _preset() -> Preset:

@@ -48,7 +48,8 @@ def run(
     """Run one cell and return its record; stages that the store holds are not computed again.
 
     Args:
-        protocol: evaluation setting, or ``"folder"`` together with ``root``.
+        protocol: evaluation setting: a name, ``"folder"`` together with ``root``, or your own as
+            ``path/to/mine.toml`` or ``path/to/mine.py:CARD``.
         target: timm architecture; None takes the protocol's own.
         defense: name of a defense, or ``path/to/file.py:Class``.
         attack: name of an attack: ``X``, ``X+lom``, ``X+ma`` or ``improved-X``.

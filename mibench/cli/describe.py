@@ -19,6 +19,7 @@ from mibench.cli.known import Entry, nothing_called, registry
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
+from mibench.judges import JUDGES
 from mibench.metrics import METRICS
 from mibench.names import AttackName, variants
 from mibench.priors import PRIORS
@@ -39,6 +40,8 @@ def describe(name: str, protocol: str | None = None) -> Entry:
             is no such protocol.
     """
     card = _card(protocol or Request.model_fields["protocol"].default)
+    if name.endswith(".toml"):
+        return {"kind": "protocol", "name": name, **_protocol(name, card)}
     if ".py:" not in name:
         kind = _kind(name)
         if protocol is not None and kind not in ("attack", "defense", "prior", "target"):
@@ -46,7 +49,7 @@ def describe(name: str, protocol: str | None = None) -> Entry:
                 f"--protocol is for attacks, defenses, priors and targets; {name!r} is none"
             )
         return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
-    for kind in ("attack", "prior", "source"):
+    for kind in ("attack", "prior", "judge", "source"):
         with contextlib.suppress(RequestError):  # it is of another kind
             return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
     return {"kind": "defense", "name": name, **_defense(name, card)}
@@ -59,7 +62,7 @@ def _kind(name: str) -> str:
     there: dict[str, Collection[str]] = {
         "defense": DEFENSES.names(),
         "target": [name] if timm.is_model(name) else [],
-        **{kind: registry(kind).names() for kind in ("prior", "source")},
+        **{kind: registry(kind).names() for kind in ("prior", "judge", "source")},
         "protocol": [*PROTOCOLS, "folder"],
         "metric": METRICS,
     }
@@ -131,6 +134,23 @@ def _prior(name: str, protocol: Protocol) -> Entry:
     }
 
 
+def _judge(name: str, protocol: Protocol) -> Entry:
+    cls = JUDGES.get(name)
+    return {"title": cls.title, "about": _about(cls), "fields": list(_options(cls.Options))}
+
+
+def _options(model: type[BaseModel]) -> Iterator[Entry]:
+    """Fields that a card states as ``options``; one may have no default."""
+    for name, info in model.model_fields.items():
+        yield {
+            "path": f"protocol.evaluator.options.{name}",
+            "type": _type_name(info.annotation) + _bounds(info),
+            "default": None if info.is_required() else info.default,
+            "meaning": info.description or "",
+            "settable": True,
+        }
+
+
 def _source(name: str, protocol: Protocol) -> Entry:
     cls = registry("source", load=True).get(name)
     return {"about": _about(cls), "card": cls.card.model_dump(mode="json")}
@@ -171,6 +191,7 @@ _DESCRIBED: dict[str, Callable[[str, Protocol], Entry]] = {
     "attack": _attack,
     "defense": _defense,
     "prior": _prior,
+    "judge": _judge,
     "source": _source,
     "target": _target,
     "protocol": _protocol,

@@ -60,6 +60,7 @@ ROWS = {
         "PriorKind",
         {"needs": "needs", "title": "title"},
     ),
+    "judge": Row("mibench.judges", "mibench.judges._judge", "Judge", {"title": "title"}),
     "source": Row(
         "mibench.data.sources",
         "mibench.data.source",
@@ -103,7 +104,8 @@ def refuse_unknown(
     """
     loaded = sys.modules.get("mibench.protocols")  # which may know more than its files say
     protocols = [*loaded.PROTOCOLS, "folder"] if loaded else names("protocols")
-    if protocol not in protocols:
+    # A file is let pass: only reading it tells.
+    if protocol not in protocols and ".py" not in protocol and not protocol.endswith(".toml"):
         raise RequestError(no_such("protocol", protocol, protocols))
     kinds = {"defense": defenses, "attack": attacks, "prior": filter(None, priors)}
     for kind, methods in kinds.items():
@@ -119,7 +121,9 @@ def refuse_misspelt(name: str) -> None:
     Raises:
         RequestError: as :func:`nothing_called` says it.
     """
-    if "timm" in sys.modules or ".py:" in name:  # then importing costs nothing, or tells
+    if (
+        "timm" in sys.modules or ".py:" in name or name.endswith(".toml")
+    ):  # then importing costs nothing, or tells
         return
     if name not in (ours := _ours()) and closest(name, ours) and not _may_be_timms(name):
         raise RequestError(nothing_called(name))

@@ -29,7 +29,8 @@ from mibench.files import output_folder
     "--protocol",
     default="synthfaces-32",
     show_default=True,
-    help="Evaluation setting: data, evaluators and budgets. See `mibench list protocols`.",
+    help="Evaluation setting: data, evaluators and budgets. A name of `mibench list protocols`, or "
+    "your own as path/to/mine.toml or path/to/mine.py:CARD.",
 )
 @click.option(
     "--target",

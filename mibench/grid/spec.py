@@ -23,10 +23,8 @@ A file, as ``mibench grid board.toml`` takes it::
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,15 +33,10 @@ from pydantic import Field, ValidationError, field_validator
 
 from mibench.cell.request import Request, make_request
 from mibench.errors import RequestError
-from mibench.files import read_file
+from mibench.files import read_toml
 from mibench.registry import closest
 from mibench.settings import check_value, explain, plain, shown
 from mibench.types import Frozen, Name, Preset, Seed, Share
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Of one grid; a plan of so many takes minutes to make, and more are a slip of the pen.
 MOST_CELLS = 10_000
@@ -213,21 +206,12 @@ def read_grids(path: Path) -> list[GridSpec]:
         RequestError: the file cannot be read, is no TOML, has an unknown field or a wrong value, or
             an override matches no cell.
     """
-    where = f"grid file {path}"
-    data = read_file(path, "the grid file")
-    if data.startswith(codecs.BOM_UTF8):
-        raise RequestError(f"{where} begins with a byte-order mark: save it as UTF-8 without one")
-    try:
-        content = tomllib.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{where} cannot be read as UTF-8: {error}") from error
-    except RecursionError as error:
-        raise RequestError(f"{where} is no TOML: it is nested too deeply") from error
-    except ValueError as error:  # also of integers too long for Python to read, and odd dates
-        raise RequestError(f"{where} is no TOML: {error}") from error
+    content = read_toml(path, "the grid file")
     blocks = content.pop("grid", [{}])
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
-        raise RequestError(f"{where}: write [[grid]], with two brackets, for each grid")
+        raise RequestError(
+            f"the grid file {path}: write [[grid]], with two brackets, for each grid"
+        )
     grids = [make_grid({**content, **block}, str(path)) for block in blocks]
     for grid in grids:
         for index, each in enumerate(grid.override, 1):

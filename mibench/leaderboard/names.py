@@ -10,7 +10,7 @@ from typing import Any
 from mibench import names
 from mibench.names import AttackName
 from mibench.record import Part, PriorPart, Record
-from mibench.settings import command_line
+from mibench.settings import command_line, named_code
 
 RECORDS, GALLERIES = "records", "galleries"
 
@@ -54,9 +54,17 @@ def name_faults(record: Record) -> Iterator[str]:
         wrong += [path for path in paths if path.partition(".")[0] != key]
         if wrong:
             yield f"{key}.passed: {wrong[0][:_LONGEST]!r} is no path of a setting of it"
+        for path, value in part.passed.items():
+            for place in named_code(value, path):
+                yield f"{place[:_LONGEST]} names a file of code, which no record may"
         if isinstance(part, Part) and key != "protocol" and part.version is not None:
             yield f"{key}.version: only a protocol has one"
-        if key in ("protocol", "target") and part.source is not None:
+        if isinstance(part, Part) and key == "protocol" and part.source is not None:
+            yield (
+                f"the protocol {part.name!r} is someone's own card or has someone's own judge, and "
+                "boards take mibench's alone"
+            )
+        if key == "target" and part.source is not None:
             yield f"{key}.source: only a method has one"
     if len(name := cell_name(record)) > _LONGEST_CELL:
         yield f"its cell has a name of {len(name)} characters: {name[:_LONGEST]!r}…"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -31,8 +31,14 @@ class Outputs:
 
     logits: Tensor
     features: Tensor
-    stages: tuple[Tensor, ...]
-    extra: dict[str, Tensor]
+    stages: tuple[Tensor, ...] = ()
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+class GivesOutputs(Protocol):
+    """What :func:`predict` asks: a classifier, or a judge."""
+
+    def outputs(self, images: Tensor) -> Outputs: ...
 
 
 class Head(nn.Linear):
@@ -155,7 +161,7 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
 
 @torch.no_grad()
 def predict(
-    model: Classifier,
+    model: GivesOutputs,
     images: Tensor,
     batch_size: int = 512,
     progress: Progress = SILENT,

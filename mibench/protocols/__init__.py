@@ -5,10 +5,11 @@ from __future__ import annotations
 from mibench.errors import RequestError
 from mibench.protocols import high_resolution, papers, small, synthfaces
 from mibench.protocols._card import Protocol
+from mibench.protocols._file import card_of_file, is_file
 from mibench.protocols.folder import folder_protocol
 from mibench.registry import no_such
 
-__all__ = ["PROTOCOLS", "Protocol", "folder_protocol", "protocol_named"]
+__all__ = ["PROTOCOLS", "Protocol", "folder_protocol", "is_file", "protocol_named"]
 
 # With their names as text, so that listings can read the cards without importing them.
 FAMILIES = {
@@ -23,11 +24,14 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def protocol_named(name: str) -> Protocol:
-    """The card of a built-in protocol.
+    """The card of a protocol of mibench's, or of ``mine.toml`` or ``mine.py:CARD``.
 
     Raises:
-        RequestError: there is none of that name; the message offers close ones.
+        RequestError: there is none of that name (the message offers close ones), or something is
+            wrong with the file.
     """
+    if is_file(name):
+        return card_of_file(name, [*PROTOCOLS, "folder"])
     if name not in PROTOCOLS:
         raise RequestError(no_such("protocol", name, [*PROTOCOLS, "folder"]))
     return PROTOCOLS[name]

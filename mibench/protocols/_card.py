@@ -11,7 +11,7 @@ from mibench.data.folder import FolderOptions
 from mibench.data.identity_split import IdentitySplit
 from mibench.data.rendered import SynthFacesData
 from mibench.errors import RequestError
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.record import BoardCard, protocol_digest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mibench.data.folder import FolderOptions
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.data.identity_split import IdentitySplit
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.record import BoardCard

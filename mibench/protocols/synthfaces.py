@@ -6,7 +6,7 @@ from typing import Any
 
 from mibench.assets import Asset
 from mibench.data.rendered import SynthFacesData
-from mibench.judges.evaluators import JudgeConfig
+from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
 from mibench.record import BoardCard

@@ -22,7 +22,6 @@ from mibench.cell.run import divide, select_device
 from mibench.cell.stage import Bench
 from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain
-from mibench.judges.evaluators import judge
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import overrides
 from mibench.leaderboard.records import IMAGES
@@ -210,7 +209,7 @@ def _accuracies(record: Record, evaluation: Evaluation, flips: int) -> Iterator[
     ):
         claimed = _number(record, name)
         number = math.nan if claimed is None else claimed
-        found = natural_accuracy(judge(model, test.images)[0], test.labels)
+        found = natural_accuracy(model(test.images)[0], test.labels)
         near = abs(number - found) <= flips / len(test) + EXACT
         yield Comparison(name, number, found, "agrees" if near else "differs")
 

@@ -93,8 +93,8 @@ def test_networks_start_from_their_weights(tmp_path: Path, monkeypatch: pytest.M
     made = cell(monkeypatch, starts, **still)
     graph, place = graph_of(made), bench(tmp_path / "store")
     networks = {"test_resnet": place.get(graph.target).model}
-    networks["test_efficientnet"] = place.get(graph.evaluator)
-    networks["test_convnext"] = place.get(graph.second)
+    networks["test_efficientnet"] = place.get(graph.evaluator).network
+    networks["test_convnext"] = place.get(graph.second).network
     place.get(graph.students[0])
     artifact = store.get_or_compute("student", graph.students[0].key, {}, _never)
     trained = {name: dict(model.state_dict()) for name, model in networks.items()}

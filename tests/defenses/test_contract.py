@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from pydantic import BaseModel
 from torch import Tensor
-from torch.nn import functional as F
 
 import mibench
 from mibench.data.images import ImageSet, to_float
@@ -21,9 +19,8 @@ from mibench.training.defense import DEFENSES, Defense
 from mibench.training.loop import TrainingConfig, train
 from mibench.types import DefenseCard
 from tests.kit.cells import bench, graph
-from tests.kit.training import classifier, job
+from tests.kit.training import job
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = DEFENSES.names()
 CPU = torch.device("cpu")
 
@@ -145,27 +142,6 @@ def test_the_control_switches_the_defense_off(name: str) -> None:
     assert not control_defense.guarantee(), "a control protects nothing"
     images = private().images
     assert not torch.equal(predict(control, images)[1], predict(default, images)[1])
-
-
-def test_the_example_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the example registers ends with this test: others go through every registered defense.
-    monkeypatch.setattr(DEFENSES, "_classes", {name: DEFENSES.get(name) for name in NAMES})
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    path = tmp_path / "label_smoothing.py"
-    path.write_text(code)
-    cls = DEFENSES.get(f"{path}:LabelSmoothing")
-    defense = cls(cls.Config())
-    given = job(private(), TrainingConfig(epochs=2, batch_size=16), defense.built(classifier()))
-    assert train(given, defense).diverged is None
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    labels = torch.tensor([0, 0])
-    smooth = cls(cls.Config(alpha=0.2)).loss(lambda _: logits, None, labels, None)
-    torch_own = F.cross_entropy(logits, labels, label_smoothing=0.2)
-    torch.testing.assert_close(smooth, torch_own)
-    # (1 + 0.05) · NLL − 0.05 · mean(−log p), by hand; torch ignores a negative smoothing.
-    negative = defense.loss(lambda _: logits, None, labels, None)
-    torch.testing.assert_close(negative, torch.tensor(1.05 * 0.720095 - 0.05 * 0.970095))
 
 
 FITTED = """

@@ -14,14 +14,10 @@ from mibench.assets import load_asset
 from mibench.cell.measures import Evaluation
 from mibench.data.images import ImageSet
 from mibench.errors import MibenchError
-from mibench.judges.evaluators import (
-    AttributeTraining,
-    JudgeConfig,
-    judge,
-    pinned_judge,
-    train_judge,
-)
+from mibench.judges import Judge, JudgeConfig, JudgeJob, restored_judge, train_judge
+from mibench.judges.classifier import AttributeTraining, ClassifierJudge
 from mibench.models.classifiers import Classifier, predict
+from mibench.models.initialisation import Initialisation
 from mibench.models.resize import resize
 from mibench.progress import SILENT, Progress, StageState
 from mibench.protocols import PROTOCOLS, Protocol
@@ -29,7 +25,6 @@ from mibench.streams import stream
 from mibench.training.loop import TrainingConfig, train
 from tests.kit.cells import bench, graph
 from tests.kit.command_line import invoke
-from tests.kit.training import job
 from tests.protocols.test_choices import change
 
 ENDLESS = TrainingConfig(epochs=1, batch_size=16, learning_rate=1e30, warmup=0.0)
@@ -39,6 +34,10 @@ def pictures(count: int = 8, size: int = 32) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
     return ImageSet(images, torch.arange(count) % 2, ("a", "b"))
+
+
+def job(images: ImageSet) -> JudgeJob:
+    return JudgeJob(images, lambda _: Initialisation(), stream(0, "x"), SILENT, "evaluator")
 
 
 @pytest.fixture
@@ -63,11 +62,11 @@ def test_a_judge_sees_its_own_resolution(
     """In training and judging, larger or smaller images, whether they are augmented or not."""
     training = TrainingConfig(epochs=1, batch_size=4, augment=augment)
     config = JudgeConfig(architecture="test_efficientnet", resolution=48, training=training)
-    model, result = train_judge(config, pictures(size=size), 2, stream(0, "x"), SILENT)
+    judge, result = train_judge(ClassifierJudge, config, 2, job(pictures(size=size)))
     assert result.diverged is None
-    logits, features = judge(model, pictures(size=size).images)
+    logits, features = judge(pictures(size=size).images)
     assert logits.shape == (8, 2)
-    assert features.shape == (8, model.feature_size)
+    assert features.shape == (8, judge.network.feature_size)
     assert seen == {(48, 48)}
 
 
@@ -75,20 +74,23 @@ def test_a_regressor_sees_its_own_resolution(seen: set[tuple[int, ...]]) -> None
     config = JudgeConfig(
         architecture="test_resnet", resolution=48, training=TrainingConfig(epochs=1, augment=False)
     )
-    hooks = AttributeTraining(torch.rand(2, 5))
-    train_judge(config, pictures(), 5, stream(0, "x"), SILENT, hooks)
+
+    class Regressor(ClassifierJudge):
+        hooks = AttributeTraining(torch.rand(2, 5))
+
+    train_judge(Regressor, config, 5, job(pictures()))
     assert seen == {(48, 48)}
 
 
 def test_pinned_evaluators_judge_as_they_did() -> None:
     """Resizing before the network, as it was when records were filed: the same bits."""
     tensors, description = load_asset(PROTOCOLS["synthfaces-32"].assets["evaluator"])
-    model = pinned_judge(tensors, description)
-    plain = Classifier(model.architecture, model.classes, model.resolution)
+    judge = restored_judge(tensors, description)
+    plain = Classifier(judge.config.architecture, judge.classes, judge.config.resolution)
     plain.load_state_dict(tensors)
     images = pictures(4).images
-    before = predict(plain.eval(), resize(images.float() / 255, model.resolution))
-    for found, expected in zip(judge(model, images), before, strict=True):
+    before = predict(plain.eval(), resize(images.float() / 255, judge.config.resolution))
+    for found, expected in zip(judge(images), before, strict=True):
         assert torch.equal(found, expected)
 
 
@@ -177,15 +179,14 @@ def test_weights_that_the_last_step_blows_up_have_diverged() -> None:
 def test_outputs_that_are_not_finite_name_their_network(
     tiny: Protocol, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> tuple[Tensor, Tensor]:
-        return torch.full((20, 5), float("nan")), torch.zeros(20, 5)
+    usual = Judge.__call__
 
-    usual = judge
+    def sometimes(judge: Judge, images: Tensor, progress: Any, label: str) -> Any:
+        if "second evaluator on" in label:
+            return torch.full((20, 5), float("nan")), torch.zeros(20, 5)
+        return usual(judge, images, progress, label)
 
-    def sometimes(model: Any, images: Tensor, progress: Any, label: str) -> Any:
-        return (broken if "second evaluator on" in label else usual)(model, images, progress, label)
-
-    monkeypatch.setattr("mibench.cell.measures.judge", sometimes)
+    monkeypatch.setattr(Judge, "__call__", sometimes)
     with pytest.raises(MibenchError, match="second evaluator accuracy: the network's outputs"):
         mibench.run(protocol="tiny", attack="gmi", store=tmp_path / "store", out=tmp_path / "out")
 

@@ -17,7 +17,6 @@ from mibench.data.folder import FolderOptions
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.rendered import render_dataset
 from mibench.errors import RequestError
-from mibench.judges.evaluators import judge
 from mibench.protocols import Protocol
 from mibench.streams import stream
 from mibench.training.loop import Hooks, TrainingConfig, train
@@ -91,7 +90,7 @@ def test_judges_that_know_public_classes(
         for _ in range(2):  # computed, then read from the store
             place = bench(tmp_path / "store")
             place.once(made.images.key, lambda: data)
-            logits = judge(place.get(made.evaluator), public.images)[0]
+            logits = place.get(made.evaluator)(public.images)[0]
         return logits.shape[1], logits.argmax(1)
 
     outputs, found = named(True)

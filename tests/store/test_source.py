@@ -280,7 +280,7 @@ EDITS = [
     ),
     ("priors/_networks.py", "std: float = 0.02", "std: float = 0.03", "general own rec"),
     ("priors/gan.py", "10 * gradient_penalty", "9 * gradient_penalty", "general own rec"),
-    ("judges/evaluators.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", "judge measures"),
+    ("judges/_judge.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", "judge measures"),
     ("models/freeze.py", "def freeze(", "def freeze(*, ", "target student rec"),
     ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", "measures"),
     ("assets/__init__.py", "value.float()", "value.double()", "general own judge measures"),

@@ -208,6 +208,30 @@ def test_settings_name_no_place_that_networks_come_from(value: Any) -> None:
     assert any("is no architecture" in each for each in foreign(record))
 
 
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("protocol.evaluator.kind", "{}:Mine"),
+        ("protocol.second", {"kind": "{}:Mine"}),
+        ("protocol.data.dataset", "{}:Mine"),
+        ("attack.extra", [{"of": "{}"}]),
+    ],
+)
+def test_no_setting_of_a_record_names_code(path: str, form: Any, tmp_path: Path) -> None:
+    """A judge or a source may be a file's class; of a record, no file is imported."""
+    trap, seen = tmp_path / "mine.py", tmp_path / "seen"
+    trap.write_text(f"open({str(seen)!r}, 'w')")
+    value = json.loads(json.dumps(form).replace("{}", str(trap)))
+    data = record_data()
+    data[path.partition(".")[0]]["passed"][path] = value
+    found = foreign(Record.model_validate(data))
+    assert any("names a file of code" in each for each in found), found
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps(data))
+    refused(file, tmp_path / "board")
+    assert not seen.exists()
+
+
 @pytest.mark.parametrize("at", ["records", "records/tiny", "records/tiny/CELL", "verifications"])
 def test_no_link_in_a_leaderboards_folder_is_followed(at: str, tmp_path: Path) -> None:
     board, outside, record = tmp_path / "board", tmp_path / "outside", make()

@@ -1,0 +1,88 @@
+"""Judges that are classifiers, as the papers' evaluators; and the regressor of face attributes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mibench.errors import RequestError
+from mibench.judges import Judge, JudgeConfig, JudgeJob, register_judge
+from mibench.models.classifiers import Classifier, Outputs
+from mibench.models.initialisation import initialise
+from mibench.models.resize import resize
+from mibench.training.loop import Hooks, Job, TrainingResult, TrainState, train
+
+
+class ResizingClassifier(Classifier):
+    """A classifier of images of any size, which it resizes itself, antialiased.
+
+    However it is trained and whatever it judges, it sees its own resolution.
+
+    Shapes:
+        ``(n, 3, any height, any width)`` in [0, 1] to logits ``(n, classes)``.
+    """
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], resized, on the scale that the architecture expects."""
+        return super().normalise(resize(images, self.resolution))
+
+
+@register_judge("classifier")
+class ClassifierJudge(Judge):
+    """A timm architecture, trained on the images like a target without a defense."""
+
+    title = "A classifier of another architecture than the target's"
+    hooks: Hooks | None = None
+    network: ResizingClassifier
+
+    @classmethod
+    def networks(cls, config: JudgeConfig) -> tuple[str, ...]:
+        """Its one architecture."""
+        return (config.architecture,)
+
+    @classmethod
+    def check(cls, config: JudgeConfig, where: str) -> None:
+        """Refuse it without an architecture."""
+        super().check(config, where)
+        if not config.architecture:
+            raise RequestError(
+                f"{where}.architecture: a judge of kind {config.kind!r} is made of one: name it "
+                "(`mibench list targets`)"
+            )
+
+    def build(self) -> ResizingClassifier:
+        """The architecture, with random weights."""
+        return ResizingClassifier(self.config.architecture, self.classes, self.config.resolution)
+
+    def train(self, job: JudgeJob) -> TrainingResult:
+        """Start it from what the protocol says, and train it in the shared loop."""
+        network = initialise(self.network, job.start(self.config.architecture))
+        work = Job(
+            network,
+            job.images,
+            None,
+            None,
+            self.config.training,
+            job.rng,
+            job.progress,
+            job.label,
+        )
+        return train(work, self.hooks)
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """The classifier's."""
+        return self.network.outputs(images)
+
+
+class AttributeTraining(Hooks):
+    """Regression of attributes in [0, 1], which the labels index."""
+
+    def __init__(self, attributes: Tensor) -> None:
+        self.attributes = attributes
+
+    def augment(self, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        # Mirroring would swap the parting of the hair, which is an attribute.
+        return images
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        return F.mse_loss(model(images).sigmoid(), self.attributes[labels])
