@@ -139,18 +139,15 @@ class PriorPart(_Strict):
 
 
 class BoardCard(Frozen):
-    """What the board of a protocol shows; a card holds it, outside its digest.
+    """What the board of a protocol shows; a card holds it, outside its digest."""
 
-    Attributes:
-        headline: the attack of curves and ranks.
-        worst_case: the fixed set of attacks behind the worst case.
-        interval: what the intervals of differences are over: the seeds where a protocol has but a
-            handful of classes.
-    """
-
-    headline: str
-    worst_case: tuple[str, ...]
-    interval: Literal["identities", "seeds"] = "identities"
+    headline: str = Field(description="the attack of curves and ranks")
+    worst_case: tuple[str, ...] = Field(description="the fixed set of attacks of the worst case")
+    interval: Literal["identities", "seeds"] = Field(
+        "identities",
+        description="what the intervals of differences are over: the seeds where a protocol has "
+        "but a handful of classes",
+    )
 
 
 class Strength(_Strict):
