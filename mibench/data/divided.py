@@ -80,12 +80,9 @@ class Data(Frozen):
         data: Place = None,
         progress: Progress = SILENT,
     ) -> Divided:
-        """Settle which image is used for what; nothing is written.
+        """Settle which image is used for what, of an image folder ``root`` or of a data folder.
 
-        Args:
-            resolution: height and width in pixels.
-            root: the image folder, for a protocol that reads one.
-            data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
+        Nothing is written.
 
         Raises:
             RequestError: files are missing, unusable or too few.

@@ -33,21 +33,15 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is divided: the pictures of a data set, in their one order.
-
-    Attributes:
-        where: what a message calls the place of the pictures.
-        names, labels, parts, sources: as in :class:`mibench.data.source.Listing`.
-        usable: the rows that may be used, in order.
-    """
+    """What is divided; the fields are those of :class:`mibench.data.source.Listing`."""
 
     dataset: str
-    where: str
+    where: str  # what a message calls their place
     names: tuple[str, ...]
     labels: NDArray[np.int32]
     parts: NDArray[np.uint8]
     sources: Sequence[str]
-    usable: Rows
+    usable: Rows  # that may be used, in order
 
     @property
     def counts(self) -> list[int]:
@@ -109,16 +103,11 @@ class Division:
 
     @property
     def counts(self) -> Counts:
-        """How many identities and pictures there are."""
         return Counts(len(self.names), *map(len, self.uses))
 
 
 def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Division:
-    """Divide pictures by the rule in this module's docstring.
-
-    Args:
-        private: the data set of the private identities.
-        public: the public data set, if it is another one.
+    """Divide a data set by the rule in this module's docstring; ``public`` may be another one.
 
     Raises:
         RequestError: there are too few identities or pictures for the rule.

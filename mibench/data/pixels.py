@@ -74,11 +74,7 @@ def inspect_header(path: Path) -> str | None:
 
 
 def image_bytes(path: Path) -> bytes:
-    """Contents of an image file.
-
-    Raises:
-        UnusableImage: it cannot be read, is no regular file, or is larger than any image.
-    """
+    """Contents of a regular file that is no larger than any image, else UnusableImage."""
     try:
         return read_regular(path, MAX_BYTES)
     except UnusableFile as error:
@@ -88,12 +84,11 @@ def image_bytes(path: Path) -> bytes:
 def picture(data: bytes, source: Source, resolution: int | None = None) -> Image.Image:
     """An encoded image as 8-bit RGB, before anything is cut off.
 
-    Args:
-        resolution: what it will be resized to, where it need not be decoded in full.
+    With ``resolution``, which it is to have, a photograph may be decoded at a reduced size.
 
     Raises:
-        UnusableImage: when the image is unreadable, truncated, oversized or of a mode whose value
-            range is undefined (32-bit integers, floats).
+        UnusableImage: it is unreadable, truncated, oversized, or of a mode whose value range is
+            undefined (32-bit integers, floats).
     """
     with _open(io.BytesIO(data)) as image:
         try:
@@ -141,7 +136,6 @@ def decode(
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The accepted formats that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -203,20 +197,13 @@ def _resized(
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows to fill.
+    """Consecutive rows to fill."""
 
-    Attributes:
-        source: name of the source, or ``file.py:Class``.
-        listing: the pictures of these rows only.
-        target: the ``.npy`` file of all rows, which exists with its full size.
-        offset: byte of the file at which the chunk's first row begins.
-    """
-
-    source: str
+    source: str  # its name, or `file.py:Class`
     root: str
-    listing: Listing
-    target: str
-    offset: int
+    listing: Listing  # of these rows only
+    target: str  # the .npy file of all rows, which exists with its full size
+    offset: int  # byte of the file at which the first row begins
     resolution: int
     crop: int | None
 

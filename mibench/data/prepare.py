@@ -66,11 +66,10 @@ def prepare(
 ) -> Prepared:
     """Check a data set's originals, crop and resize them, and store them as one file.
 
-    What is prepared already is checked, opened and returned; it is made again where it is damaged,
-    lacks pictures that are not to be missing, or was made from other originals than ``root`` holds
-    now or by other code. A run that was stopped continues where it was, and makes anew what was
-    made from files that have changed since. Memory does not grow with the set, apart from about 200
-    bytes a picture for its name.
+    What is prepared already is checked and returned; it is made again where it is damaged, lacks
+    pictures that are not to be missing, or was made from other originals than ``root`` holds now or
+    by other code. Memory does not grow with the set, apart from about 200 bytes a picture for its
+    name.
 
     Args:
         name: of a source, or ``file.py:Class``.

@@ -64,14 +64,7 @@ class Index(Frozen):
 
 
 class DataFolder(Store):
-    """The data folder: a store of prepared sets, each a stage that is called as the set is.
-
-    Args:
-        chosen: see :func:`data_root`.
-
-    Raises:
-        RequestError: it cannot be a folder.
-    """
+    """The data folder: a store of prepared sets, each a stage that is called as the set is."""
 
     what = "the data folder"
     choose = "choose another with --data or MIBENCH_DATA"
@@ -81,11 +74,7 @@ class DataFolder(Store):
         super().__init__(data_root(chosen))
 
     def sets(self, name: str | None = None) -> list[str]:
-        """The prepared sets of one data set or of all, sorted: ``lfw-64``.
-
-        Raises:
-            RequestError: the folder cannot be listed.
-        """
+        """The prepared sets of one data set or of all, sorted: ``lfw-64``."""
         try:
             if self.root.exists():
                 next(self.root.iterdir(), None)  # the search below would not tell of an error
@@ -103,7 +92,6 @@ class DataFolder(Store):
         return max(keys, key=lambda key: getattr(found[key], "created", ""), default=None)
 
     def folder(self, prepared: str) -> Path:
-        """Where a prepared set lies."""
         return self.root / prepared / (self.key(prepared) or "")
 
     def problem(self, prepared: str) -> str | None:
@@ -122,7 +110,7 @@ class DataFolder(Store):
 
     @staticmethod
     def parts(prepared: str) -> tuple[str, int, int | None]:
-        """Data set, resolution and crop of a prepared set."""
+        """Data set, resolution and crop."""
         found = _SET.fullmatch(prepared)
         assert found is not None
         return (
@@ -158,14 +146,9 @@ class DataFolder(Store):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set.
+    """A prepared data set; its arrays are those of its files, ``images`` memory-mapped.
 
-    Attributes:
-        digest: SHA-256 of its contents, however they came about.
-        images: memory-mapped ``uint8`` ``(n, 3, resolution, resolution)``.
-        labels: ``int32`` ``(n,)``, positions in ``names``.
-        parts: ``uint8`` ``(n,)``, positions in :data:`mibench.data.source.PARTS`.
-        sources: name of each row's picture.
+    Its ``digest`` is the SHA-256 of its contents, however they came about.
     """
 
     source: Source
@@ -179,7 +162,6 @@ class Prepared:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Identity names."""
         return self.index.names
 
     @functools.cached_property
@@ -251,14 +233,7 @@ def open_prepared(
     crop: int | None = None,
     check: bool = False,
 ) -> Prepared:
-    """Open a prepared data set; no picture is read.
-
-    Args:
-        name: of a source, or ``file.py:Class``.
-        resolution: height and width in pixels.
-        data_folder: see :func:`data_root`.
-        crop: as it was prepared.
-        check: read all files all the same, to compare them with their checksums.
+    """Open the data set of a source, as it was prepared; pictures are read for ``check`` only.
 
     Raises:
         RequestError: it is not there; names the command that prepares it.
@@ -281,7 +256,7 @@ def open_prepared(
 
 
 def opened(source: Source, artifact: Artifact) -> Prepared:
-    """A prepared set from its artifact, whose files are what was written."""
+    """A prepared set from its artifact, whose files were checked."""
     folder, files = artifact.path, artifact.manifest.files
     index = Index.model_validate(artifact.load_json(INDEX))
     contents = {name: files[name].model_dump() for name in CONTENTS}

@@ -40,41 +40,40 @@ class UnusableImage(Exception):  # noqa: N818  (it is a finding, not always an e
 
 
 class DatasetCard(Frozen):
-    """What a data set is, and how its files come to a machine."""
+    """What a data set is, and how its files come to a machine.
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", description="as it is registered")
+    Attributes:
+        name: as it is registered.
+        images, identities: published counts; None: nobody published a set, each picture is one.
+        of_people: whether pictures show people: what is reconstructed of them is not published.
+        original_bytes: size of the original files on disk, approximately.
+        layout: expected files below ``--root``, as a tree.
+        download: whether torchvision fetches it, by the name of the source's class.
+        resolution: that of the papers' setting, in pixels.
+        crop: side of the central square that is kept, in pixels of originals of size ``crop_of``.
+        preprocessing: how a picture becomes a square, and whose choice it is.
+        mirror: whether a mirrored picture could be one of the set; not so of digits.
+        always_partial: whether nobody has the published pictures, all of them and no other: those
+            that are there twice are then left out.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
     title: str
     licence: str
-    home: str = Field("", description="home page")
-    images: int | None = Field(None, description="published count; None: nobody published a set")
-    identities: int | None = Field(
-        None, description="published count of people or classes; None: each picture is one"
-    )
-    of_people: bool = Field(
-        description="whether pictures show people: what is reconstructed of them is not published"
-    )
-    original_bytes: int = Field(0, description="size of the original files on disk, approximately")
-    layout: str = Field(description="expected files below --root, as a tree")
+    home: str = ""
+    images: int | None = None
+    identities: int | None = None
+    of_people: bool
+    original_bytes: int = 0
+    layout: str
     how_to_get: str = ""
-    download: bool = Field(
-        False, description="whether torchvision fetches it, by the name of the source's class"
-    )
-    resolution: int = Field(64, description="resolution of the papers' setting, in pixels")
-    crop: int | None = Field(
-        None, description="side of the central square that is kept, in pixels of the originals"
-    )
-    crop_of: tuple[int, int] | None = Field(
-        None, description="width and height that ``crop`` refers to"
-    )
-    preprocessing: str = Field(description="how a picture becomes a square, and whose choice it is")
-    mirror: bool = Field(
-        True, description="whether a mirrored picture could be one of the set; not so of digits"
-    )
-    always_partial: bool = Field(
-        False,
-        description="whether nobody has the published pictures, all of them and no other: those "
-        "that are there twice are then left out",
-    )
+    download: bool = False
+    resolution: int = 64
+    crop: int | None = None
+    crop_of: tuple[int, int] | None = None
+    preprocessing: str
+    mirror: bool = True
+    always_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,11 +144,7 @@ class Source(ABC):
         """
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
-        """The part of a picture that is resized.
-
-        Args:
-            image: the decoded picture.
-            crop: another side of the central square than the card's.
+        """The part of a picture that is resized; ``crop`` is another side than the card's.
 
         Raises:
             UnusableImage: the picture has not the size that the data set's pictures have.

@@ -290,13 +290,8 @@ EDITS = [
     ("defenses/mid.py", "class Mid", "class Mid2(Defense): pass\nclass Mid", set()),
     ("data/synthfaces.py", "_NOISE = ", "_NOISE = 2 * ", {"data"}),
     ("stages.py", 'part("val"), part("test")', 'part("test"), part("val")', {"data"}),
-    ("stages.py", "render_dataset(protocol.data", "render_dataset(0 or protocol.data", {"data"}),
-    (
-        "data/identity_split.py",
-        "def gather(",
-        "def gather(*, ",
-        {"data"},
-    ),  # as `data` names all sources
+    ("data/rendered.py", "render_dataset(self.spec", "render_dataset(0 or self.spec", {"data"}),
+    ("data/identity_split.py", "def gather(", "def gather(*, ", JUDGING),  # which read the card
     ("progress.py", "yield step", "yield step + 0", set()),
     ("metrics/catalogue.py", "A tie is not a hit.", "A tie is none.", set()),
     ("identity.py", "the improved objective", "the better one", set()),
