@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mibench.data.identity_split import IdentitySplit
 from mibench.data.folder import FolderOptions
+from mibench.data.identity_split import IdentitySplit
 from mibench.leaderboard.checks import faults
 from mibench.protocols import PROTOCOLS
 from mibench.record import Record, prior_apart, protocol_digest, strength

@@ -112,7 +112,7 @@ def prepare(
     )
     for note in index.notes:
         click.echo(note)
-    alike, doubtful = made.copies()
+    alike, doubtful = made.copies
     if alike or doubtful:
         click.echo(
             f"{len(alike):,} pictures equal an earlier one of their identity in every pixel, and "
@@ -168,7 +168,7 @@ def check(name: str | None, data: str | None, as_json: bool) -> None:
             f"{folder.root / each} is intact, but its originals have changed since: to make it "
             f"again, run {again}"
         )
-    for path in folder.unfinished(wanted):
+    for path in folder.unfinished(f"{wanted}-*" if wanted else "*"):
         click.echo(f"{path} was not finished: the same `mibench data prepare` continues it")
     if sets:
         click.echo(f"{len(sets)} prepared data sets in {folder.root} are intact")

@@ -1,4 +1,4 @@
-"""Where a protocol's images come from, and what they are once it is settled who is private."""
+"""Where a protocol's images come from, and what they are once each has its use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from mibench.data.images import Dataset
 from mibench.progress import SILENT, Progress
 from mibench.types import Frozen
+
+Place = str | Path | None
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Divided:
         digest: SHA-256 that identifies the images.
         split: SHA-256 of which picture is used for what; None where pictures are drawn.
         complete: whether data sets are the published ones, by their counts.
-        counts: how many identities and images there are.
         of_people: whether they show people, whose reconstructions are not published.
         stored: whether the images lie prepared and are read where they lie: no stage holds them.
     """
@@ -46,17 +47,17 @@ class Divided:
     of_people: bool
     stored: ClassVar[bool] = False
 
+    @abstractmethod
     def inputs(self) -> dict[str, Any]:
         """What identifies the images in the keys of stages; JSON values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, progress: Progress = SILENT) -> Dataset:
         """The images, in memory on the CPU.
 
         Raises:
             MibenchError: files are damaged, or others than those that were divided.
         """
-        raise NotImplementedError
 
     def write(self, folder: Path) -> None:
         """Write which picture is used for what beside a record, where no source lists them."""
@@ -80,16 +81,13 @@ class Data(Frozen):
         self,
         *,
         resolution: int,
-        root: str | Path | None = None,
-        data: str | Path | None = None,
+        root: Place = None,
+        data: Place = None,
         progress: Progress = SILENT,
     ) -> Divided:
-        """Settle which image is used for what; nothing is written, and no result is in memory.
+        """Settle which image is used for what, of an image folder ``root`` or of a data folder.
 
-        Args:
-            resolution: height and width in pixels.
-            root: the image folder, for a protocol that reads one.
-            data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
+        Nothing is written.
 
         Raises:
             RequestError: files are missing, unusable or too few.

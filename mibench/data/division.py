@@ -1,4 +1,4 @@
-"""Which picture is used for what: one rule, of which kinds of protocols fill in the choices.
+"""Which picture is used for what: one rule, in which each kind of protocol makes the choices.
 
 1. *Usable.* All pictures; but where nobody has the published ones any more (FaceScrub, image
    folders), those that show one picture count once, and not at all if they are of several
@@ -33,60 +33,36 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is divided: the pictures of a data set, in their one order.
-
-    Attributes:
-        dataset: name of the data set.
-        where: what a message calls the place of the pictures.
-        names: identity names, sorted.
-        labels: of each row, positions in ``names``.
-        parts: of each row, positions in :data:`mibench.data.source.PARTS`.
-        sources: name of each row's picture.
-        usable: the rows that may be used, in order.
-    """
+    """What is divided; the fields are those of :class:`mibench.data.source.Listing`."""
 
     dataset: str
-    where: str
+    where: str  # what a message calls their place
     names: tuple[str, ...]
     labels: NDArray[np.int32]
     parts: NDArray[np.uint8]
     sources: Sequence[str]
-    usable: Rows
+    usable: Rows  # that may be used, in order
 
     @property
     def counts(self) -> list[int]:
         """Usable pictures of each identity."""
-        counts: list[int] = np.bincount(
-            self.labels[self.usable], minlength=len(self.names)
-        ).tolist()
-        return counts
+        found = np.bincount(self.labels[self.usable], minlength=len(self.names))
+        return [int(count) for count in found]
 
 
 class Rule(Data):
-    """The choices of the rule in this module's docstring."""
+    """The choices; each raises RequestError where there are too few pictures or identities."""
 
     @abstractmethod
     def private(self, pictures: Pictures) -> list[int]:
-        """Labels of the private identities, in the order of their labels in the division.
-
-        Raises:
-            RequestError: there are too few identities or pictures.
-        """
+        """Labels of the private identities, in the order of their labels in the division."""
 
     @abstractmethod
     def parts(self, pictures: Pictures, name: str, rows: Rows) -> tuple[Rows, Rows, Rows]:
-        """Training, validation and test rows of one identity.
-
-        Raises:
-            RequestError: it has too few.
-        """
+        """Training, validation and test rows of one identity."""
 
     def public(self, pictures: Pictures, rows: Rows) -> Rows:
-        """Those that become public of the rows that may.
-
-        Raises:
-            RequestError: there are too few.
-        """
+        """Those of the rows that may be public which are."""
         return rows
 
 
@@ -121,47 +97,46 @@ class Division:
     digest: str
 
     @property
+    def uses(self) -> tuple[Part, Part, Part, Part]:
+        """Training, validation, test, public."""
+        return self.train, self.val, self.test, self.public
+
+    @property
     def counts(self) -> Counts:
-        """How many identities and pictures there are."""
-        parts = {name: len(getattr(self, name)) for name in ("train", "val", "test", "public")}
-        return Counts(identities=len(self.names), **parts)
+        return Counts(len(self.names), *map(len, self.uses))
 
 
 def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Division:
-    """Divide pictures by the rule in this module's docstring.
-
-    Args:
-        private: the data set of the private identities.
-        public: the public data set, if it is another one.
+    """Divide a data set by the rule in this module's docstring; ``public`` may be another one.
 
     Raises:
         RequestError: there are too few identities or pictures for the rule.
     """
     labels = rule.private(private)
     names = tuple(private.names[label] for label in labels)
-    owned = [private.usable[private.labels[private.usable] == label] for label in labels]
-    divided = [rule.parts(private, *each) for each in zip(names, owned, strict=True)]
+    divided = []
+    for name, label in zip(names, labels, strict=True):
+        rows = private.usable[private.labels[private.usable] == label]
+        divided.append([np.sort(part) for part in rule.parts(private, name, rows)])
     parts = []
     for pieces in zip(*divided, strict=True):
-        counts = [len(rows) for rows in pieces]
-        rows = np.concatenate([np.sort(rows) for rows in pieces])
-        parts.append(Part(rows, np.repeat(np.arange(len(names)), counts)))
-    other = public or private
-    rows = other.usable
+        owners = np.repeat(np.arange(len(names)), [len(rows) for rows in pieces])
+        parts.append(Part(np.concatenate(pieces), owners))
+    train, val, test = parts
+    other, rows = public or private, (public or private).usable
     if public is None:
         rows = rows[~np.isin(private.labels[rows], labels)]
     rows = np.sort(rule.public(other, rows))
-    present, public_labels = np.unique(other.labels[rows], return_inverse=True)
-    parts.append(Part(rows, public_labels.astype(np.int64)))
+    present, others = np.unique(other.labels[rows], return_inverse=True)
+    rest = Part(rows, others.astype(np.int64))
     hashed = hashlib.sha256()
-    uses = zip(("train", "val", "test", "public"), (private,) * 3 + (other,), parts, strict=True)
-    for use, pictures, part in uses:
+    uses = (("train", private, train), ("val", private, val), ("test", private, test))
+    for use, pictures, part in (*uses, ("public", other, rest)):
         for row in part.rows.tolist():
             who = pictures.names[pictures.labels[row]]
             hashed.update(f"{use}\t{pictures.dataset}\t{who}\t{pictures.sources[row]}\n".encode())
     public_names = tuple(other.names[label] for label in present.tolist())
-    train, val, test, others = parts
-    return Division(names, public_names, train, val, test, others, hashed.hexdigest())
+    return Division(names, public_names, train, val, test, rest, hashed.hexdigest())
 
 
 def drawn(rows: Rows, seed: int, *names: str) -> Rows:
@@ -177,14 +152,10 @@ def share(count: int, fraction: float) -> int:
 def copies(
     groups: Iterable[Sequence[int]], labels: NDArray[np.int32]
 ) -> Iterator[tuple[int, int, bool]]:
-    """The rows of equal pictures that are left out, with a row each that shows the same.
-
-    Args:
-        groups: rows that show one picture, each in order.
-        labels: identity of each row.
+    """The rows to leave out of groups that show one picture each.
 
     Yields:
-        The row, the other row, and whether that one is of another identity: then none is kept.
+        The row, another that shows the same, and whether that is of another identity.
     """
     for group in groups:
         if len({int(labels[row]) for row in group}) == 1:

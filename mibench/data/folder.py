@@ -10,20 +10,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
-from mibench.data.divided import Divided
+from mibench.data.divided import Divided, Place
 from mibench.data.division import Division, Part, Pictures, Rows, Rule, copies, divide, drawn, share
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.pixels import decode, image_bytes, inspect_header, picture
-from mibench.data.source import Listing, UnusableImage
+from mibench.data.source import UnusableImage, reasons
 from mibench.data.sources.folder import Folder
 from mibench.data.workers import on_threads
 from mibench.errors import RequestError
@@ -34,43 +35,35 @@ from mibench.types import digest
 
 SPLIT = "split.json"
 
-_SHOWN = 10  # files that an error message lists
 _CHECK_RESOLUTION = 8  # small, so that JPEG's draft mode makes the check of the contents cheap
+_SOURCE = Folder()
 
 _log = logging.getLogger("mibench.data")
-_SOURCE = Folder()
 
 
 class FolderOptions(Rule):
     """How an image folder is divided."""
 
     min_images: int = Field(
-        default=15, ge=3, le=10**9, description="images an identity needs to become private"
+        15, ge=3, le=10**9, description="images an identity needs to become private"
     )
     max_private: int | None = Field(
-        default=100,
+        100,
         ge=2,
         le=10**9,
         description="most private identities; the others are public. None: no limit",
     )
     val_fraction: float = Field(
-        default=0.15,
-        gt=0,
-        le=0.4,
-        description="share of each private identity's images for validation",
+        0.15, gt=0, le=0.4, description="share of each private identity's images for validation"
     )
     test_fraction: float = Field(
-        default=0.15,
-        gt=0,
-        le=0.4,
-        description="share of each private identity's images for testing",
+        0.15, gt=0, le=0.4, description="share of each private identity's images for testing"
     )
     split_seed: int = Field(
-        default=0, ge=0, lt=2**63, description="seed of the choice of identities and images"
+        0, ge=0, lt=2**63, description="seed of the choice of identities and images"
     )
     skip_unreadable: bool = Field(
-        default=False,
-        description="leave out unusable files and list them, instead of refusing the folder",
+        False, description="leave out unusable files and list them, instead of refusing the folder"
     )
 
     @property
@@ -82,8 +75,8 @@ class FolderOptions(Rule):
         self,
         *,
         resolution: int,
-        root: str | Path | None = None,
-        data: str | Path | None = None,
+        root: Place = None,
+        data: Place = None,
         progress: Progress = SILENT,
     ) -> FolderImages:
         """See :class:`mibench.data.divided.Data`; checks every file of the folder ``root``.
@@ -94,65 +87,62 @@ class FolderOptions(Rule):
         A picture that is there twice counts once: equal are files whose bytes are, or whose pixels
         are once they are decoded in full; a picture that was scaled, cropped or compressed again is
         another one. All that are left out are listed.
-
-        Raises:
-            RequestError: the folder has another layout, holds unusable files (unless
-                ``skip_unreadable``), or yields fewer than two private identities or no public
-                image.
         """
-        assert root is not None
-        place = user_path(root, "the image folder (--root)")
-        listing = _SOURCE.listing(place)
-        skipped = dict(listing.unusable)
+        base = user_path(str(root or ""), "the image folder (--root)")
+        listing = _SOURCE.listing(base)
+        files, skipped = listing.files, dict(listing.unusable)
 
-        def pictures() -> Pictures:
-            usable = [row for row, file in enumerate(listing.files) if file not in skipped]
-            rows = np.array(usable, dtype=np.int64)
-            return _pictures(place, listing, rows)
+        def usable() -> Pictures:
+            rows = np.array([r for r, file in enumerate(files) if file not in skipped], np.int64)
+            found = (listing.names, listing.labels, listing.parts, listing.sources, rows)
+            return Pictures(_SOURCE.card.name, str(base), *found)
 
-        found = on_threads(lambda file: inspect_header(place / file), listing.files)
-        skipped |= {file: why for file, why in zip(listing.files, found, strict=True) if why}
-        self._refuse(place, skipped)
-        self.private(pictures())  # whether there are enough, before any is decoded
-        progress.begin(len(pictures().usable), "pictures")
-        rows = pictures().usable.tolist()
-        checked = on_threads(lambda row: _check(place / listing.files[row]), rows, progress)
-        progress.end()
-        sums: dict[int, str] = {}
-        thumbnails: dict[int, bytes] = {}
-        for row, result in zip(rows, checked, strict=True):
-            if isinstance(result, str):
-                skipped[listing.files[row]] = result
-            else:
-                sums[row], thumbnails[row] = result
-        self._refuse(place, skipped)
-        alike = {}
-        for row, other, doubtful in copies(
-            _equal(place, listing.files, thumbnails), listing.labels
+        def skip(found: Iterable[tuple[str, str | None]]) -> Pictures:
+            skipped.update({file: reason for file, reason in found if reason})
+            if skipped and not self.skip_unreadable:
+                raise _refused(base, skipped)
+            return usable()
+
+        headers = on_threads(lambda file: inspect_header(base / file), files)
+        pictures = skip(zip(files, headers, strict=True))
+        self.private(pictures)  # whether there are enough, before any is decoded
+        rows = pictures.usable.tolist()
+        checked = on_threads(lambda row: _check(base / files[row]), rows)
+        skip((files[row], reason) for row, (reason, _, _) in zip(rows, checked, strict=True))
+        checks = {row: each for row, each in zip(rows, checked, strict=True) if not each[0]}
+        # Files whose thumbnails differ are different: few are left to be decoded in full.
+        alike = Counter(thumbnail for _, _, thumbnail in checks.values())
+        rows = [row for row, (_, _, thumbnail) in checks.items() if alike[thumbnail] > 1]
+        groups = defaultdict(list)
+        for row, pixels in zip(
+            rows, on_threads(lambda r: _pixels(base / files[r]), rows), strict=True
         ):
-            reason = f"the same picture as {listing.files[other]}"
-            alike[listing.files[row]] = f"{reason}, of another identity" if doubtful else reason
-        if alike:
+            groups[pixels].append(row)
+        twice = {}
+        for row, other, doubtful in copies(groups.values(), listing.labels):
+            reason = f"the same picture as {files[other]}"
+            twice[files[row]] = f"{reason}, of another identity" if doubtful else reason
+        if twice:
             _log.warning(
                 "%d pictures of %s are left out, being there more than once: as %s, %s",
-                *(len(alike), place, file := min(alike), alike[file]),
+                *(len(twice), base, file := min(twice), twice[file]),
             )
-        skipped |= alike
-        usable = pictures()
-        made = divide(self, usable)
-        used = {listing.files[row]: sums[row] for row in usable.usable.tolist()}
+            skipped |= twice
+        pictures = usable()
+        made = divide(self, pictures)
+        sums = {files[row]: checks[row][1] for row in pictures.usable.tolist()}
         return FolderImages(
-            digest=digest([made.digest, used]),
+            digest=digest([made.digest, sums]),
             split=made.digest,
             complete=True,
             counts=made.counts,
             of_people=self.of_people,
             options=self,
-            root=str(place),
+            root=str(base),
             resolution=resolution,
             division=made,
-            files=tuple(listing.files),
-            sums=used,
+            files=tuple(files),
+            sums=sums,
             skipped=skipped,
         )
 
@@ -160,32 +150,30 @@ class FolderOptions(Rule):
         """See the module's docstring."""
         counts = pictures.counts
         names = sum(count > 0 for count in counts)
-        candidates = [label for label, count in enumerate(counts) if count >= self.min_images]
-        if len(candidates) < 2:
-            enough = sorted([0, 0, *counts], reverse=True)[1]
+        chosen = [label for label, count in enumerate(counts) if count >= self.min_images]
+        if len(chosen) < 2:
+            enough = sorted([0, 0, *counts])[-2]
             advice = (
                 f"lower --set protocol.min_images to {enough} or less"
                 if enough >= 3
                 else "at least two identities need 3 images or more"
             )
             raise RequestError(
-                f"{pictures.where}: {len(candidates)} of {names} identities have "
-                f"{self.min_images} or more usable images, but 2 private identities are the "
-                f"least: {advice}"
+                f"{pictures.where}: {len(chosen)} of {names} identities have {self.min_images} or "
+                f"more usable images, but 2 private identities are the least: {advice}"
             )
-        chosen = candidates
-        if self.max_private is not None and len(candidates) > self.max_private:
-            order = drawn(np.array(candidates), self.split_seed, "folder", "private")
+        if self.max_private is not None and len(chosen) > self.max_private:
+            order = drawn(np.array(chosen), self.split_seed, "folder", "private")
             chosen = sorted(order[: self.max_private].tolist())
         if len(chosen) == names:
+            advice = (
+                f"lower --set protocol.max_private to {names // 2} or so"
+                if names >= 4
+                else "add identities, or raise --set protocol.min_images"
+            )
             raise RequestError(
                 f"{pictures.where}: all {names} identities are private, so that no public image is "
-                "left for the attacker: "
-                + (
-                    f"lower --set protocol.max_private to {names // 2} or so"
-                    if names >= 4
-                    else "add identities, or raise --set protocol.min_images"
-                )
+                f"left for the attacker: {advice}"
             )
         return chosen
 
@@ -202,24 +190,11 @@ class FolderOptions(Rule):
         Raises:
             RequestError: the folder has another layout.
         """
-        listing = _SOURCE.listing(user_path(root, "the image folder (--root)"))
-        counts = [n for n in Counter(listing.labels.tolist()).values() if n >= self.min_images]
+        labels = _SOURCE.listing(user_path(root, "the image folder (--root)")).labels
+        counts = [n for n in np.bincount(labels).tolist() if n >= self.min_images]
         private = min(len(counts), self.max_private or len(counts))
         mean = sum(counts) / max(1, len(counts))
         return round(private * mean * (1 - self.val_fraction - self.test_fraction))
-
-    def _refuse(self, root: Path, skipped: Mapping[str, str]) -> None:
-        """Refuse a folder that holds what cannot be used, unless that is to be left out."""
-        if not skipped or self.skip_unreadable:
-            return
-        lines = [f"  {path}: {skipped[path]}" for path in sorted(skipped)[:_SHOWN]]
-        if len(skipped) > _SHOWN:
-            lines.append(f"  ... and {len(skipped) - _SHOWN} more")
-        listed = "\n".join(lines)
-        raise RequestError(
-            f"{len(skipped)} entries of {root} cannot be used:\n{listed}\nRepair or delete them, "
-            "or leave them out with --set protocol.skip_unreadable=true (the split file lists them)"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +222,7 @@ class FolderImages(Divided):
     def load(self, progress: Progress = SILENT) -> Dataset:
         """Decode the images, checking each against its checksum."""
         made = self.division
-        parts = (made.train, made.val, made.test, made.public)
-        rows = np.concatenate([part.rows for part in parts]).tolist()
+        rows = np.concatenate([part.rows for part in made.uses]).tolist()
         images = torch.empty(len(rows), 3, self.resolution, self.resolution, dtype=torch.uint8)
         pixels = images.numpy()  # shares memory: threads write their rows into the tensor
 
@@ -260,34 +234,23 @@ class FolderImages(Divided):
             on_threads(load, range(len(rows)), progress)
         finally:
             progress.end()
-        pieces = iter(images.split([len(part) for part in parts]))
+        sets = []
+        for part, held in zip(made.uses, images.split([len(p) for p in made.uses]), strict=True):
+            names = made.public_names if part is made.public else made.names
+            sets.append(ImageSet(held, torch.from_numpy(part.labels), names))
+        train, val, test, rest = sets
+        return Dataset(train, val, test, rest)
 
-        def part(each: Part, names: tuple[str, ...]) -> ImageSet:
-            return ImageSet(next(pieces), torch.from_numpy(each.labels), names)
-
-        train, val, test = (part(each, made.names) for each in parts[:3])
-        return Dataset(train, val, test, part(made.public, made.public_names))
-
-    def _decoded(self, file: str) -> np.ndarray:
-        path, remake = (
-            Path(self.root, file),
-            "restore the file, or start anew: other numbers follow",
-        )
+    def _decoded(self, file: str) -> NDArray[np.uint8]:
+        path, remake = Path(self.root, file), "restore it, or start anew (other numbers follow)"
         try:
             data = image_bytes(path)
-        except UnusableImage as error:
-            raise RequestError(
-                f"{path} {error}, but it was there when the folder was divided: {remake}"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != self.sums[file]:
-            raise RequestError(f"{path} has changed since the folder was divided: {remake}")
-        try:
+            if hashlib.sha256(data).hexdigest() != self.sums[file]:
+                raise RequestError(f"{path} has changed since the folder was divided: {remake}")
             return decode(data, _SOURCE, self.resolution)
         except UnusableImage as error:
-            # Its contents passed the check when the folder was divided: another build of Pillow.
             raise RequestError(
-                f"{path} {error}, though it could be when the folder was divided: install a Pillow "
-                "with the codecs that it needs"
+                f"{path} {error}, though it was whole when the folder was divided: {remake}"
             ) from error
 
     def listing(self) -> dict[str, Any]:
@@ -318,43 +281,28 @@ class FolderImages(Divided):
         save_json(folder / SPLIT, self.listing())
 
 
-def _pictures(root: Path, listing: Listing, usable: Rows) -> Pictures:
-    return Pictures(
-        dataset=_SOURCE.card.name,
-        where=str(root),
-        names=listing.names,
-        labels=listing.labels,
-        parts=listing.parts,
-        sources=listing.sources,
-        usable=usable,
-    )
-
-
-def _check(path: Path) -> tuple[str, bytes] | str:
-    """A file's SHA-256 and its pixels at a few by a few; or why it cannot be decoded."""
+def _check(path: Path) -> tuple[str, str, bytes]:
+    """Why a file cannot be decoded, if so; its SHA-256, and its pixels at a few by a few."""
     try:
         data = image_bytes(path)
         thumbnail = decode(data, _SOURCE, _CHECK_RESOLUTION).tobytes()
     except UnusableImage as error:
-        return str(error)
-    return hashlib.sha256(data).hexdigest(), thumbnail
+        return str(error), "", b""
+    return "", hashlib.sha256(data).hexdigest(), thumbnail
 
 
-def _equal(root: Path, files: Sequence[str], thumbnails: Mapping[int, bytes]) -> list[list[int]]:
-    """Groups of rows that show one picture, decoded in full."""
-    # Files whose thumbnails differ are different: few are left to be decoded.
-    alike = Counter(thumbnails.values())
-    rows = [row for row, thumbnail in thumbnails.items() if alike[thumbnail] > 1]
+def _pixels(path: Path) -> bytes:
+    """SHA-256 of an image's pixels in full, which was decoded before."""
+    try:
+        image = picture(image_bytes(path), _SOURCE)
+    except UnusableImage as error:
+        raise RequestError(f"{path} changed while it was read: {error}") from error
+    return hashlib.sha256(f"{image.size} ".encode() + image.tobytes()).digest()
 
-    def pixels(row: int) -> bytes:
-        path = root / files[row]
-        try:
-            image = picture(image_bytes(path), _SOURCE)
-        except UnusableImage as error:
-            raise RequestError(f"{path} changed while it was read: {error}") from error
-        return hashlib.sha256(f"{image.size} ".encode() + image.tobytes()).digest()
 
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for row, shown in zip(rows, on_threads(pixels, rows), strict=True):
-        groups[shown].append(row)
-    return list(groups.values())
+def _refused(root: Path, skipped: Mapping[str, str]) -> RequestError:
+    return RequestError(
+        f"{len(skipped)} entries of {root} cannot be used:\n{reasons(sorted(skipped.items()))}\n"
+        "Repair or delete them, or leave them out with --set protocol.skip_unreadable=true (the "
+        "split file lists them)"
+    )

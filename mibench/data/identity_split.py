@@ -15,24 +15,21 @@ The rule of :mod:`mibench.data.division`, in which
 
 from __future__ import annotations
 
-import functools
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from mibench.data.divided import Divided
-from mibench.data.division import Division, Part, Pictures, Rows, Rule, divide, drawn, share
+from mibench.data.divided import Divided, Place
+from mibench.data.division import Division, Pictures, Rows, Rule, divide, drawn, share
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.prepared import Prepared, open_prepared
-from mibench.data.source import PARTS, SOURCES, is_source, source_named
+from mibench.data.source import PARTS, check_source, source_named
 from mibench.errors import MibenchError, RequestError
 from mibench.progress import SILENT, Progress
-from mibench.registry import no_such
 from mibench.types import digest
 
 _log = logging.getLogger("mibench.data")
@@ -80,8 +77,10 @@ class IdentitySplit(Rule):
     @model_validator(mode="after")
     def _consistent(self) -> IdentitySplit:
         for name in filter(None, (self.dataset, self.public_dataset)):
-            if not is_source(name):
-                raise ValueError(no_such("data set", name, SOURCES.names()))
+            try:
+                check_source(name)
+            except RequestError as error:
+                raise ValueError(str(error)) from error
         if self.public_dataset == self.dataset:
             raise ValueError("leave public_dataset out for other identities of the same data set")
         if self.public_crop and not self.public_dataset:
@@ -108,16 +107,19 @@ class IdentitySplit(Rule):
         self,
         *,
         resolution: int,
-        root: str | Path | None = None,
-        data: str | Path | None = None,
+        root: Place = None,
+        data: Place = None,
         progress: Progress = SILENT,
     ) -> PreparedImages:
         """See :class:`mibench.data.divided.Data`; no image is read."""
         made, private, public = self.open(resolution, data)
-        parts = [made.train.rows, made.val.rows, made.test.rows]
-        if public is private:
-            parts.append(made.public.rows)
-        if repeated := _repeated(private, parts):
+        # A picture that is used several times, where one data set gives all the parts.
+        part = np.full(len(private.labels), -1)
+        for number, each in enumerate(made.uses if public is private else made.uses[:3]):
+            part[each.rows] = number
+        used = [part[list(group)] for group in private.index.equal]
+        repeated = sum((u >= 0).sum() for u in used if len({*u.tolist()} - {-1}) > 1)
+        if repeated:
             _log.warning(
                 "%d pictures of %s are, in every pixel, pictures of another part too (training, "
                 "validation, test or public); the set is divided as it was published",
@@ -136,7 +138,7 @@ class IdentitySplit(Rule):
         )
 
     def open(
-        self, resolution: int, data: str | Path | None, *, check: bool = False
+        self, resolution: int, data: Place, *, check: bool = False
     ) -> tuple[Division, Prepared, Prepared]:
         """The division, the private and the public data set (or the same one).
 
@@ -145,8 +147,7 @@ class IdentitySplit(Rule):
             MibenchError: a prepared file is damaged, as far as it is looked at without ``check``.
         """
         sets = [open_prepared(n, resolution, data, crop=c, check=check) for n, c in self.sets]
-        private, public = sets[0], sets[-1]
-        return divide(self, *(each.pictures() for each in sets)), private, public
+        return divide(self, *(each.pictures() for each in sets)), sets[0], sets[-1]
 
     def private(self, pictures: Pictures) -> list[int]:
         """See the rule."""
@@ -214,11 +215,8 @@ class IdentitySplit(Rule):
         return self._drawn(rows, "public", pictures.dataset)[:wanted]
 
     def _drawn(self, rows: Rows, purpose: str, name: str) -> Rows:
-        return drawn(rows, self.seed, "identity-split", self._name, purpose, name)
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return source_named(self.dataset).card.name
+        dataset = source_named(self.dataset).card.name if ".py:" in self.dataset else self.dataset
+        return drawn(rows, self.seed, "identity-split", dataset, purpose, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,30 +252,13 @@ class PreparedImages(Divided):
 
 def gather(made: Division, private: Prepared, public: Prepared) -> Dataset:
     """Copy the images of a division into memory: ``uint8`` sets on the CPU."""
-
-    def images(source: Prepared, part: Part, names: tuple[str, ...]) -> ImageSet:
-        mirror = source.source.card.mirror
-        return ImageSet(source.rows(part.rows), torch.from_numpy(part.labels), names, mirror)
-
-    return Dataset(
-        train=images(private, made.train, made.names),
-        val=images(private, made.val, made.names),
-        test=images(private, made.test, made.names),
-        public=images(public, made.public, made.public_names),
-    )
-
-
-def _repeated(data: Prepared, parts: list[Rows]) -> int:
-    """How many pictures have the pixels of a picture in another part."""
-    part = np.full(len(data.labels), -1)
-    for number, rows in enumerate(parts):
-        part[rows] = number
-    found = 0
-    for group in data.index.equal:
-        used = part[list(group)]
-        used = used[used >= 0]
-        found += len(used) if len(set(used.tolist())) > 1 else 0
-    return found
+    sets = []
+    for part in made.uses:
+        names, data = (made.public_names, public) if part is made.public else (made.names, private)
+        labels, mirror = torch.from_numpy(part.labels), data.source.card.mirror
+        sets.append(ImageSet(data.rows(part.rows), labels, names, mirror))
+    train, val, test, rest = sets
+    return Dataset(train, val, test, rest)
 
 
 def _contents(made: Division, private: Prepared, public: Prepared) -> str:

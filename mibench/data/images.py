@@ -59,7 +59,7 @@ class Dataset:
 
     @property
     def identities(self) -> int:
-        """Number of private identities."""
+        """How many are private."""
         return len(self.train.names)
 
     @property
@@ -75,14 +75,9 @@ class Dataset:
 
     def to(self, device: torch.device) -> Dataset:
         """The same data with its tensors on ``device``."""
+        sets = {name: getattr(self, name).to(device) for name in ("train", "val", "test", "public")}
         attributes = None if self.attributes is None else self.attributes.to(device)
-        return Dataset(
-            self.train.to(device),
-            self.val.to(device),
-            self.test.to(device),
-            self.public.to(device),
-            attributes,
-        )
+        return Dataset(**sets, attributes=attributes)
 
 
 def to_float(images: Tensor) -> Tensor:

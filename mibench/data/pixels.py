@@ -26,7 +26,6 @@ import hashlib
 import io
 import stat
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -35,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mibench.data.source import Source, UnusableImage, source_named
+from mibench.data.source import Listing, Source, UnusableImage, source_named
 from mibench.files import UnusableFile, read_regular
 
 MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded
@@ -53,9 +52,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-# One picture
 
 
 def inspect_header(path: Path) -> str | None:
@@ -78,11 +74,7 @@ def inspect_header(path: Path) -> str | None:
 
 
 def image_bytes(path: Path) -> bytes:
-    """Contents of an image file.
-
-    Raises:
-        UnusableImage: it cannot be read, is no regular file, or is larger than any image.
-    """
+    """Contents of a regular file that is no larger than any image, else UnusableImage."""
     try:
         return read_regular(path, MAX_BYTES)
     except UnusableFile as error:
@@ -92,14 +84,11 @@ def image_bytes(path: Path) -> bytes:
 def picture(data: bytes, source: Source, resolution: int | None = None) -> Image.Image:
     """An encoded image as 8-bit RGB, before anything is cut off.
 
-    Args:
-        data: the file's contents.
-        source: the source that it comes from.
-        resolution: what it will be resized to, where it need not be decoded in full.
+    With ``resolution``, which it is to have, a photograph may be decoded at a reduced size.
 
     Raises:
-        UnusableImage: when the image is unreadable, truncated, oversized or of a mode whose value
-            range is undefined (32-bit integers, floats).
+        UnusableImage: it is unreadable, truncated, oversized, or of a mode whose value range is
+            undefined (32-bit integers, floats).
     """
     with _open(io.BytesIO(data)) as image:
         try:
@@ -125,9 +114,6 @@ def decode(
     """Pixels of an encoded image, as this module's docstring says.
 
     Args:
-        data: the file's contents.
-        source: the source that it comes from.
-        resolution: height and width of the result, in pixels.
         crop: another side of the central square than the card's.
         box: left, top, right and bottom of the face, in pixels; clipped to the picture.
 
@@ -150,7 +136,6 @@ def decode(
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """The accepted formats that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -210,46 +195,22 @@ def _resized(
     return pixels.transpose(2, 0, 1)
 
 
-# Many pictures
-
-
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows to fill.
+    """Consecutive rows to fill."""
 
-    Attributes:
-        source: name of the source, or ``file.py:Class``.
-        target: the ``.npy`` file of all rows, which exists with its full size.
-        offset: byte of the file at which the chunk's first row begins.
-        files: pictures of the rows, relative to ``root``; empty with ``pixels``.
-        boxes, pixels, sums: as in :class:`mibench.data.source.Listing`, of these rows only.
-    """
-
-    source: str
+    source: str  # its name, or `file.py:Class`
     root: str
-    target: str
-    offset: int
+    listing: Listing  # of these rows only
+    target: str  # the .npy file of all rows, which exists with its full size
+    offset: int  # byte of the file at which the first row begins
     resolution: int
     crop: int | None
-    files: tuple[str, ...]
-    boxes: NDArray[np.int32] | None = None
-    pixels: NDArray[np.uint8] | None = None
-    sums: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class Filled:
-    """What became of a chunk.
-
-    Attributes:
-        rows: :func:`row_digests` of its rows; empty when nothing was written.
-        originals: :func:`originals` of what they were made from.
-        unusable: the files that could not be used, each with the reason.
-    """
-
-    rows: bytes
-    originals: str
-    unusable: tuple[tuple[str, str], ...] = ()
+    @property
+    def mark(self) -> Path:
+        """The file that says that these rows were filled from the originals as they are now."""
+        return Path(self.target).with_name(f"{self.offset}-{originals(self.root, self.listing)}")
 
 
 def row_digests(rows: NDArray[np.uint8]) -> bytes:
@@ -257,20 +218,17 @@ def row_digests(rows: NDArray[np.uint8]) -> bytes:
     return b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
 
 
-def originals(root: str, files: Sequence[str], pixels: NDArray[np.uint8] | None) -> str:
-    """What tells whether the originals of rows are still those that the rows were made from.
+def originals(root: str | Path, listing: Listing) -> str:
+    """SHA-256 of what tells whether originals are still those that rows were made from.
 
     Of files, that is size, time of the last change of contents, and time of the last change of
     anything (which no tool that unpacks archives sets back): reading 90 GB again to see that
     nothing changed would take as long as preparing them.
-
-    Returns:
-        SHA-256 in hexadecimal.
     """
-    if pixels is not None:
-        return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+    if listing.pixels is not None:
+        return hashlib.sha256(np.ascontiguousarray(listing.pixels).data).hexdigest()
     hashed = hashlib.sha256()
-    for file in files:
+    for file in listing.files:
         try:
             status = Path(root, file).stat()
             state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
@@ -280,40 +238,41 @@ def originals(root: str, files: Sequence[str], pixels: NDArray[np.uint8] | None)
     return hashed.hexdigest()
 
 
-def fill(chunk: Chunk) -> Filled:
-    """Decode a chunk's pictures and write its rows; nothing is written if one is unusable.
+def fill(chunk: Chunk) -> list[tuple[str, str]]:
+    """Decode a chunk's pictures, write its rows, and their digests as its mark.
+
+    Returns:
+        The files that cannot be used, each with the reason; if there are any, nothing is written.
 
     Raises:
         OSError: the rows could not be written.
     """
-    source = source_named(chunk.source)
-    # Before a file is read: one that changes meanwhile is then found to have changed.
-    made_from = originals(chunk.root, chunk.files, chunk.pixels)
-    count = len(chunk.files) if chunk.pixels is None else len(chunk.pixels)
-    rows = np.empty((count, 3, chunk.resolution, chunk.resolution), dtype=np.uint8)
+    source, listing, size = source_named(chunk.source), chunk.listing, chunk.resolution
+    mark = chunk.mark  # before a file is read: one that changes meanwhile will ask for another mark
+    rows = np.empty((len(listing), 3, size, size), dtype=np.uint8)
     unusable = []
     with warnings.catch_warnings():
         # Oversized pictures are refused by name, so Pillow's own warning would say it twice.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for row in range(count):
-            if chunk.pixels is not None:
-                image = Image.fromarray(chunk.pixels[row])
-                rows[row] = _resized(image, source, chunk.resolution, chunk.crop)
+        for row in range(len(listing)):
+            if listing.pixels is not None:
+                image = Image.fromarray(listing.pixels[row])
+                rows[row] = _resized(image, source, size, chunk.crop)
                 continue
-            box = None if chunk.boxes is None else chunk.boxes[row]
+            box = None if listing.boxes is None else listing.boxes[row]
             try:
-                data = image_bytes(Path(chunk.root, chunk.files[row]))
-                if chunk.sums and chunk.sums[row] not in ("", hashlib.sha256(data).hexdigest()):
+                data = image_bytes(Path(chunk.root, listing.files[row]))
+                if listing.sums and listing.sums[row] not in ("", hashlib.sha256(data).hexdigest()):
                     raise UnusableImage(
                         "is not the published picture: its SHA-256 is not that of the list"
                     )
-                rows[row] = decode(data, source, chunk.resolution, chunk.crop, box)
+                rows[row] = decode(data, source, size, chunk.crop, box)
             except UnusableImage as error:
-                unusable.append((chunk.files[row], str(error)))
-    if unusable:
-        return Filled(b"", made_from, tuple(unusable))
-    # Plain writes, not a memory map: a full disk is then an error and not a crash.
-    with Path(chunk.target).open("r+b") as file:
-        file.seek(chunk.offset)
-        file.write(rows.data)
-    return Filled(row_digests(rows), made_from)
+                unusable.append((listing.files[row], str(error)))
+    if not unusable:
+        # Plain writes, not a memory map: a full disk is then an error and not a crash.
+        with Path(chunk.target).open("r+b") as file:
+            file.seek(chunk.offset)
+            file.write(rows.data)
+        mark.write_bytes(row_digests(rows))
+    return unusable

@@ -1,33 +1,44 @@
 """``mibench data prepare``: a data set's originals become one artifact of the data folder.
 
-A partial folder ``partial/<set>-<plan>`` fills up chunk by chunk, with a record of the chunks that
-are done: the digests of their rows, and what tells their originals from others. So a stopped run
-continues there, notices bytes that never reached the disk, and makes anew what was made from files
-that have changed since. When all is there it moves into the artifact, whose key says what it was
-made from.
+A partial folder ``partial/<set>-<plan>`` fills up chunk by chunk. What is done has a mark: a file
+whose name says what the originals were, and that holds the digests of the rows. So a stopped run
+continues there, notices bytes that never reached the disk, and makes anew what was made from
+files that have changed since. When all is there it moves into the artifact, whose key says what it
+was made from.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
+import math
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mibench.data import prepared
-from mibench.data.pixels import Chunk, Filled, fill, originals, row_digests
-from mibench.data.prepared import IMAGES, DataFolder, Index, Prepared
-from mibench.data.source import SOURCES, Listing, Source, source_named
+from mibench.data.pixels import Chunk, fill, originals, row_digests
+from mibench.data.prepared import (
+    IMAGES,
+    INDEX,
+    LABELS,
+    ROW_PARTS,
+    DataFolder,
+    Index,
+    Prepared,
+    opened,
+    set_name,
+)
+from mibench.data.prepared import SOURCES as SOURCE_NAMES
+from mibench.data.source import SOURCES, DatasetCard, Listing, Source, reasons, source_named
 from mibench.data.workers import cores, in_processes
 from mibench.errors import MibenchError, RequestError
-from mibench.files import UnusableFile, read_regular, user_path, write_atomic
+from mibench.files import user_path, write_atomic
 from mibench.progress import SILENT, Progress
 from mibench.store.artifact import save_json
 from mibench.store.source import code_digest
@@ -35,8 +46,7 @@ from mibench.store.store import stage_key
 from mibench.types import digest
 
 CHUNK_BYTES = 4 * 2**20  # of pixels: what a worker holds, and what a killed run loses
-_SHOWN = 10  # files that an error message lists
-_DONE, _UNUSABLE = "done.txt", "unusable.txt"
+_UNUSABLE = "unusable.txt"
 _SPARE = 2**24  # bytes beside the pictures
 
 _log = logging.getLogger("mibench.data")
@@ -56,11 +66,10 @@ def prepare(
 ) -> Prepared:
     """Check a data set's originals, crop and resize them, and store them as one file.
 
-    What is prepared already is checked, opened and returned; it is made again where it is damaged,
-    lacks pictures that are not to be missing, or was made from other originals than ``root`` holds
-    now or by other code. A run that was stopped continues where it was, and makes anew what was
-    made from files that have changed since. Memory does not grow with the set, apart from about 200
-    bytes a picture for its name.
+    What is prepared already is checked and returned; it is made again where it is damaged, lacks
+    pictures that are not to be missing, or was made from other originals than ``root`` holds now or
+    by other code. Memory does not grow with the set, apart from about 200 bytes a picture for its
+    name.
 
     Args:
         name: of a source, or ``file.py:Class``.
@@ -79,12 +88,15 @@ def prepare(
         MibenchError: the download failed, the disk is full, or the originals changed meanwhile.
     """
     source = source_named(name)
-    resolution = resolution or source.card.resolution
-    _check_options(source, resolution, crop)
+    card, resolution = source.card, resolution or source.card.resolution
+    _check_options(card, resolution, crop)
     base = user_path(root, "the folder of originals (--root)").absolute()
-    data = DataFolder(data_folder)
-    stage = prepared.set_name(source.card.name, resolution, crop)
-    held = _held(data, stage, source, incomplete)
+    data, stage = DataFolder(data_folder), set_name(card.name, resolution, crop)
+    key = data.key(stage)
+    artifact = data.find(stage, key) if key else None
+    held = opened(source, artifact) if artifact else None
+    if held is not None and not (incomplete or held.index.complete):
+        held = None
     try:
         if download and held is None:
             source.download(base)
@@ -92,228 +104,141 @@ def prepare(
     except RequestError:
         if held is None:
             raise
-        # What is prepared stays good when its originals are gone.
-        listing, complete = None, False
+        listing, complete = None, False  # what is prepared stays good when its originals are gone
     if held is not None and (listing is None or held.index.complete > complete):
-        progress.stage(f"pictures of {source.card.name}", "cached")
+        progress.stage(f"pictures of {card.name}", "cached")
         return held
     assert listing is not None
-    made_from = originals_of(base, listing)
     code = code_digest("mibench.data.pixels", type(source), *SOURCES.files_of(type(source)))
-    inputs = {"dataset": source.card.name, "resolution": resolution, "crop": crop}
-    inputs |= {"preprocessing": source.card.preprocessing, "originals": made_from}
+    made_from = originals_of(base, listing)
+    inputs = {"dataset": card.name, "resolution": resolution, "crop": crop}
+    inputs |= {"preprocessing": card.preprocessing, "originals": made_from}
     key = stage_key(stage, inputs, None, [], code)
     if held is not None and held.folder.name != key:
         _log.warning(
             "%s was made from other files than %s holds now, or by other code: it is made again",
             *(held.folder, base),
         )
-    work = Work(name, base, listing, resolution, crop)
+    row_bytes = 3 * resolution**2
+    step = max(1, CHUNK_BYTES // row_bytes)  # rows of a chunk
+    header = io.BytesIO()
+    shape = (len(listing), 3, resolution, resolution)
+    fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)
+    head = header.getvalue()
+    # What a stopped run is continued with: also with originals that were repaired.
+    lists = [list(each) for each in (listing.sources, listing.files, listing.sums)]
+    boxes = None if listing.boxes is None else listing.boxes.tolist()
+    plan = digest([str(base), lists, boxes, resolution, crop, step, code])
 
     def compute(folder: Path) -> dict[str, Any]:
-        # Other originals are another artifact, but one that was stopped is continued with them.
-        with data.partial(stage, work.plan(code)) as partial:
-            work.begin(data, partial)
-            pictures = work.fill(workers or cores(), progress)
+        with data.partial(stage, plan) as partial:
+            chunks = []
+            for start in range(0, len(listing), step):
+                rows, offset = (
+                    listing.rows(slice(start, start + step)),
+                    len(head) + start * row_bytes,
+                )
+                target = str(partial / IMAGES)
+                chunks.append(Chunk(name, str(base), rows, target, offset, resolution, crop))
+            pictures, equal = _fill(chunks, head, data, workers or cores(), progress)
             index = Index(
-                dataset=source.card.name,
+                **inputs,
                 layout=listing.layout,
-                resolution=resolution,
-                crop=crop,
-                preprocessing=source.card.preprocessing,
                 images=len(listing),
                 complete=complete,
                 names=listing.names,
                 root=str(base),
-                originals=made_from,
-                equal=work.equal(),
+                equal=equal,
                 notes=listing.notes,
             )
-            work.finish(folder, index)
+            save_json(folder / INDEX, index.model_dump(mode="json"))
+            np.save(folder / LABELS, listing.labels, allow_pickle=False)
+            np.save(folder / ROW_PARTS, listing.parts, allow_pickle=False)
+            names = "".join(f"{source}\n" for source in listing.sources)
+            write_atomic(folder / SOURCE_NAMES, names.encode())
+            (partial / IMAGES).rename(folder / IMAGES)
             data.known(folder / IMAGES, pictures)
         return {}
 
     artifact = data.get_or_compute(stage, key, inputs, compute)
     if artifact.cached:
-        progress.stage(f"pictures of {source.card.name}", "cached")
-    # Of other originals, or by other code; and what was stopped and is of no use any more.
+        progress.stage(f"pictures of {card.name}", "cached")
     data.forget(stage)
-    data.gc(0, [stage], [key])
-    return prepared.opened(source, artifact)
+    data.gc(0, [stage], [key])  # of other originals, or by other code
+    return opened(source, artifact)
 
 
-@dataclass
-class Work:
-    """The preparation of one data set: its partial folder, filled chunk by chunk.
+def _fill(
+    chunks: Sequence[Chunk], head: bytes, data: DataFolder, workers: int, progress: Progress
+) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    """Fill the chunks' file; returns its SHA-256, and groups of rows whose pixels are equal.
 
-    Attributes:
-        source: name of the source, or ``file.py:Class``.
-        root: where its originals are.
-        folder: the partial folder, once it was begun.
-        done: by chunk, the digests of its rows, and what tells its originals from others.
+    Raises:
+        RequestError: some pictures are unusable; what could be used stays done.
+        MibenchError: originals changed meanwhile.
     """
-
-    source: str
-    root: Path
-    listing: Listing
-    resolution: int
-    crop: int | None
-    folder: Path = Path()
-    done: dict[int, tuple[bytes, str]] = field(default_factory=dict)
-    header: int = 0  # bytes before the first row
-
-    @property
-    def row_bytes(self) -> int:
-        return 3 * self.resolution**2
-
-    @property
-    def step(self) -> int:
-        """Rows of a chunk."""
-        return max(1, CHUNK_BYTES // self.row_bytes)
-
-    @property
-    def starts(self) -> range:
-        """First row of each chunk."""
-        return range(0, len(self.listing), self.step)
-
-    def plan(self, code: str) -> str:
-        """SHA-256 of what must be equal for a stopped run to be continued."""
-        listing = self.listing
-        boxes = None if listing.boxes is None else listing.boxes.tolist()
-        parts = [str(self.root), list(listing.sources), list(listing.files), boxes]
-        return digest([*parts, list(listing.sums), self.resolution, self.crop, self.step, code])
-
-    def begin(self, data: DataFolder, folder: Path) -> None:
-        """Continue what a stopped run has left in the partial folder, else make a new one."""
-        self.folder, images = folder, folder / IMAGES
-        shape = (len(self.listing), 3, self.resolution, self.resolution)
-        if (header := _header(images, shape)) is not None:
-            self.header = header
-            self.done = _recorded(folder / _DONE)
-            self.done = {chunk: done for chunk, done in self.done.items() if self._intact(chunk)}
-        else:
-            if folder.exists():
-                shutil.rmtree(folder)
-            data.require_space(len(self.listing) * self.row_bytes + _SPARE)
-            folder.mkdir(parents=True)
-            mapped = np.lib.format.open_memmap(images, mode="w+", dtype=np.uint8, shape=shape)
-            self.header = mapped.offset
-        with (folder / _DONE).open("w") as record:  # what is not intact is forgotten
-            record.writelines(_line(chunk, *done) for chunk, done in self.done.items())
-
-    def fill(self, workers: int, progress: Progress) -> str:
-        """Fill all rows; returns the SHA-256 of the file with them.
-
-        Raises:
-            RequestError: some pictures are unusable; what could be used stays done.
-            MibenchError: originals changed meanwhile.
-        """
-        todo = [start for start in self.starts if start // self.step not in self.done]
-        results = in_processes(fill, map(self._chunk, todo), min(workers, len(todo)))
-        unusable: list[tuple[str, str]] = []
-        title = source_named(self.source).card.name
-        progress.begin(sum(map(self._count, todo)), f"pictures of {title}")
-        try:
-            with (
-                self._written() as file,
-                (self.folder / _DONE).open("a") as record,
-                contextlib.closing(results),
-            ):
-                hashed = hashlib.sha256(file.read(self.header))
-                for start in self.starts:
-                    count, chunk = self._count(start), start // self.step
-                    if chunk not in self.done:
-                        filled: Filled = next(results)
-                        unusable += filled.unusable
-                        if not filled.unusable:
-                            self.done[chunk] = filled.rows, filled.originals
-                            record.write(_line(chunk, *self.done[chunk]))
-                            record.flush()
-                        progress.advance(count)
-                    # Here, while the workers decode: no second pass over the file is needed.
-                    hashed.update(file.read(count * self.row_bytes))
-        finally:
-            progress.end()
-        if unusable:
-            raise self._refused(title, unusable)
-        if changed := sum(self._changed(chunk) for chunk in self.done):
-            raise MibenchError(
-                f"files of {self.root} changed while they were prepared ({changed} of "
-                f"{len(self.done)} parts): repeat the command, which makes those anew"
-            )
-        return hashed.hexdigest()
-
-    def finish(self, folder: Path, index: Index) -> None:
-        """Move the pictures into a folder, and write labels, sources and the index beside them."""
-        np.save(folder / prepared.LABELS, self.listing.labels, allow_pickle=False)
-        np.save(folder / prepared.ROW_PARTS, self.listing.parts, allow_pickle=False)
-        sources = "".join(f"{source}\n" for source in self.listing.sources)
-        write_atomic(folder / prepared.SOURCES, sources.encode())
-        save_json(folder / prepared.INDEX, index.model_dump(mode="json"))
-        (self.folder / IMAGES).rename(folder / IMAGES)
-
-    def equal(self) -> tuple[tuple[int, ...], ...]:
-        """Groups of rows whose pixels are equal."""
-        digests = b"".join(self.done[start // self.step][0] for start in self.starts)
-        numbers = np.frombuffer(digests, dtype=np.uint64)
-        _, group, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-        rows = np.flatnonzero(counts[group] > 1)
-        order = rows[np.argsort(group[rows], kind="stable")]
-        groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []
-        return tuple(sorted(tuple(each.tolist()) for each in groups))
-
-    def _count(self, start: int) -> int:
-        """Rows of the chunk that begins at a row."""
-        return min(self.step, len(self.listing) - start)
-
-    def _chunk(self, start: int) -> Chunk:
-        rows = slice(start, start + self.step)
-        boxes, pixels = self.listing.boxes, self.listing.pixels
-        return Chunk(
-            source=self.source,
-            root=str(self.root),
-            target=str(self.folder / IMAGES),
-            offset=self.header + start * self.row_bytes,
-            resolution=self.resolution,
-            crop=self.crop,
-            files=tuple(self.listing.files[rows]),
-            boxes=None if boxes is None else boxes[rows],
-            pixels=None if pixels is None else pixels[rows],
-            sums=tuple(self.listing.sums[rows]),
+    images, root = Path(chunks[0].target), Path(chunks[0].root)
+    name, row_bytes = source_named(chunks[0].source).card.name, 3 * chunks[0].resolution ** 2
+    size = chunks[-1].offset + len(chunks[-1].listing) * row_bytes
+    if not images.is_file() or images.stat().st_size != size:
+        shutil.rmtree(images.parent, ignore_errors=True)
+        data.require_space(size + _SPARE)
+        images.parent.mkdir(parents=True)
+        with images.open("wb") as file:
+            file.write(head)
+            file.truncate(size)
+    todo = {chunk.offset: chunk for chunk in chunks if not chunk.mark.is_file()}
+    results = in_processes(fill, todo.values(), min(workers, len(todo)))
+    unusable: list[tuple[str, str]] = []
+    hashed = hashlib.sha256(head)
+    progress.begin(sum(len(chunk.listing) for chunk in todo.values()), f"pictures of {name}")
+    try:
+        # Unbuffered: a buffer would hold rows from before their worker wrote them.
+        with images.open("rb", buffering=0) as file, contextlib.closing(results):
+            for chunk in chunks:
+                fresh, shape = chunk.offset in todo, (len(chunk.listing), row_bytes)
+                if fresh:
+                    unusable += next(results)
+                    progress.advance(len(chunk.listing))
+                if unusable:
+                    continue
+                # Here, while the workers decode: no second pass over the file is needed.
+                file.seek(chunk.offset)
+                rows = np.fromfile(file, np.uint8, math.prod(shape))
+                if not fresh and row_digests(rows.reshape(shape)) != chunk.mark.read_bytes():
+                    unusable += fill(chunk)  # it never reached the disk
+                    file.seek(chunk.offset)
+                    rows = np.fromfile(file, np.uint8, math.prod(shape))
+                hashed.update(rows.data)
+    finally:
+        progress.end()
+    if unusable:
+        raise _unusable(images.with_name(_UNUSABLE), root, name, unusable)
+    marks = [chunk.mark for chunk in chunks]
+    if changed := sum(not mark.is_file() for mark in marks):
+        raise MibenchError(
+            f"files of {root} changed while they were prepared ({changed} of {len(chunks)} parts): "
+            "repeat the command, which makes those anew"
         )
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    digests = b"".join(mark.read_bytes() for mark in marks)
+    for row in range(len(digests) // 8):
+        groups[digests[8 * row : 8 * row + 8]].append(row)
+    return hashed.hexdigest(), tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
-    def _intact(self, chunk: int) -> bool:
-        """Whether a recorded chunk's bytes are those that were written, from today's originals."""
-        start = chunk * self.step
-        if start not in self.starts or self._changed(chunk):
-            return False
-        with self._written() as file:
-            file.seek(self.header + start * self.row_bytes)
-            rows = np.fromfile(file, np.uint8, self._count(start) * self.row_bytes)
-        return row_digests(rows.reshape(-1, self.row_bytes)) == self.done[chunk][0]
 
-    def _changed(self, chunk: int) -> bool:
-        """Whether a finished chunk was made from other originals than there are now."""
-        now = self._chunk(chunk * self.step)
-        return originals(now.root, now.files, now.pixels) != self.done[chunk][1]
-
-    def _written(self) -> BinaryIO:
-        """The rows, unbuffered: a buffer would hold rows from before their worker wrote them."""
-        return cast(BinaryIO, (self.folder / IMAGES).open("rb", buffering=0))
-
-    def _refused(self, title: str, unusable: Sequence[tuple[str, str]]) -> RequestError:
-        """An error that lists the first unusable files; all of them are written to a file."""
-        path = self.folder / _UNUSABLE
-        write_atomic(path, "".join(f"{file}\t{reason}\n" for file, reason in unusable).encode())
-        lines = [f"  {self.root / file}: {reason}" for file, reason in unusable[:_SHOWN]]
-        if len(unusable) > _SHOWN:
-            lines.append(f"  ... and {len(unusable) - _SHOWN} more")
-        listed = "\n".join(lines)
-        return RequestError(
-            f"{len(unusable)} pictures of {title} cannot be used:\n{listed}\n"
-            f"{path} lists them all. Fetch them again and repeat the command, which continues; or "
-            "delete them and pass --incomplete"
-        )
+def _unusable(
+    path: Path, root: Path, name: str, unusable: Sequence[tuple[str, str]]
+) -> RequestError:
+    """An error that lists the first unusable files; all of them are written to a file."""
+    write_atomic(path, "".join(f"{file}\t{reason}\n" for file, reason in unusable).encode())
+    return RequestError(
+        f"{len(unusable)} pictures of {name} cannot be used:\n"
+        + reasons([(str(root / file), reason) for file, reason in unusable])
+        + f"\n{path} lists them all. Fetch them again and repeat the command, which continues; or "
+        "delete them and pass --incomplete"
+    )
 
 
 def stale(made: Prepared) -> bool:
@@ -321,38 +246,22 @@ def stale(made: Prepared) -> bool:
 
     Originals that are there no more, or fewer than a complete set's, say nothing against it.
     """
+    root = Path(made.index.root)
     try:
-        listing, complete = _listed(made.source, Path(made.index.root), incomplete=True)
+        listing, complete = _listed(made.source, root, incomplete=True)
     except RequestError:
         return False
-    if made.index.complete and not complete:
+    if made.index.complete > complete:
         return False
-    return originals_of(Path(made.index.root), listing) != made.index.originals
+    return originals_of(root, listing) != made.index.originals
 
 
 def originals_of(root: Path, listing: Listing) -> str:
     """What tells a data set's originals and their lists from others, as SHA-256."""
-    lists: list[NDArray[Any]] = [listing.labels, listing.parts]
-    if listing.boxes is not None:
-        lists.append(listing.boxes)
-    state = [
-        originals(str(root), listing.files, listing.pixels),
-        listing.names,
-        list(listing.sources),
-        list(listing.sums),
-        *(hashlib.sha256(each.tobytes()).hexdigest() for each in lists),
-    ]
-    return digest(state)
-
-
-def _held(data: DataFolder, stage: str, source: Source, incomplete: bool) -> Prepared | None:
-    """The set as it is prepared already, if it is intact, and complete if it has to be."""
-    key = data.key(stage)
-    artifact = data.find(stage, key) if key else None
-    if artifact is None:
-        return None
-    made = prepared.opened(source, artifact)
-    return made if incomplete or made.index.complete else None
+    arrays = (each for each in (listing.labels, listing.parts, listing.boxes) if each is not None)
+    sums = [hashlib.sha256(each.tobytes()).hexdigest() for each in arrays]
+    names = [listing.names, list(listing.sources), list(listing.sums)]
+    return digest([originals(root, listing), *names, *sums])
 
 
 def _listed(source: Source, root: Path, incomplete: bool) -> tuple[Listing, bool]:
@@ -370,74 +279,42 @@ def _listed(source: Source, root: Path, incomplete: bool) -> tuple[Listing, bool
     except OSError as error:
         raise source.refuse(f"{error.filename or root} cannot be read: {error.strerror}") from error
     if listing.unusable:
-        path, reason = min(listing.unusable.items())
-        raise source.refuse(f"{path}: {reason}")
+        raise source.refuse("\n" + reasons(sorted(listing.unusable.items())))
+    if not len(listing):
+        raise source.refuse(f"there is no picture in {root}")
     for name in (*listing.files, *listing.sources):
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = ascii(name)
+        if "\n" in name or name.encode(errors="replace").decode() != name:
             raise source.refuse(
-                f"the file name {shown} is not UTF-8: unpack the archive again with a tool that "
-                "keeps its names, or rename the file"
-            ) from None
-        if "\n" in name:
-            raise source.refuse(f"the file name {name!r} holds a line break: rename the file")
-    complete = card.published in (None, (len(listing), len(listing.names)))
+                f"the file name {name!a} is not UTF-8, or holds a line break: unpack the "
+                "archive again with a tool that keeps its names, or rename the file"
+            )
+    found, published = (len(listing), len(listing.names)), (card.images, card.identities)
+    complete = card.images is None or found == (card.images, card.identities or card.images)
     if not complete and not incomplete:
-        found, published = f"{len(listing):,} pictures", f"{card.images:,}"
+        counts = [f"{found[0]:,} pictures", f"{published[0]:,}"]
         if card.identities:
-            found += f" of {len(listing.names):,} identities"
-            published += f" of {card.identities:,}"
+            counts = [f"{counts[0]} of {found[1]:,} identities", f"{counts[1]} of {published[1]:,}"]
         advice = (
             "all of them cannot be had any more;"
             if card.always_partial
             else "fetch what is missing or remove what was added, or"
         )
         raise source.refuse(
-            f"found {found}, published are {published}: {advice} pass --incomplete to use "
-            "what there is (the counts are recorded)."
+            f"found {counts[0]}, published are {counts[1]}: {advice} pass --incomplete to use what "
+            "there is (the counts are recorded)."
         )
     return listing, complete
 
 
-def _check_options(source: Source, resolution: int, crop: int | None) -> None:
-    card = source.card
+def _check_options(card: DatasetCard, resolution: int, crop: int | None) -> None:
     if resolution < 1:
         raise RequestError(f"--resolution {resolution}: at least 1 pixel")
-    if crop is None:
-        return
-    if card.crop_of is None:
+    if crop is not None and card.crop_of is None:
         raise RequestError(
             f"--crop: pictures of {card.name} are not cropped ({card.preprocessing})"
         )
-    if not 1 <= crop <= min(card.crop_of):
+    if crop is not None and card.crop_of and not 1 <= crop <= min(card.crop_of):
         raise RequestError(
             f"--crop {crop}: {card.name} is cropped to 1 to {min(card.crop_of)} pixels of "
             f"{card.crop_of[0]}×{card.crop_of[1]}; {card.crop} without --crop"
         )
-
-
-def _header(images: Path, shape: tuple[int, ...]) -> int | None:
-    """Bytes before the first row of a file that has room for all rows; None: it is none."""
-    try:
-        mapped = np.load(images, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = isinstance(mapped, np.memmap) and mapped.shape == shape and mapped.dtype == np.uint8
-    return mapped.offset if fits else None
-
-
-def _line(chunk: int, rows: bytes, made_from: str) -> str:
-    return f"{chunk} {made_from} {rows.hex()}\n"
-
-
-def _recorded(path: Path) -> dict[int, tuple[bytes, str]]:
-    """The chunks that a stopped run has recorded, but for lines that are not what was written."""
-    found = {}
-    with contextlib.suppress(UnusableFile):
-        for line in read_regular(path, 2**30).decode("ascii", "replace").splitlines():
-            with contextlib.suppress(ValueError):
-                chunk, made_from, rows = line.split(" ")
-                found[int(chunk)] = bytes.fromhex(rows), made_from
-    return found

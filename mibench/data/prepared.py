@@ -1,7 +1,7 @@
 """Prepared data sets: artifacts of a store whose root is the data folder.
 
-``<data folder>/<name>-<resolution>/<key>/`` (with ``-crop<N>`` after it for a crop that was asked
-for), where the key says what the pictures were made from, and by which code:
+``<data folder>/<name>-<resolution>/<key>/`` (with ``-crop<N>`` after the resolution for a crop that
+was asked for), where the key says what the pictures were made from, and by which code:
 
 ========== =====================================================================
 images.npy ``uint8`` ``(n, 3, resolution, resolution)``, RGB, in the source's order
@@ -29,79 +29,52 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from mibench.data.division import Pictures, copies
 from mibench.data.source import Source, source_named
 from mibench.errors import ArtifactError, MibenchError, RequestError
-from mibench.files import UnusableFile, read_regular, user_path
-from mibench.store.artifact import Artifact, parse_manifest
+from mibench.files import user_path
+from mibench.store.artifact import Artifact
 from mibench.store.store import Store, cache_folder
 from mibench.types import Frozen, digest
 
-INDEX = "index.json"
 IMAGES, LABELS, ROW_PARTS, SOURCES = "images.npy", "labels.npy", "parts.npy", "sources.txt"
 CONTENTS = (IMAGES, LABELS, ROW_PARTS, SOURCES)
+INDEX = "index.json"
 
-_MOST_BYTES = 2**29  # of the list of pictures, and of the index
 _SET = re.compile(r"(?P<name>.+?)-(?P<resolution>[0-9]+)(-crop(?P<crop>[0-9]+))?")
 
 
 class Index(Frozen):
-    """What a prepared set holds.
-
-    Attributes:
-        layout: which of the data set's layouts it was made from.
-        crop: the crop that was asked for; None: the data set's own.
-        images: number of rows.
-        complete: whether the counts are the published ones.
-        names: identity names.
-        root, originals: where its originals were, and what tells them from others.
-        equal: groups of rows whose pixels are equal.
-        notes: what was left out of the published lists, and why.
-    """
+    """What a prepared set holds."""
 
     dataset: str
-    layout: str
+    layout: str  # which of the data set's layouts it was made from
     resolution: int
-    crop: int | None
+    crop: int | None  # that was asked for; None: the data set's own
     preprocessing: str
     images: int
-    complete: bool
-    names: tuple[str, ...]
-    root: str
-    originals: str
-    equal: tuple[tuple[int, ...], ...]
-    notes: tuple[str, ...] = ()
+    complete: bool  # whether the counts are the published ones
+    names: tuple[str, ...]  # of the identities, sorted
+    root: str  # where its originals were
+    originals: str  # what tells them from others
+    equal: tuple[tuple[int, ...], ...]  # groups of rows whose pixels are equal
+    notes: tuple[str, ...]  # what was left out of the published lists, and why
 
 
 class DataFolder(Store):
-    """The data folder: a store of prepared sets, each a stage that is called as the set is.
-
-    Args:
-        chosen: see :func:`data_root`.
-
-    Raises:
-        RequestError: it cannot be a folder.
-    """
+    """The data folder: a store of prepared sets, each a stage that is called as the set is."""
 
     what = "the data folder"
     choose = "choose another with --data or MIBENCH_DATA"
-    free = (
-        "free some space and repeat the command, which continues, or choose another folder with "
-        "--data or MIBENCH_DATA"
-    )
+    free = f"free some space and repeat the command, which continues, or {choose}"
 
     def __init__(self, chosen: str | Path | None = None) -> None:
         super().__init__(data_root(chosen))
 
     def sets(self, name: str | None = None) -> list[str]:
-        """The prepared sets of one data set or of all, sorted: ``lfw-64``.
-
-        Raises:
-            RequestError: the folder cannot be listed.
-        """
+        """The prepared sets of one data set or of all, sorted: ``lfw-64``."""
         try:
             if self.root.exists():
                 next(self.root.iterdir(), None)  # the search below would not tell of an error
@@ -109,23 +82,22 @@ class DataFolder(Store):
             raise RequestError(
                 f"the data folder {self.root} cannot be listed ({error.strerror}): {self.choose}"
             ) from error
-        found = {stage for stage, _ in self._artifacts() if _SET.fullmatch(stage)}
-        return sorted(each for each in found if name in (None, _named(each)))
+        found = {stage: _SET.fullmatch(stage) for stage, _ in self._artifacts()}
+        return [s for s, match in found.items() if match and name in (None, match["name"])]
 
     def key(self, prepared: str) -> str | None:
         """Key of a prepared set, the one that was made last; None where there is none."""
         keys = [key for stage, key in self._artifacts() if stage == prepared]
         found = {key: self.manifest(prepared, key) for key in keys}
-        return max(found, key=lambda key: getattr(found[key], "created", ""), default=None)
+        return max(keys, key=lambda key: getattr(found[key], "created", ""), default=None)
 
     def folder(self, prepared: str) -> Path:
-        """Where a prepared set lies."""
-        return self.root / prepared / str(self.key(prepared))
+        return self.root / prepared / (self.key(prepared) or "")
 
     def problem(self, prepared: str) -> str | None:
         """What is wrong with a prepared set, all of whose files are read, and what to do."""
         try:
-            self.open(prepared, str(self.key(prepared)))
+            self.open(prepared, self.key(prepared) or "")
         except ArtifactError as error:
             return str(self.damaged(prepared, error))
         return None
@@ -138,7 +110,7 @@ class DataFolder(Store):
 
     @staticmethod
     def parts(prepared: str) -> tuple[str, int, int | None]:
-        """Data set, resolution and crop of a prepared set."""
+        """Data set, resolution and crop."""
         found = _SET.fullmatch(prepared)
         assert found is not None
         return (
@@ -156,9 +128,13 @@ class DataFolder(Store):
         with self._locked(prepared, plan):
             yield self.root / "partial" / f"{prepared}-{plan}"
 
+    def unfinished(self, prepared: str = "*") -> list[Path]:
+        """Folders of preparations that were stopped, which the same command continues."""
+        return sorted(self.root.glob(f"partial/{prepared}-{'[0-9a-f]' * 64}"))
+
     def forget(self, prepared: str) -> None:
         """Remove what was stopped of a set that is done, but for what another process works on."""
-        for path in self.root.glob(f"partial/{prepared}-{'?' * 64}"):
+        for path in self.unfinished(prepared):
             with self._if_free(prepared, path.name[-64:]) as free:
                 if free:
                     shutil.rmtree(path, ignore_errors=True)
@@ -167,23 +143,12 @@ class DataFolder(Store):
         """Spare a file that was just written a second reading: its SHA-256 is this one."""
         self._sha256(path, sum_)
 
-    def unfinished(self, name: str | None = None) -> list[Path]:
-        """Folders of preparations that were stopped, which the same command continues."""
-        found = [path for path in self.root.glob("partial/*") if path.is_dir()]
-        return sorted(
-            each for each in found if name in (None, _named(each.name.rpartition("-")[0]))
-        )
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set.
+    """A prepared data set; its arrays are those of its files, ``images`` memory-mapped.
 
-    Attributes:
-        digest: SHA-256 of its contents, however they came about.
-        images: memory-mapped ``uint8`` ``(n, 3, resolution, resolution)``.
-        labels: ``int32`` ``(n,)``, positions in ``names``.
-        parts: ``uint8`` ``(n,)``, positions in :data:`mibench.data.source.PARTS`.
+    Its ``digest`` is the SHA-256 of its contents, however they came about.
     """
 
     source: Source
@@ -193,12 +158,13 @@ class Prepared:
     images: np.memmap[Any, np.dtype[np.uint8]]
     labels: NDArray[np.int32]
     parts: NDArray[np.uint8]
+    sources: Sequence[str]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Identity names."""
         return self.index.names
 
+    @functools.cached_property
     def copies(self) -> tuple[set[int], set[int]]:
         """Rows whose pixels are those of an earlier row of their identity, and of another one."""
         found = list(copies(self.index.equal, self.labels))
@@ -208,22 +174,9 @@ class Prepared:
         """What is divided; without copies where nobody has the published pictures."""
         rows = np.arange(len(self.labels))
         if self.source.card.always_partial:
-            rows = rows[~np.isin(rows, [row for each in self.copies() for row in each])]
+            rows = rows[~np.isin(rows, [row for each in self.copies for row in each])]
         name, where = self.index.dataset, str(self.folder)
         return Pictures(name, where, self.names, self.labels, self.parts, self.sources, rows)
-
-    @functools.cached_property
-    def sources(self) -> Sequence[str]:
-        """Name of each row's picture."""
-        path = self.folder / SOURCES
-        try:
-            names = read_regular(path, _MOST_BYTES).decode("utf-8").split("\n")[:-1]
-        except (UnusableFile, UnicodeDecodeError) as error:
-            raise MibenchError(f"{path} {error}: see `mibench data check`") from error
-        if len(names) != self.index.images:
-            lines = f"has {len(names):,} lines, not {self.index.images:,}"
-            raise MibenchError(f"{path} {lines}: see `mibench data check`")
-        return names
 
     def rows(self, index: NDArray[np.int64]) -> Tensor:
         """A copy of some rows, ``uint8`` ``(len(index), 3, resolution, resolution)``.
@@ -235,8 +188,7 @@ class Prepared:
             MibenchError: the file could not be read.
         """
         result = torch.empty(len(index), *self.images.shape[1:], dtype=torch.uint8)
-        path = self.folder / IMAGES
-        size = self.images[0].nbytes
+        path, size = self.folder / IMAGES, self.images[0].nbytes
         try:
             with path.open("rb", buffering=0) as file:
                 for row, target in zip(index.tolist(), result.numpy(), strict=True):
@@ -281,14 +233,7 @@ def open_prepared(
     crop: int | None = None,
     check: bool = False,
 ) -> Prepared:
-    """Open a prepared data set; nothing is read but its index, labels and the files' headers.
-
-    Args:
-        name: of a source, or ``file.py:Class``.
-        resolution: height and width in pixels.
-        data_folder: see :func:`data_root`.
-        crop: as it was prepared.
-        check: read all files, to compare them with their checksums.
+    """Open the data set of a source, as it was prepared; pictures are read for ``check`` only.
 
     Raises:
         RequestError: it is not there; names the command that prepares it.
@@ -305,64 +250,24 @@ def open_prepared(
             f"{textwrap.indent(card.layout, '  ')}\n{card.how_to_get}"
         )
     try:
-        if check:
-            return opened(source, data.open(prepared, key))
-        folder = data.root / prepared / key
-        return opened(source, Artifact(folder, parse_manifest(folder, prepared, key), cached=True))
+        return opened(source, data.open(prepared, key, () if check else (IMAGES,)))
     except ArtifactError as error:
         raise data.damaged(prepared, error) from error
 
 
 def opened(source: Source, artifact: Artifact) -> Prepared:
-    """A prepared set from its artifact.
-
-    Raises:
-        ArtifactError: its files are not what was written.
-    """
+    """A prepared set from its artifact, whose files were checked."""
     folder, files = artifact.path, artifact.manifest.files
-    index = read_index(folder)
-    try:
-        images = np.load(artifact.file(IMAGES), mmap_mode="r", allow_pickle=False)
-        labels = np.load(artifact.file(LABELS), allow_pickle=False)
-        parts = np.load(artifact.file(ROW_PARTS), allow_pickle=False)
-    # A header that is not what was written may ask for all memory, or for more than there is.
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
-        raise ArtifactError(str(error)) from error
-    shape = (index.images, 3, index.resolution, index.resolution)
-    if (
-        images.shape != shape
-        or images.dtype != np.uint8
-        or not labels.shape == parts.shape == shape[:1]
-    ):
-        raise ArtifactError(f"{IMAGES} has not the shape {shape}")
-    if (
-        not np.issubdtype(labels.dtype, np.integer)
-        or ((labels < 0) | (labels >= len(index.names))).any()
-    ):
-        raise ArtifactError(f"{LABELS} names identities that there are not")
-    contents = {
-        "dataset": index.dataset,
-        "resolution": index.resolution,
-        "names": index.names,
-        "files": {name: files[name].model_dump() for name in CONTENTS},
-    }
-    return Prepared(source, folder, index, digest(contents), images, labels, parts)
-
-
-def read_index(folder: Path) -> Index:
-    """The index of a prepared set.
-
-    Raises:
-        ArtifactError: it is missing or is not what was written.
-    """
-    try:
-        return Index.model_validate_json(read_regular(folder / INDEX, _MOST_BYTES))
-    except (UnusableFile, ValidationError) as error:
-        why = str(error) if isinstance(error, UnusableFile) else "is not a valid index"
-        raise ArtifactError(f"{INDEX} {why}") from error
-
-
-def _named(prepared: str) -> str | None:
-    """The data set of a prepared set."""
-    found = _SET.fullmatch(prepared)
-    return found["name"] if found else None
+    index = Index.model_validate(artifact.load_json(INDEX))
+    contents = {name: files[name].model_dump() for name in CONTENTS}
+    fields = {"dataset": index.dataset, "resolution": index.resolution, "names": index.names}
+    return Prepared(
+        source=source,
+        folder=folder,
+        index=index,
+        digest=digest({**fields, "files": contents}),
+        images=np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False),
+        labels=np.load(folder / LABELS, allow_pickle=False),
+        parts=np.load(folder / ROW_PARTS, allow_pickle=False),
+        sources=(folder / SOURCES).read_bytes().decode().split("\n")[:-1],
+    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.data.divided import Counts, Data, Divided
+from mibench.data.divided import Counts, Data, Divided, Place
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.synthfaces import render_identities, sample_identities
 from mibench.progress import SILENT, Progress
@@ -35,27 +34,16 @@ class SynthFacesData(Data):
         self,
         *,
         resolution: int,
-        root: str | Path | None = None,
-        data: str | Path | None = None,
+        root: Place = None,
+        data: Place = None,
         progress: Progress = SILENT,
     ) -> RenderedFaces:
         """See :class:`mibench.data.divided.Data`; nothing is rendered yet."""
-        private, public = self.identities, self.public_identities
-        return RenderedFaces(
-            digest=digest([self.model_dump(mode="json"), resolution]),
-            split=None,
-            complete=True,
-            counts=Counts(
-                identities=private,
-                train=private * self.train,
-                val=private * self.val,
-                test=private * self.test,
-                public=public * self.public_images,
-            ),
-            of_people=self.of_people,
-            spec=self,
-            resolution=resolution,
-        )
+        train, val, test = (self.identities * n for n in (self.train, self.val, self.test))
+        public = self.public_identities * self.public_images
+        counts = Counts(self.identities, train, val, test, public)
+        key = digest([self.model_dump(mode="json"), resolution])
+        return RenderedFaces(key, None, True, counts, False, self, resolution)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,29 +12,26 @@ import os
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from mibench.errors import RequestError
+from mibench.errors import MibenchError, RequestError
 from mibench.files import UnusableFile, read_regular
 from mibench.registry import Registry, no_such
 from mibench.types import Frozen
 
 PARTS: tuple[str | None, ...] = (None, "train", "val", "test")
 """Official parts of a data set; rows hold positions in this tuple."""
-
-SUFFIXES: frozenset[str] = frozenset(
-    {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff"}
-)
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff"})
 """Extensions of image files, in any case."""
 
-_SHOWN = 3  # names that an error message lists
+_SHOWN, _LISTED = 3, 10  # names, and files with a reason, that a message lists
 _MOST_BYTES = 2**29  # of a list or an archive of arrays; CIFAR-10's batches have 31 MB each
 
 
@@ -45,47 +42,38 @@ class UnusableImage(Exception):  # noqa: N818  (it is a finding, not always an e
 class DatasetCard(Frozen):
     """What a data set is, and how its files come to a machine.
 
-    ``images`` and ``identities`` are the published counts of the complete set.
+    Attributes:
+        name: as it is registered.
+        images, identities: published counts; None: nobody published a set, each picture is one.
+        of_people: whether pictures show people: what is reconstructed of them is not published.
+        original_bytes: size of the original files on disk, approximately.
+        layout: expected files below ``--root``, as a tree.
+        download: whether torchvision fetches it, by the name of the source's class.
+        resolution: that of the papers' setting, in pixels.
+        crop: side of the central square that is kept, in pixels of originals of size ``crop_of``.
+        preprocessing: how a picture becomes a square, and whose choice it is.
+        mirror: whether a mirrored picture could be one of the set; not so of digits.
+        always_partial: whether nobody has the published pictures, all of them and no other: those
+            that are there twice are then left out.
     """
 
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", description="the name that it is registered as"
-    )
+    name: str = Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
     title: str
     licence: str
-    home: str = Field("", description="home page")
-    images: int | None = Field(None, description="None: nobody has published a set")
-    identities: int | None = Field(
-        None, description="people or classes; None: not labelled by identity"
-    )
-    of_people: bool = Field(
-        description="whether pictures show people: what is reconstructed of them is not published"
-    )
-    original_bytes: int = Field(0, description="size of the original files on disk, approximately")
-    layout: str = Field(description="expected files below --root, as a tree")
+    home: str = ""
+    images: int | None = None
+    identities: int | None = None
+    of_people: bool
+    original_bytes: int = 0
+    layout: str
     how_to_get: str = ""
-    download: bool = Field(False, description="whether `prepare --download` can fetch it")
-    resolution: int = Field(64, description="resolution of the papers' setting, in pixels")
-    crop: int | None = Field(
-        None, description="side of the central square that is kept, in pixels of the originals"
-    )
-    crop_of: tuple[int, int] | None = Field(
-        None, description="width and height that ``crop`` refers to"
-    )
-    preprocessing: str = Field(description="how a picture becomes a square, and whose choice it is")
-    mirror: bool = Field(
-        True, description="whether a mirrored picture could be one of the set; not so of digits"
-    )
-    always_partial: bool = Field(
-        False,
-        description="whether nobody has the published pictures, all of them and no other: those "
-        "that are there twice are then left out",
-    )
-
-    @property
-    def published(self) -> tuple[int, int] | None:
-        """Published counts of pictures and identities; without identities each is one."""
-        return None if self.images is None else (self.images, self.identities or self.images)
+    download: bool = False
+    resolution: int = 64
+    crop: int | None = None
+    crop_of: tuple[int, int] | None = None
+    preprocessing: str
+    mirror: bool = True
+    always_partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +109,14 @@ class Listing:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def rows(self, rows: slice) -> Listing:
+        """Consecutive pictures of it."""
+        held: dict[str, Any] = {}
+        for name in ("sources", "files", "labels", "parts", "boxes", "pixels", "sums"):
+            value = getattr(self, name)
+            held[name] = None if value is None else value[rows]
+        return replace(self, **held)
+
 
 class Source(ABC):
     """Reads one data set. Stateless, so that any process can make one from its name.
@@ -148,11 +144,7 @@ class Source(ABC):
         """
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
-        """The part of a picture that is resized.
-
-        Args:
-            image: the decoded picture.
-            crop: another side of the central square than the card's.
+        """The part of a picture that is resized; ``crop`` is another side than the card's.
 
         Raises:
             UnusableImage: the picture has not the size that the data set's pictures have.
@@ -160,21 +152,27 @@ class Source(ABC):
         return image
 
     def download(self, root: Path) -> None:
-        """Fetch the originals into ``root``.
+        """Fetch the originals into ``root``, with torchvision.
 
         Raises:
             RequestError: this data set has no download; it says how to get it.
+            MibenchError: the download failed.
         """
-        raise RequestError(
-            f"{self.card.name} cannot be downloaded by mibench: {self.card.how_to_get}"
-        )
+        name, by_hand = self.card.name, self.card.how_to_get
+        if not self.card.download:
+            raise RequestError(f"{name} cannot be downloaded by mibench: {by_hand}")
+        import torchvision.datasets
+
+        try:
+            getattr(torchvision.datasets, type(self).__name__)(str(root), download=True)
+        except Exception as error:  # gdown raises classes of its own
+            raise MibenchError(
+                f"{name} could not be downloaded into {root} ({error}): try again, or do it by "
+                f"hand. {by_hand}"
+            ) from error
 
     def read(self, path: Path) -> bytes:
-        """Contents of one of the data set's lists or archives.
-
-        Raises:
-            RequestError: it cannot be read, or is no regular file.
-        """
+        """Contents of one of the data set's lists or archives."""
         try:
             return read_regular(path, _MOST_BYTES)
         except UnusableFile as error:
@@ -192,19 +190,19 @@ SOURCES: Registry[Source] = Registry("source", Source, "mibench.data.sources", "
 register_source = SOURCES.register
 
 
-def is_source(name: str) -> bool:
-    """Whether a name may be a source's; none is imported, and no file is looked for."""
-    return ".py:" in name or SOURCES.file(name) is not None or name in SOURCES.names()
-
-
-def source_named(name: str) -> Source:
-    """The source of a data set, by its name or as ``file.py:Class``.
+def check_source(name: str) -> None:
+    """Refuse a name that is no source's; none is imported, and no file is looked for.
 
     Raises:
         RequestError: there is no such data set; close names are suggested.
     """
-    if not is_source(name):
+    if not (".py:" in name or SOURCES.file(name) or name in SOURCES.names()):
         raise RequestError(no_such("data set", name, SOURCES.names()))
+
+
+def source_named(name: str) -> Source:
+    """The source of a data set, by its name or as ``file.py:Class``."""
+    check_source(name)
     cls = SOURCES.get(name)
     found = cls()
     if SOURCES.name_of(cls) != found.card.name:
@@ -227,23 +225,23 @@ def arrange(
     files: Sequence[str],
     people: Sequence[str],
     *,
-    parts: Sequence[int] | None = None,
-    boxes: Sequence[tuple[int, int, int, int]] | None = None,
+    parts: Sequence[int] = (),
+    boxes: Sequence[tuple[int, int, int, int]] = (),
     sums: Sequence[str] = (),
     notes: tuple[str, ...] = (),
 ) -> Listing:
     """A listing in the order of ``sources``, with labels over the sorted names in ``people``."""
     order = sorted(range(len(sources)), key=sources.__getitem__)
-    names = tuple(sorted(set(people)))
+    names = sorted(set(people))
     index = {name: label for label, name in enumerate(names)}
     return Listing(
         layout=layout,
         sources=[sources[i] for i in order],
         files=[files[i] for i in order],
-        names=names,
+        names=tuple(names),
         labels=np.array([index[people[i]] for i in order], dtype=np.int32),
         parts=np.array([parts[i] if parts else 0 for i in order], dtype=np.uint8),
-        boxes=None if boxes is None else np.array([boxes[i] for i in order], dtype=np.int32),
+        boxes=np.array([boxes[i] for i in order], dtype=np.int32) if boxes else None,
         sums=[sums[i] for i in order] if sums else (),
         notes=notes,
     )
@@ -251,8 +249,7 @@ def arrange(
 
 def first_folder(root: Path, candidates: Iterable[str]) -> Path | None:
     """The first of ``root``'s sub-folders that exists; ``""`` stands for the root itself."""
-    found = (root / name for name in candidates)
-    return next((folder for folder in found if folder.is_dir()), None)
+    return next((root / name for name in candidates if (root / name).is_dir()), None)
 
 
 def listed(folder: Path) -> tuple[list[str], list[str]]:
@@ -261,21 +258,16 @@ def listed(folder: Path) -> tuple[list[str], list[str]]:
     Raises:
         RequestError: the folder cannot be listed.
     """
-    folders, images = [], []
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if is_folder(entry):
-                    folders.append(entry.name)
-                elif is_image_name(entry.name):
-                    images.append(entry.name)
+            visible = [(e.name, is_folder(e)) for e in entries if not e.name.startswith(".")]
     except OSError as error:
         raise RequestError(
             f"{folder} cannot be listed ({error.strerror}): check the path and its permissions"
         ) from error
-    return sorted(folders), sorted(images)
+    visible.sort()
+    folders = [name for name, is_dir in visible if is_dir]
+    return folders, [name for name, is_dir in visible if not is_dir and is_image_name(name)]
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -287,7 +279,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file name has one of the accepted extensions, in any case."""
+    """Whether a file name has one of the accepted extensions."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
@@ -300,6 +292,13 @@ def few(names: Iterable[str]) -> str:
     """The first few of some names, for a message."""
     shown = sorted(map(shown_name, names))
     return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def reasons(found: Sequence[tuple[str, str]]) -> str:
+    """The first unusable files, a line each with its reason, for a message."""
+    lines = [f"  {path}: {reason}" for path, reason in found[:_LISTED]]
+    more = [f"  ... and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+    return "\n".join(lines + more)
 
 
 def md5(data: bytes) -> str:

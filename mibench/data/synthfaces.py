@@ -16,52 +16,19 @@ from torch import Tensor
 
 from mibench.progress import SILENT, Progress
 
+# fmt: off
 ATTRIBUTES: tuple[str, ...] = (
-    "skin_tone",
-    "skin_hue",
-    "face_width",
-    "face_height",
-    "jaw",
-    "hair_colour",
-    "hair_shade",
-    "hair_length",
-    "hairline",
-    "hair_volume",
-    "parting",
-    "brow_thickness",
-    "brow_angle",
-    "brow_height",
-    "eye_spacing",
-    "eye_size",
-    "eye_colour",
-    "nose_length",
-    "nose_width",
-    "mouth_width",
-    "lip_thickness",
-    "lip_colour",
-    "beard",
-    "glasses",
+    "skin_tone", "skin_hue", "face_width", "face_height", "jaw", "hair_colour", "hair_shade",
+    "hair_length", "hairline", "hair_volume", "parting", "brow_thickness", "brow_angle",
+    "brow_height", "eye_spacing", "eye_size", "eye_colour", "nose_length", "nose_width",
+    "mouth_width", "lip_thickness", "lip_colour", "beard", "glasses",
 )
 NUISANCES: tuple[str, ...] = (
-    "yaw",
-    "pitch",
-    "roll",
-    "scale",
-    "shift_x",
-    "shift_y",
-    "smile",
-    "mouth_open",
-    "blink",
-    "brow_raise",
-    "light_angle",
-    "light_strength",
-    "light_level",
-    "light_warmth",
-    "back_red",
-    "back_green",
-    "back_blue",
-    "back_gradient",
+    "yaw", "pitch", "roll", "scale", "shift_x", "shift_y", "smile", "mouth_open", "blink",
+    "brow_raise", "light_angle", "light_strength", "light_level", "light_warmth", "back_red",
+    "back_green", "back_blue", "back_gradient",
 )
+# fmt: on
 
 # Share of identities that are a close relative of an earlier one, and how close (in attributes).
 LOOKALIKE_SHARE = 0.25
@@ -70,15 +37,9 @@ LOOKALIKE_SPREAD = 0.14
 _SKIN = torch.tensor(
     [[0.98, 0.84, 0.74], [0.90, 0.70, 0.55], [0.72, 0.50, 0.36], [0.45, 0.29, 0.20]]
 )
-_HAIR = torch.tensor(
-    [
-        [0.07, 0.06, 0.07],
-        [0.36, 0.20, 0.10],
-        [0.72, 0.30, 0.10],
-        [0.90, 0.74, 0.36],
-        [0.78, 0.78, 0.80],
-    ]
-)
+_BLACK, _BROWN, _RED = [0.07, 0.06, 0.07], [0.36, 0.20, 0.10], [0.72, 0.30, 0.10]
+_BLOND, _GREY = [0.90, 0.74, 0.36], [0.78, 0.78, 0.80]
+_HAIR = torch.tensor([_BLACK, _BROWN, _RED, _BLOND, _GREY])
 _EYES = torch.tensor([[0.22, 0.12, 0.06], [0.18, 0.45, 0.22], [0.16, 0.40, 0.78]])
 _NOISE = 0.015  # standard deviation of the sensor noise, in units of the [0, 1] intensity range
 

@@ -3,7 +3,8 @@
 Sets of pictures are decoded by processes, not by threads: what Python does around decoding a small
 picture holds the interpreter's lock long enough that threads keep a handful of cores busy at most.
 They are started as programs of their own, not by ``multiprocessing``: that would import the
-caller's main module again in each (torch and all), or fork it with whatever locks its threads hold.
+caller's main module again in each (torch and all), or fork it with whatever locks its threads hold;
+and its processes outlive a parent that was killed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import queue
 import subprocess
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
@@ -69,60 +70,24 @@ def in_processes(
     if workers <= 1:
         yield from map(function, items)
         return
-    started = [_Worker() for _ in range(workers)]
-    free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    for worker in started:
-        free.put(worker)
+    program = f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as w; w.serve()"
+    started: list[subprocess.Popen[bytes]] = []
+    own = threading.local()
 
-    def on_a_free_worker(item: Item) -> Result:
-        worker = free.get()
-        try:
-            result: Result = worker.ask(function, item)
-            return result
-        finally:
-            free.put(worker)
-
-    pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.append(pool.submit(on_a_free_worker, item))
-            if len(pending) >= workers * (1 + _AHEAD):
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for worker in started:  # all at once: an interpreter takes a while to end
-            worker.close()
-        for worker in started:
-            worker.wait()
-
-
-class _Worker:
-    """A process that does one thing at a time, as :func:`serve` does."""
-
-    def __init__(self) -> None:
-        program = (
-            f"import sys; sys.path[:] = {sys.path!r}\n"
-            "from mibench.data.workers import serve; serve()"
-        )
-        self.process = subprocess.Popen(
+    def start() -> None:
+        own.process = subprocess.Popen(
             [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the parent's affair, from the first moment on
         )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.requests, self.answers = self.process.stdin, self.process.stdout
+        started.append(own.process)
 
-    def ask(self, function: Callable[[Any], Any], item: Any) -> Any:
-        """Have something done, and wait for it."""
+    def ask(item: Item) -> Result:
         try:
-            pickle.dump((function, item), self.requests)
-            self.requests.flush()
-            answer = pickle.load(self.answers)
+            pickle.dump((function, item), own.process.stdin)
+            own.process.stdin.flush()
+            answer: Result = pickle.load(own.process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
             raise MibenchError(
                 "a process that decodes pictures ended unexpectedly (was it killed, or the memory "
@@ -132,15 +97,23 @@ class _Worker:
             raise answer
         return answer
 
-    def close(self) -> None:
-        """Let the process end; closing its input tells it to."""
-        with contextlib.suppress(BrokenPipeError):  # it ended before
-            self.requests.close()
-
-    def wait(self) -> None:
-        """Wait until it has ended."""
-        self.process.wait()
-        self.answers.close()
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=start)
+    try:
+        for item in items:
+            pending.append(pool.submit(ask, item))
+            if len(pending) >= workers * (1 + _AHEAD):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for process in started:  # all at once: an interpreter takes a while to end
+            with contextlib.suppress(BrokenPipeError):  # it ended before
+                process.stdin.close()  # type: ignore[union-attr]  # which tells it to end
+        for process in started:
+            process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
 
 
 def serve() -> None:

@@ -16,6 +16,7 @@ import tarfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from PIL import Image
 
 from mibench.data import pixels, prepared
 from mibench.data.identity_split import IdentitySplit
-from mibench.data.pixels import Chunk, Filled, fill
+from mibench.data.pixels import Chunk, fill
 from mibench.data.prepare import prepare, stale
 from mibench.data.prepared import DataFolder, data_root, open_prepared
 from mibench.data.source import PARTS, source_named
@@ -187,7 +188,7 @@ def stopping(after: int, error: BaseException) -> Any:
     """:func:`fill` that raises from its call number ``after`` on, and a list of its calls."""
     calls: list[int] = []
 
-    def filling(chunk: Chunk) -> Filled:
+    def filling(chunk: Chunk) -> list[tuple[str, str]]:
         calls.append(chunk.offset)
         if len(calls) > after:
             raise error
@@ -320,7 +321,7 @@ def test_files_that_change_while_they_are_prepared_are_noticed(
 ) -> None:
     calls: list[Chunk] = []
 
-    def changing(chunk: Chunk) -> Filled:
+    def changing(chunk: Chunk) -> list[tuple[str, str]]:
         calls.append(chunk)
         if len(calls) == 3:
             repaint(root / "Ann" / "Ann_0003.png", 3)
@@ -334,15 +335,15 @@ def test_files_that_change_while_they_are_prepared_are_noticed(
     assert len(calls) == 6 + 1 + 6
 
 
-@pytest.mark.parametrize(
-    "damage", ["", "\0\xff", "x y 00", "0 y", "0 y z", "-1 y 00", "99 y 00", "0  00"]
-)
+@pytest.mark.parametrize("damage", [b"", b"\0\xff", bytes(32), b"x" * 100])
 @pytest.mark.usefixtures("chunks_of_four")
 def test_a_damaged_record_of_a_stopped_run_counts_for_nothing(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
 ) -> None:
     stop_after(3, monkeypatch, root, tmp_path)
-    (partial_folder(tmp_path) / "done.txt").write_text(damage)
+    for mark in partial_folder(tmp_path).iterdir():
+        if mark.name != "images.npy":
+            mark.write_bytes(damage)
     calls = count_chunks(monkeypatch)
     check(make(root, tmp_path))
     assert len(calls) == 6
@@ -422,7 +423,7 @@ def test_equal_pictures_are_counted_and_complete_sets_divided_as_published(
     for i in range(4):
         Image.fromarray(raw(3 * i)).save(root / "Bob" / f"Bob_{90 + i:04d}.bmp")
     made = make(root, tmp_path / "data")
-    alike, doubtful = made.copies()
+    alike, doubtful = made.copies
     assert not alike  # of three equal pictures one is of somebody else
     assert len(doubtful) == 3 + 2 + 2 + 2
     spec = IdentitySplit(dataset="lfw", identities=2, min_images=8)
@@ -491,8 +492,7 @@ module.prepare("lfw", {str(root)!r}, {str(tmp_path / "data")!r}, 8, incomplete=T
         time.sleep(0.05)
     assert (tmp_path / "errors").read_text() == ""
     assert not (tmp_path / "data" / "lfw-8").exists()
-    done = partial_folder(tmp_path / "data") / "done.txt"
-    assert len(done.read_text().splitlines()) >= 2
+    assert len(list(partial_folder(tmp_path / "data").iterdir())) >= 1 + 2
     check(make(root, tmp_path / "data"))
     assert DataFolder(tmp_path / "data").unfinished() == []
 
@@ -517,10 +517,11 @@ def zombie(pid: int) -> bool:
 
 
 def test_a_worker_that_dies_is_an_error(root: Path, tmp_path: Path) -> None:
-    chunk = Chunk("lfw", str(root), str(tmp_path / "x"), 0, 8, None, ("Ann/Ann_0000.png",))
+    listing = source_named("lfw").listing(root, incomplete=True).rows(slice(0, 1))
+    chunk = Chunk("lfw", str(root), listing, str(tmp_path / "x"), 0, 8, None)
     with pytest.raises(FileNotFoundError, match="x"):  # errors of the disk cross over
         list(in_processes(fill, [chunk, chunk], 2))
-    broken = Chunk("lfw", str(root), str(tmp_path / "x"), 0, 8, None, (7,))  # type: ignore[arg-type]
+    broken = replace(chunk, resolution=None)  # type: ignore[arg-type]
     with pytest.raises(MibenchError, match="ended unexpectedly"):
         list(in_processes(fill, [broken, broken], 2))
 
@@ -532,7 +533,7 @@ def test_of_two_at_once_one_waits_for_the_other(
     data, started = tmp_path / "data", threading.Event()
     calls: list[int] = []
 
-    def slowly(chunk: Chunk) -> Filled:
+    def slowly(chunk: Chunk) -> list[tuple[str, str]]:
         calls.append(chunk.offset)
         started.set()
         time.sleep(0.1)
@@ -652,7 +653,7 @@ def test_damage_is_found_and_says_how_to_make_it_again(root: Path, tmp_path: Pat
         open_prepared("lfw", 8, tmp_path / "data")
     (made.folder / "index.json").write_text("{}")
     assert "index.json has 2 bytes" in problem()
-    with pytest.raises(MibenchError, match=rf"index.json is not a valid index.*{command}"):
+    with pytest.raises(MibenchError, match=again):
         open_prepared("lfw", 8, tmp_path / "data")
     (made.folder / "manifest.json").write_text("{}")
     assert "manifest.json cannot be read" in problem()

@@ -63,7 +63,7 @@ def people(found: Listing) -> list[tuple[str, str]]:
     return [(source, found.names[label]) for source, label in pairs]
 
 
-PUBLISHED = [name for name in SOURCES.names() if source_named(name).card.published]
+PUBLISHED = [name for name in SOURCES.names() if source_named(name).card.images]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

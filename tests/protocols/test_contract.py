@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 import mibench
+from mibench.cell.record import run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
 from mibench.errors import RequestError
 from mibench.protocols import PROTOCOLS, Protocol, protocol_named
 from mibench.protocols._file import faults
+from tests.kit.cells import graph
 from tests.kit.command_line import invoke
 from tests.kit.guide import FILES, ROOT, forget_afterwards
 
@@ -68,14 +70,13 @@ def test_its_runs_go_where_no_other_cards_do(quick: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(quick.parent)
     words = ("grid", "--protocol", quick.name, "--attacks", "gmi", "--dry-run")
     assert invoke(*words).exit_code == 0
-    from mibench.cell.pipeline import run_folder
-
     folders = set()
     for samples in (4, 5):
         quick.write_text(QUICK.replace("samples = 4", f"samples = {samples}"))
-        folders.add(run_folder(resolve(Request(protocol=quick.name)), None).parent.name)
+        made = graph(protocol=quick.name)
+        folders.add(run_folder(made.cell, made.images).parent.name)
     assert len(folders) == 2
-    assert all(folder.startswith("quick-faces-") for folder in folders)
+    assert all(folder.startswith("quick-faces@") for folder in folders)
 
 
 def test_no_board_takes_its_records(quick: Path, tiny_store: Path, tmp_path: Path) -> None:

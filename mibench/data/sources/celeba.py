@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from PIL import Image
 
-from mibench.data.source import (
-    PARTS,
-    DatasetCard,
-    Listing,
-    Source,
-    UnusableImage,
-    arrange,
-    centre,
-    few,
-    first_folder,
-    listed,
-    md5,
-    register_source,
-)
-from mibench.errors import MibenchError, RequestError
+from mibench.data import source as data
+from mibench.errors import RequestError
 
-_IDENTITIES = "identity_CelebA.txt"
-_PARTITION = "list_eval_partition.txt"
+_IDENTITIES, _PARTITION = "identity_CelebA.txt", "list_eval_partition.txt"
 # As published; torchvision checks the same sums.
 _MD5 = {
     _IDENTITIES: "32bd1bd63d3c78cd57e08160ec5ed1e2",
     _PARTITION: "d32c9cbf5e040fd4025c592c306e6668",
 }
 _OFFICIAL = {"0": "train", "1": "val", "2": "test"}
-_SIZE = (178, 218)
-_CROP = 108
+_SIZE, _CROP = (178, 218), 108
 
 
-@register_source("celeba")
-class CelebA(Source):
+@data.register_source("celeba")
+class CelebA(data.Source):
     """The aligned and cropped pictures. Identity names are the published numbers, ``00001``.
 
     The official parts hold different people each, so that protocols that classify identities
     divide every identity's pictures themselves.
     """
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="celeba",
         title="CelebFaces Attributes (CelebA), aligned and cropped",
         licence="non-commercial research only; no redistribution",
@@ -73,84 +57,59 @@ class CelebA(Source):
         ),
     )
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`; official parts where the partition file is."""
-        folder = first_folder(root, ("celeba/img_align_celeba", "img_align_celeba"))
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """With official parts where the partition file is."""
+        folder = data.first_folder(root, ("celeba/img_align_celeba", "img_align_celeba"))
         if folder is None:
             raise self.refuse(f"there is no folder img_align_celeba in {root} or {root / 'celeba'}")
         people = self._pairs(folder.parent / _IDENTITIES, check=not incomplete)
-        _, files = listed(folder)
+        files = data.listed(folder)[1]
         if not files:
             raise self.refuse(f"{folder} holds no image")
-        unnamed = [file for file in files if file not in people]
-        if unnamed:
+        if unnamed := [file for file in files if file not in people]:
             raise self.refuse(
-                f"{len(unnamed)} files of {folder} are not in {_IDENTITIES} ({few(unnamed)})"
+                f"{len(unnamed)} files of {folder} are not in {_IDENTITIES} ({data.few(unnamed)})"
             )
-        parts = None
-        if (folder.parent / _PARTITION).exists():
-            official = self._pairs(folder.parent / _PARTITION, check=not incomplete)
+        parts: list[int] = []
+        if (path := folder.parent / _PARTITION).exists():
+            official = self._pairs(path, check=not incomplete)
             if unknown := sorted(set(official.values()) - set(_OFFICIAL)):
                 raise self.refuse(
-                    f"{folder.parent / _PARTITION} has the part {unknown[0]!r}, but there are "
-                    f"{', '.join(_OFFICIAL)}"
+                    f"{path} has the part {unknown[0]!r}, but there are {', '.join(_OFFICIAL)}"
                 )
-            parts = [PARTS.index(_OFFICIAL.get(official.get(file, ""))) for file in files]
-        base = folder.relative_to(root).as_posix()
-        return arrange(
-            "img_align_celeba",
-            files,
-            [f"{base}/{file}" for file in files],
-            [people[file].zfill(5) for file in files],
-            parts=parts,
-        )
+            parts = [data.PARTS.index(_OFFICIAL.get(official.get(file, ""))) for file in files]
+        paths = [(folder / file).relative_to(root).as_posix() for file in files]
+        names = [people[file].zfill(5) for file in files]
+        return data.arrange("img_align_celeba", files, paths, names, parts=parts)
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
         """The central square of an aligned picture."""
         if image.size != _SIZE:
-            raise UnusableImage(
+            raise data.UnusableImage(
                 f"is {image.width}×{image.height}, but aligned pictures are 178×218: "
                 "img_celeba (in the wild) is another set"
             )
-        return centre(image, crop or _CROP)
-
-    def download(self, root: Path) -> None:
-        """Fetch pictures and lists with torchvision, from Google Drive.
-
-        Raises:
-            MibenchError: the download failed; it says what to do by hand.
-        """
-        import torchvision.datasets
-
-        try:
-            torchvision.datasets.CelebA(str(root), split="all", download=True)
-        except Exception as error:  # gdown raises classes of its own
-            advice = "Google Drive limits how often a file is fetched a day: try again tomorrow"
-            if importlib.util.find_spec("gdown") is None:
-                advice = "`pip install gdown`, which torchvision fetches it with"
-            raise MibenchError(
-                f"celeba could not be downloaded ({error}). {advice}, or do it by hand. "
-                f"{self.card.how_to_get}"
-            ) from error
+        return data.centre(image, crop or _CROP)
 
     def _pairs(self, path: Path, *, check: bool) -> dict[str, str]:
         """A list's lines ``000001.jpg 2880`` as a mapping."""
-        data = self.read(path)
-        if check and md5(data) != _MD5[path.name]:
+        contents = self.read(path)
+        if check and (found := data.md5(contents)) != _MD5[path.name]:
             raise RequestError(
-                f"celeba: {path} is damaged or another list (its MD5 is {md5(data)}, published is "
+                f"celeba: {path} is damaged or another list (its MD5 is {found}, published is "
                 f"{_MD5[path.name]}): fetch it again, or pass --incomplete if it is meant to differ"
             )
         pairs: dict[str, str] = {}
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), start=1):
+        for number, line in enumerate(contents.decode("utf-8", "replace").splitlines(), start=1):
             words = line.split()
             if len(words) != 2 or not words[1].isdigit():
                 raise self.refuse(
                     f"{path}, line {number}: expected `000001.jpg 2880`, not {line!r}"
                 )
-            if pairs.setdefault(words[0], words[1]) != words[1]:
+            file, value = words
+            if pairs.setdefault(file, value) != value:
                 raise self.refuse(
-                    f"{path}, line {number}: {words[0]} has {words[1]} here and {pairs[words[0]]} "
-                    "in an earlier line"
+                    f"{path}, line {number}: {file} has {value} here and {pairs[file]} in an "
+                    "earlier line"
                 )
         return pairs

@@ -6,38 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mibench.data.source import (
-    PARTS,
-    DatasetCard,
-    Listing,
-    Source,
-    arrange,
-    first_folder,
-    listed,
-    md5,
-    register_source,
-)
-from mibench.errors import MibenchError, RequestError
+from mibench.data import source as data
+from mibench.errors import RequestError
 
 CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
+_PUBLISHED = ("test", "train")  # in the order of the pictures
 
 
-@register_source("cifar10")
-class CIFAR10(Source):
+@data.register_source("cifar10")
+class CIFAR10(data.Source):
     """The published batches, or the same pictures as files; the classes are in the set's order."""
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="cifar10",
         title="CIFAR-10",
         licence="none stated; cite Krizhevsky (2009)",
@@ -63,71 +46,53 @@ class CIFAR10(Source):
         ),
     )
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`; the batches are read at once (180 MB)."""
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """The batches are read at once (180 MB)."""
         if (root / "cifar-10-batches-py").is_dir():
             return self._batches(root)
-        base = first_folder(root, ("",))
-        if base is None or not ((base / "train").is_dir() or (base / "test").is_dir()):
+        if not any((root / part).is_dir() for part in _PUBLISHED):
             raise self.refuse(f"{root} holds neither cifar-10-batches-py nor train and test")
         files, people, parts = [], [], []
-        for part in ("test", "train"):
-            if not (base / part).is_dir():
-                raise self.refuse(f"there is no folder {base / part}")
-            folders = listed(base / part)[0]
+        for part in _PUBLISHED:
+            if not (root / part).is_dir():
+                raise self.refuse(f"there is no folder {root / part}")
+            folders = data.listed(root / part)[0]
             if wrong := sorted(set(folders) ^ set(CLASSES)):
                 verb = "is no class" if wrong[0] in folders else "is missing"
-                raise self.refuse(f"the folder {base / part / wrong[0]} {verb}")
+                raise self.refuse(f"the folder {root / part / wrong[0]} {verb}")
             for name in folders:
-                images = listed(base / part / name)[1]
+                images = data.listed(root / part / name)[1]
                 files += [f"{part}/{name}/{image}" for image in images]
                 people += [name] * len(images)
-                parts += [PARTS.index(part)] * len(images)
+                parts += [data.PARTS.index(part)] * len(images)
         if not files:
-            raise self.refuse(f"{base} holds no image")
-        return arrange("files", files, files, people, parts=parts)
+            raise self.refuse(f"{root} holds no image")
+        return data.arrange("files", files, files, people, parts=parts)
 
-    def download(self, root: Path) -> None:
-        """Fetch and unpack the batches with torchvision, which checks the archive's MD5.
-
-        Raises:
-            MibenchError: the download failed.
-        """
-        import torchvision.datasets
-
-        try:
-            torchvision.datasets.CIFAR10(str(root), download=True)
-        except (RuntimeError, OSError) as error:
-            raise MibenchError(
-                f"cifar10 could not be downloaded into {root} ({error}): try again, or unpack "
-                "cifar-10-python.tar.gz there by hand"
-            ) from error
-
-    def _batches(self, root: Path) -> Listing:
+    def _batches(self, root: Path) -> data.Listing:
         """The published pickles, which are opened only when their MD5s are the published ones."""
         from torchvision.datasets import CIFAR10 as Published  # noqa: N811
 
-        known = [*Published.train_list, *Published.test_list]
-        known.append([Published.meta["filename"], Published.meta["md5"]])
-        for name, sum_ in known:
+        meta = (Published.meta["filename"], Published.meta["md5"])
+        for name, sum_ in (*Published.train_list, *Published.test_list, meta):
             path = root / Published.base_folder / name
             if not path.exists():
                 raise self.refuse(f"{path} is missing")
-            if md5(self.read(path)) != sum_:
+            if data.md5(self.read(path)) != sum_:
                 raise RequestError(
                     f"cifar10: {path} is damaged (its MD5 is not the published {sum_}): unpack "
                     "cifar-10-python.tar.gz again, or delete the folder and pass --download"
                 )
-        parts = {part: Published(str(root), train=part == "train") for part in ("test", "train")}
-        labels = [np.asarray(data.targets, dtype=np.int32) for data in parts.values()]
-        return Listing(
+        sets = [Published(str(root), train=part == "train") for part in _PUBLISHED]
+        numbered = [
+            (part, i) for part, held in zip(_PUBLISHED, sets, strict=True) for i in range(len(held))
+        ]
+        return data.Listing(
             layout="cifar-10-batches-py",
-            sources=[f"{part}/{i:05d}" for part, data in parts.items() for i in range(len(data))],
+            sources=[f"{part}/{i:05d}" for part, i in numbered],
             files=(),
-            names=tuple(parts["train"].classes),
-            labels=np.concatenate(labels),
-            parts=np.concatenate(
-                [np.full(len(d), PARTS.index(p), dtype=np.uint8) for p, d in parts.items()]
-            ),
-            pixels=np.concatenate([data.data for data in parts.values()]),
+            names=tuple(sets[0].classes),
+            labels=np.concatenate([np.asarray(held.targets, dtype=np.int32) for held in sets]),
+            parts=np.array([data.PARTS.index(part) for part, _ in numbered], dtype=np.uint8),
+            pixels=np.concatenate([held.data for held in sets]),
         )

@@ -8,21 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mibench.data.source import (
-    DatasetCard,
-    Listing,
-    Source,
-    arrange,
-    few,
-    first_folder,
-    listed,
-    register_source,
-)
+from mibench.data import source as data
 
 _GROUPS = ("actors", "actresses")
 _LISTS = {group: f"facescrub_{group}.txt" for group in _GROUPS}
 _HEADER = ["name", "image_id", "face_id", "url", "bbox", "sha256"]
-
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 Box = tuple[int, int, int, int]
@@ -44,8 +34,8 @@ class _Row:
         return f"{self.person}/{self.image}_{self.face}"
 
 
-@register_source("facescrub")
-class FaceScrub(Source):
+@data.register_source("facescrub")
+class FaceScrub(data.Source):
     """Face pictures in actor folders, or downloaded originals with the list of boxes.
 
     Of the lists, each picture counts once: a row that is there again is left out, one that
@@ -54,7 +44,7 @@ class FaceScrub(Source):
     cropped faces cannot be compared with them.
     """
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="facescrub",
         title="FaceScrub",
         licence="CC BY-NC-ND 3.0 for the list; the photographs belong to their publishers",
@@ -88,69 +78,59 @@ class FaceScrub(Source):
         always_partial=True,
     )
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`."""
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """Of the originals where the lists are, unless ``faces`` folders hold cropped ones."""
         if not root.is_dir():
             raise self.refuse(f"there is no folder {root}")
         lists = {group: root / name for group, name in _LISTS.items() if (root / name).exists()}
         if len(lists) == 1:
             absent = next(name for group, name in _LISTS.items() if group not in lists)
             raise self.refuse(f"{root} has {next(iter(lists.values())).name}, but not {absent}")
-        originals = lists and self._has_originals(root)
-        return self._boxed(root, lists) if originals else self._faces(root)
-
-    def _has_originals(self, root: Path) -> bool:
-        """Whether pictures beside the lists are whole ones; ``faces`` folders hold cropped ones."""
-        return first_folder(root, [f"{group}/faces" for group in _GROUPS]) is None
-
-    def _faces(self, root: Path) -> Listing:
-        """Cropped faces in actor folders."""
-        for layout, bases in (
-            ("actors/faces", [f"{group}/faces" for group in _GROUPS]),
-            ("actors", list(_GROUPS)),
-        ):
-            present = [base for base in bases if (root / base).is_dir()]
-            if len(present) == 1:
+        faces = [f"{group}/faces" for group in _GROUPS]
+        if lists and data.first_folder(root, faces) is None:
+            return self._boxed(root, lists)
+        layout, present = "", [""]
+        for title, bases in (("actors/faces", faces), ("actors", [*_GROUPS]), ("Name", [""])):
+            layout, present = title, [base for base in bases if (root / base).is_dir()]
+            if 0 < len(present) < len(bases):
                 absent = next(base for base in bases if base not in present)
                 raise self.refuse(f"{root} has {present[0]}, but not {absent}")
             if present:
-                return self._arranged(root, layout, present)
-        return self._arranged(root, "Name", [""])
-
-    def _arranged(self, root: Path, layout: str, bases: list[str]) -> Listing:
-        found = list(self._pictures(root, bases))
-        if not found:
-            raise self.refuse(f"{root} holds no actor's folder with images")
-        sources = [f"{name}/{file}" for _, name, file in found]
-        return arrange(layout, sources, ["/".join(filter(None, f)) for f in found], _names(found))
-
-    def _pictures(self, root: Path, bases: list[str]) -> Iterator[tuple[str, str, str]]:
-        """Base folder, actor's folder and file name of each image."""
-        seen: dict[str, str] = {}
-        for base in bases:
-            for name in listed(root / base)[0]:
-                folders, images = listed(root / base / name)
+                break
+        found: dict[str, tuple[str, list[str]]] = {}
+        for base in present:
+            for name in data.listed(root / base)[0]:
+                folders, images = data.listed(root / base / name)
                 if folders and not images:
                     raise self.refuse(
-                        f"{root / base / name} holds folders, not images ({few(folders)})"
+                        f"{root / base / name} holds folders, not images ({data.few(folders)})"
                     )
-                if images and seen.setdefault(name, base) != base:
-                    raise self.refuse(f"the actor {name} is in {seen[name]} and in {base}")
-                yield from ((base, name, image) for image in images)
+                if images and found.setdefault(name, (base, images))[0] != base:
+                    raise self.refuse(f"the actor {name} is in {found[name][0]} and in {base}")
+        if not found:
+            raise self.refuse(f"{root} holds no actor's folder with images")
+        people = [name for name, (_, images) in found.items() for _ in images]
+        sources = [f"{name}/{image}" for name, (_, images) in found.items() for image in images]
+        above = {name: f"{base}/" if base else "" for name, (base, _) in found.items()}
+        files = [above[name] + source for name, source in zip(people, sources, strict=True)]
+        return data.arrange(layout, sources, files, people)
 
-    def _boxed(self, root: Path, lists: dict[str, Path]) -> Listing:
+    def _boxed(self, root: Path, lists: dict[str, Path]) -> data.Listing:
         """Originals, one row for each box of the lists whose picture is there."""
         found: dict[str, _Row] = {}
         files: dict[str, str] = {}
         repeated = 0
         for group, path in lists.items():
-            base = first_folder(root, (f"{group}/images", group, "images", "")) or root
-            above = base.relative_to(root).as_posix()
-            folders = self._by_name(base, listed(base)[0])
+            base = data.first_folder(root, (f"{group}/images", group, "images", "")) or root
+            folders = self._by_name(base, data.listed(base)[0])
             held: dict[str, dict[str, str]] = {}
             for row in self._rows(path):
                 if earlier := found.get(row.source):
-                    self._refuse_conflict(earlier, row)
+                    if (earlier.box, earlier.sum) != (row.box, row.sum):
+                        raise self.refuse(
+                            f"{row.place} gives the picture {row.source} another box or SHA-256 "
+                            f"than {earlier.place}: delete the row that is wrong"
+                        )
                     repeated += row.source in files
                     continue
                 found[row.source] = row
@@ -158,17 +138,19 @@ class FaceScrub(Source):
                 if folder is None:
                     continue
                 if folder not in held:
-                    images = listed(base / folder)[1]
+                    images = data.listed(base / folder)[1]
                     held[folder] = self._by_name(base / folder, images, stems=True)
                 stem = f"{row.person}_{row.image}"
                 file = held[folder].get(f"{stem}_{row.face}") or held[folder].get(stem)
                 if file is not None:
-                    files[row.source] = "/".join([*([] if above == "." else [above]), folder, file])
+                    files[row.source] = (base / folder / file).relative_to(root).as_posix()
         if not files:
             raise self.refuse(f"{root} has the lists of boxes, but none of the pictures they name")
         return self._listing_of({source: found[source] for source in files}, files, repeated)
 
-    def _listing_of(self, rows: dict[str, _Row], files: dict[str, str], repeated: int) -> Listing:
+    def _listing_of(
+        self, rows: dict[str, _Row], files: dict[str, str], repeated: int
+    ) -> data.Listing:
         """The listing of the rows whose pictures are there, without copies of one picture."""
         notes = [_counted(repeated, "repeats an earlier one", "repeat earlier ones")]
         shown: dict[tuple[str, Box], list[_Row]] = defaultdict(list)
@@ -187,7 +169,7 @@ class FaceScrub(Source):
         without = sum(not row.sum for row in rows.values())
         if without:
             notes.append(f"{without:,} rows of the lists hold no SHA-256 to compare a picture with")
-        return arrange(
+        return data.arrange(
             "boxes",
             list(rows),
             [files[source] for source in rows],
@@ -206,14 +188,6 @@ class FaceScrub(Source):
                 raise self.refuse(f"{folder} has {other} and {name}, but the lists know one")
             found[called] = name
         return found
-
-    def _refuse_conflict(self, earlier: _Row, row: _Row) -> None:
-        """Refuse a picture that two rows describe differently."""
-        if (earlier.box, earlier.sum) != (row.box, row.sum):
-            raise self.refuse(
-                f"{row.place} gives the picture {row.source} another box or SHA-256 than "
-                f"{earlier.place}: delete the row that is wrong"
-            )
 
     def _rows(self, path: Path) -> Iterator[_Row]:
         """Each line of a list."""
@@ -241,17 +215,8 @@ class FaceScrub(Source):
 
 def _counted(count: int, one: str, many: str) -> str:
     """A note on rows that were left out; empty for none."""
-    if not count:
-        return ""
-    return (
-        f"left out: {count:,} row of the lists {one}"
-        if count == 1
-        else (f"left out: {count:,} rows of the lists {many}")
-    )
-
-
-def _names(found: list[tuple[str, str, str]]) -> list[str]:
-    return [name for _, name, _ in found]
+    what = f"row of the lists {one}" if count == 1 else f"rows of the lists {many}"
+    return f"left out: {count:,} {what}" if count else ""
 
 
 def _plain(name: str) -> str:

@@ -6,34 +6,23 @@ from pathlib import Path
 
 from PIL import Image
 
-from mibench.data.source import (
-    DatasetCard,
-    Listing,
-    Source,
-    UnusableImage,
-    arrange,
-    centre,
-    first_folder,
-    listed,
-    register_source,
-)
+from mibench.data import source as data
 
 _FOLDERS = ("thumbnails128x128", "images1024x1024")
 _SIDES = (128, 1024)
 _CROP = 88  # of 128
 
 
-@register_source("ffhq")
-class FFHQ(Source):
+@data.register_source("ffhq")
+class FFHQ(data.Source):
     """Thumbnails or full pictures; every picture is an identity of its own, named ``00000``."""
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="ffhq",
         title="Flickr-Faces-HQ (FFHQ)",
         licence="CC BY-NC-SA 4.0 for the set; each photograph under its own permissive licence",
         home="https://github.com/NVlabs/ffhq-dataset",
         images=70_000,
-        identities=None,
         of_people=True,
         original_bytes=1_950_000_000,
         layout=(
@@ -56,36 +45,35 @@ class FFHQ(Source):
         ),
     )
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`; thumbnails are preferred where both are."""
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """Thumbnails are preferred where both are."""
         named = [f"{above}{name}" for name in _FOLDERS for above in ("", "ffhq/")]
-        base = first_folder(root, [*named, ""])
+        base = data.first_folder(root, [*named, ""])
         if base is None:
             raise self.refuse(f"there is no folder {root}")
-        folders, loose = listed(base)
-        files = [f"{folder}/{file}" for folder in folders for file in listed(base / folder)[1]]
-        files += loose
-        if not files:
+        folders, loose = data.listed(base)
+        paths = [
+            base / folder / file for folder in folders for file in data.listed(base / folder)[1]
+        ]
+        paths += [base / file for file in loose]
+        if not paths:
             raise self.refuse(f"{base} holds no image")
-        sources = [Path(file).stem for file in files]
-        wrong = [f for f, source in zip(files, sources, strict=True) if not _is_number(source)]
-        if wrong:
-            raise self.refuse(f"{base}: pictures are named 00000.png to 69999.png, not {wrong[0]}")
-        if len(set(sources)) != len(sources):
-            twice = next(s for i, s in enumerate(sorted(sources)[1:]) if s == sorted(sources)[i])
-            raise self.refuse(f"{base} holds the picture {twice} twice")
-        above = base.relative_to(root).as_posix()
-        paths = [file if above == "." else f"{above}/{file}" for file in files]
-        return arrange(base.name if above != "." else "root", sources, paths, sources)
+        seen: set[str] = set()
+        for path in paths:
+            if not (len(path.stem) == 5 and path.stem.isdigit()):
+                shown = path.relative_to(base)
+                raise self.refuse(f"{base}: pictures are named 00000.png to 69999.png, not {shown}")
+            if path.stem in seen:
+                raise self.refuse(f"{base} holds the picture {path.stem} twice")
+            seen.add(path.stem)
+        sources = [path.stem for path in paths]
+        files = [path.relative_to(root).as_posix() for path in paths]
+        return data.arrange("root" if base == root else base.name, sources, files, sources)
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
         """The central square, the same part of the face at either size."""
         if image.width != image.height or image.width not in _SIDES:
-            raise UnusableImage(
+            raise data.UnusableImage(
                 f"is {image.width}×{image.height}, but FFHQ's pictures are 128×128 or 1024×1024"
             )
-        return centre(image, (crop or _CROP) * image.width // 128)
-
-
-def _is_number(name: str) -> bool:
-    return len(name) == 5 and name.isdigit()
+        return data.centre(image, (crop or _CROP) * image.width // 128)

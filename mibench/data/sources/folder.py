@@ -14,26 +14,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mibench.data.source import (
-    SUFFIXES,
-    DatasetCard,
-    Listing,
-    Source,
-    centre,
-    few,
-    is_image_name,
-    listed,
-    register_source,
-    shown_name,
-)
+from mibench.data import source as data
+from mibench.data.source import shown_name
 from mibench.errors import RequestError
 
 
-@register_source("folder")
-class Folder(Source):
+@data.register_source("folder")
+class Folder(data.Source):
     """Pictures as cameras leave them; a folder's name is who is shown."""
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="folder",
         title="An image folder with one sub-folder per identity",
         licence="that of its pictures",
@@ -49,13 +39,14 @@ class Folder(Source):
     filter = Image.Resampling.LANCZOS
     photographs = True
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`: identity by identity, files sorted by name."""
-        folders, loose = listed(root)
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """Identity by identity, files sorted by name."""
+        folders, loose = data.listed(root)
         if loose:
             raise RequestError(
-                f"{root} holds {len(loose)} images outside any identity's folder ({few(loose)}): "
-                "move each into the sub-folder of the identity that it shows, or out of the root"
+                f"{root} holds {len(loose)} images outside any identity's folder "
+                f"({data.few(loose)}): move each into the sub-folder of the identity that it "
+                "shows, or out of the root"
             )
         if not folders:
             raise RequestError(
@@ -66,7 +57,7 @@ class Folder(Source):
         people: list[str] = []
         unusable: dict[str, str] = {}
         for name in folders:
-            nested, inside = listed(root / name)
+            nested, inside = data.listed(root / name)
             for folder in nested:
                 _refuse_nested(root, root / name / folder)
             images = [f"{name}/{file}" for file in inside]
@@ -75,12 +66,12 @@ class Folder(Source):
                     unusable[shown_name(path)] = "its name is not valid UTF-8"
             images = [path for path in images if shown_name(path) == path]
             if not images and shown_name(name) == name:
-                accepted = " ".join(sorted(SUFFIXES))
+                accepted = " ".join(sorted(data.SUFFIXES))
                 unusable[name] = f"no image in this folder (accepted: {accepted})"
             files += images
             people += [name] * len(images)
         names, labels = np.unique(np.array(people, dtype=object), return_inverse=True)
-        return Listing(
+        return data.Listing(
             layout="identities",
             sources=files,
             files=files,
@@ -92,11 +83,11 @@ class Folder(Source):
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
         """The central square of any picture."""
-        return centre(image, min(image.size))
+        return data.centre(image, min(image.size))
 
 
 def _refuse_nested(root: Path, folder: Path) -> None:
-    pending = [folder]
+    pending = [str(folder)]
     while pending:  # no recursion, which would end at a thousand levels
         parent = pending.pop()
         try:
@@ -104,12 +95,12 @@ def _refuse_nested(root: Path, folder: Path) -> None:
                 found = [(e.name, e.is_dir(follow_symlinks=False), e.path) for e in entries]
         except OSError:  # it may hold anything; nothing of it is used
             continue
-        pending += [Path(path) for _, is_dir, path in found if is_dir]
-        files = [name for name, is_dir, _ in found if not is_dir]
-        if any(is_image_name(file) and not file.startswith(".") for file in files):
+        pending += [path for _, is_dir, path in found if is_dir]
+        files = [name for name, is_dir, _ in found if not is_dir and name[0] != "."]
+        if any(map(data.is_image_name, files)):
             raise RequestError(
-                f"{shown_name(str(parent))} holds images two or more levels below {root}: only "
-                "direct sub-folders of the root are identities; pass the folder that holds the "
-                f"identities as --root (perhaps {shown_name(str(folder.parent))}), or move the "
-                "images up into their identity's folder"
+                f"{shown_name(parent)} holds images two or more levels below {root}: only direct "
+                "sub-folders of the root are identities; pass the folder that holds the identities "
+                f"as --root (perhaps {shown_name(str(folder.parent))}), or move the images up into "
+                "their identity's folder"
             )

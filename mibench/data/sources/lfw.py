@@ -6,36 +6,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from mibench.data.source import (
-    DatasetCard,
-    Listing,
-    Source,
-    UnusableImage,
-    arrange,
-    centre,
-    first_folder,
-    listed,
-    register_source,
-)
+from mibench.data import source as data
 
-_FOLDERS = (
-    "lfw-py/lfw-deepfunneled",
-    "lfw-py/lfw_funneled",
-    "lfw-py/lfw",
-    "lfw-deepfunneled",
-    "lfw_funneled",
-    "lfw",
-    "",
-)
-_ORIGINAL = (250, 250)
-_CROP = 128
+_ALIGNED = ("lfw-deepfunneled", "lfw_funneled", "lfw")  # the best first
+_FOLDERS = (*(f"lfw-py/{name}" for name in _ALIGNED), *_ALIGNED, "")
+_SIDE, _CROP = 250, 128
 
 
-@register_source("lfw")
-class LFW(Source):
+@data.register_source("lfw")
+class LFW(data.Source):
     """Any alignment of the set, in torchvision's folders or as a plain folder of people."""
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="lfw",
         title="Labeled Faces in the Wild (LFW)",
         licence="public research benchmark; the photographs belong to their publishers",
@@ -55,7 +37,7 @@ class LFW(Source):
             "unpack it; torchvision downloads it no more, its address being gone."
         ),
         crop=_CROP,
-        crop_of=_ORIGINAL,
+        crop_of=(_SIDE, _SIDE),
         preprocessing=(
             "central 128×128 of the 250×250 originals; square pictures of another size are taken "
             "as cropped already. Then resized with an antialiased bilinear filter. No paper of the "
@@ -64,33 +46,31 @@ class LFW(Source):
         ),
     )
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`; the best aligned folder is taken."""
-        base = first_folder(root, _FOLDERS)
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """Of the best aligned folder."""
+        base = data.first_folder(root, _FOLDERS)
         if base is None:
             raise self.refuse(f"there is no folder {root}")
-        above = base.relative_to(root).as_posix()
-        sources, people = [], []
-        for name in listed(base)[0]:
-            for file in listed(base / name)[1]:
-                if not file.startswith(f"{name}_"):
-                    raise self.refuse(f"{base / name / file} is not named {name}_0001.jpg")
-                sources.append(f"{name}/{file}")
-                people.append(name)
-        if not sources:
+        found = [(name, f) for name in data.listed(base)[0] for f in data.listed(base / name)[1]]
+        if not found:
             raise self.refuse(f"{base} holds no person's folder with images")
-        files = sources if above == "." else [f"{above}/{source}" for source in sources]
-        return arrange("lfw" if above == "." else base.name, sources, files, people)
+        for name, file in found:
+            if not file.startswith(f"{name}_"):
+                raise self.refuse(f"{base / name / file} is not named {name}_0001.jpg")
+        sources = [f"{name}/{file}" for name, file in found]
+        files = [(base / source).relative_to(root).as_posix() for source in sources]
+        layout = "lfw" if base == root else base.name
+        return data.arrange(layout, sources, files, [name for name, _ in found])
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
         """The central square of an original; any other square picture as it is."""
-        if image.size == _ORIGINAL:
-            return centre(image, crop or _CROP)
+        size = f"is {image.width}×{image.height}"
+        if image.size == (_SIDE, _SIDE):
+            return data.centre(image, crop or _CROP)
         if image.width != image.height:
-            raise UnusableImage(
-                f"is {image.width}×{image.height}, but LFW's pictures are 250×250, or square if "
-                "they were cropped"
+            raise data.UnusableImage(
+                f"{size}, but LFW's pictures are 250×250, or square if they were cropped"
             )
         if crop is not None:
-            raise UnusableImage(f"is {image.width}×{image.height}: only 250×250 can be cropped")
+            raise data.UnusableImage(f"{size}: only 250×250 can be cropped")
         return image

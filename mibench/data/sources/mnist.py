@@ -11,15 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mibench.data.source import (
-    PARTS,
-    DatasetCard,
-    Listing,
-    Source,
-    md5,
-    register_source,
-)
-from mibench.errors import MibenchError, RequestError
+from mibench.data import source as data
+from mibench.errors import RequestError
 
 # MD5 of the uncompressed files: that of a .gz changes with whoever compressed it.
 FILES = {
@@ -33,11 +26,11 @@ _UNSIGNED_BYTES = 8  # the IDX format's code
 _MOST_BYTES = 64 * 2**20  # of an unpacked file; the largest has 47 MB
 
 
-@register_source("mnist")
-class MNIST(Source):
+@data.register_source("mnist")
+class MNIST(data.Source):
     """Digits as classes ``0`` to ``9``."""
 
-    card = DatasetCard(
+    card = data.DatasetCard(
         name="mnist",
         title="MNIST handwritten digits",
         licence="CC BY-SA 3.0",
@@ -64,26 +57,24 @@ class MNIST(Source):
         ),
     )
 
-    def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
-        """See :class:`mibench.data.source.Source`; the pictures are read at once (55 MB).
-
-        With ``incomplete`` the files need not have the published checksums.
-        """
-        folder = next((root / f for f in _FOLDERS if self._holds(root / f)), None)
+    def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
+        """The pictures are read at once (55 MB); with ``incomplete`` their MD5s may be others."""
+        names = [f"{name}{end}" for name in FILES for end in ("", ".gz")]
+        places = [root / folder for folder in _FOLDERS]
+        folder = next((p for p in places if any((p / name).exists() for name in names)), None)
         if folder is None:
-            raise self.refuse(f"{root} and {root / _FOLDERS[0]} hold none of the four files")
-        pixels, labels, parts = [], [], []
-        for kind, part in (("t10k", "test"), ("train", "train")):  # sources in sorted order
+            raise self.refuse(f"{root} and {places[0]} hold none of the four files")
+        pixels, labels, parts, sources = [], [], [], []
+        for kind, part in (("t10k", "test"), ("train", "train")):
             images = self._array(folder, f"{kind}-images-idx3-ubyte", 3, incomplete)
             digits = self._array(folder, f"{kind}-labels-idx1-ubyte", 1, incomplete)
             if len(images) != len(digits) or (digits > 9).any():
                 raise self.refuse(f"{folder}: the {kind} images and labels do not belong together")
             pixels.append(images)
             labels.append(digits)
-            parts.append(np.full(len(digits), PARTS.index(part), dtype=np.uint8))
-        sources = [f"test/{i:05d}" for i in range(len(labels[0]))]
-        sources += [f"train/{i:05d}" for i in range(len(labels[1]))]
-        return Listing(
+            parts.append(np.full(len(digits), data.PARTS.index(part), dtype=np.uint8))
+            sources += [f"{part}/{i:05d}" for i in range(len(digits))]
+        return data.Listing(
             layout="idx",
             sources=sources,
             files=(),
@@ -93,50 +84,30 @@ class MNIST(Source):
             pixels=np.concatenate(pixels),
         )
 
-    def download(self, root: Path) -> None:
-        """Fetch the four files with torchvision, which checks their MD5s.
-
-        Raises:
-            MibenchError: the download failed.
-        """
-        import torchvision.datasets
-
-        try:
-            torchvision.datasets.MNIST(str(root), download=True)
-        except (RuntimeError, OSError) as error:
-            raise MibenchError(
-                f"mnist could not be downloaded into {root} ({error}): try again, or put the "
-                f"files there by hand\n{self.card.layout}"
-            ) from error
-
-    def _holds(self, folder: Path) -> bool:
-        return any((folder / f"{name}{end}").exists() for name in FILES for end in ("", ".gz"))
-
     def _array(
         self, folder: Path, name: str, dimensions: int, incomplete: bool
     ) -> NDArray[np.uint8]:
         """An IDX file's array of bytes, after checking its MD5."""
         path = folder / name
         if path.exists():
-            data = self.read(path)
+            held = self.read(path)
         else:
             path = folder / f"{name}.gz"
             packed = io.BytesIO(self.read(path))
             try:  # never more than such a file holds, whatever was packed
-                data = gzip.GzipFile(fileobj=packed).read(_MOST_BYTES + 1)
+                held = gzip.GzipFile(fileobj=packed).read(_MOST_BYTES + 1)
             except (OSError, EOFError, zlib.error) as error:
                 raise self.refuse(f"{path} cannot be read: {error}") from error
-            if len(data) > _MOST_BYTES:
+            if len(held) > _MOST_BYTES:
                 raise self.refuse(f"{path} holds more than {_MOST_BYTES / 2**20:g} MiB")
-        if not incomplete and md5(data) != FILES[name]:
+        if not incomplete and (found := data.md5(held)) != FILES[name]:
             raise RequestError(
-                f"mnist: {path} is damaged (the MD5 of its contents is {md5(data)}, published is "
+                f"mnist: {path} is damaged (the MD5 of its contents is {found}, published is "
                 f"{FILES[name]}): delete it and pass --download, or fetch it again"
             )
         start = 4 + 4 * dimensions
-        if data[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)) or len(data) < start:
+        head = bytes((0, 0, _UNSIGNED_BYTES, dimensions))
+        shape = tuple(np.frombuffer(held[4:start].ljust(start - 4, b"\xff"), dtype=">u4").tolist())
+        if held[:4] != head or len(held) - start != math.prod(shape):
             raise self.refuse(f"{path} is not an IDX file of {dimensions} dimensions")
-        shape = tuple(np.frombuffer(data[4:start], dtype=">u4").tolist())
-        if len(data) - start != math.prod(shape):
-            raise self.refuse(f"{path} is not an IDX file of {dimensions} dimensions")
-        return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
+        return np.frombuffer(held, dtype=np.uint8, offset=start).reshape(shape)
