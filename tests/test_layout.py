@@ -10,62 +10,88 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A module may import from its own layer's names and from those below it.
-LAYERS = (
-    {"errors", "types", "streams", "progress", "text", "reading"},
-    {"files", "record", "settings", "names"},
-    {"registry"},
-    {"store", "metrics", "models", "assets", "data", "leaderboard"},
-    {"training"},
-    {"priors"},
-    {"inversion", "judges"},
-    {"attacks", "defenses"},
-    {"protocols"},
+# The rooms, floor by floor: a room imports from lower floors alone, anywhere in its files.
+FLOORS = (
+    {"errors", "types", "streams", "progress", "reading"},
+    {"files", "record", "settings", "assets"},
+    {"registry", "names", "store", "metrics"},
+    {"data", "leaderboard"},
+    {"models"},
+    {"training", "priors"},
+    {"inversion", "judges", "defenses"},
+    {"attacks", "protocols"},
     {"cell"},
     {"grid", "verify"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
 
 
-def modules() -> list[tuple[str, Path]]:
-    """Each source file with the part of the package that it belongs to."""
-    found = []
-    for folder, part in (("mibench", None), ("attacks", "attacks"), ("defenses", "defenses")):
+def sources() -> dict[str, Path]:
+    """Each module of mibench, but for the package itself, by its name."""
+    found = {}
+    for folder, inside in (("mibench", ""), ("attacks", "attacks."), ("defenses", "defenses.")):
         for path in sorted((ROOT / folder).rglob("*.py")):
-            relative = path.relative_to(ROOT / folder)
-            name = part or relative.parts[0].removesuffix(".py")
-            if name != "__init__":
-                found.append((name, path))
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            name = inside + ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            if name:
+                found[f"mibench.{name.rstrip('.')}"] = path
     return found
 
 
+SOURCES = sources()
+
+
 def imported(path: Path) -> set[str]:
-    """Parts of mibench that a file imports when it is imported (not inside functions).
-
-    Files that begin with an underscore are a method's own, wherever they lie.
-    """
+    """The modules of mibench that a file imports: at its top, inside functions, or for types."""
     names = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            parts = node.module.split(".")
-            if parts[0] == "mibench" and not (len(parts) > 2 and parts[2].startswith("_")):
-                names |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names}
-    return names - {"__version__"}
+            below = {f"{node.module}.{each.name}" for each in node.names}
+            names |= below & SOURCES.keys() or {node.module}
+        elif isinstance(node, ast.Import):
+            names |= {each.name for each in node.names}
+    return names & SOURCES.keys()
 
 
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value).split("/")[-1])
-def test_imports_point_one_way(name: str, path: Path) -> None:
-    assert name in LEVEL, f"give {name} a layer here"
-    for other in imported(path):
-        assert other in LEVEL, f"give {other} a layer here"
-        assert LEVEL[other] <= LEVEL[name], f"{path.name} imports {other}, which lies above it"
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_imports_point_down(module: str) -> None:
+    assert room(module) in FLOOR, f"give {room(module)} a floor here"
+    for other in imported(SOURCES[module]):
+        below = FLOOR[room(other)] < FLOOR[room(module)] or room(other) == room(module)
+        assert below, f"{module} imports {other}, which does not lie below it"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    arrows = {module: imported(path) - {module} for module, path in SOURCES.items()}
+    while free := [module for module, others in arrows.items() if not others & arrows.keys()]:
+        for module in free:
+            del arrows[module]
+    # A package's face hands on what its files hold, and these may take it from there.
+    faces = {module for module in arrows if SOURCES[module].name == "__init__.py"}
+    kept = {module: others - faces for module, others in arrows.items() if module not in faces}
+    while free := [module for module, others in kept.items() if not others & kept.keys()]:
+        for module in free:
+            del kept[module]
+    assert not kept
+
+
+def test_the_house_stays_small() -> None:
+    assert len(FLOORS) <= 12
+    assert len({room(module) for module in SOURCES} | {"mibench", "tools"}) <= 30
 
 
 @pytest.mark.parametrize("kind", ["attacks", "defenses"])
 def test_methods_do_not_import_each_other(kind: str) -> None:
+    """Files that begin with an underscore are a method's own."""
     for path in (ROOT / kind).glob("*.py"):
-        assert not imported(path) & {"attacks", "defenses"}, path
+        others = {each for each in imported(path) if room(each) in ("attacks", "defenses")}
+        assert all(each.split(".")[2].startswith("_") for each in others), path
 
 
 def test_methods_lie_flat() -> None:
@@ -79,8 +105,8 @@ def test_the_core_names_no_method() -> None:
     homes = ("attacks", "defenses", "mibench/priors")
     names = {p.stem for home in homes for p in (ROOT / home).glob("[!_]*.py")}
     names = {n.replace("_", "-") for n in names - {"none"}}
-    for name, path in modules():
-        if name in {"attacks", "defenses", "priors", "protocols", "cli"}:
+    for module, path in SOURCES.items():
+        if room(module) in {"attacks", "defenses", "priors", "protocols", "cli"}:
             continue  # cards and the user's defaults name methods
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):

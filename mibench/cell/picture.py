@@ -19,8 +19,8 @@ from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
 from mibench.errors import MibenchError
 from mibench.files import write_atomic
+from mibench.settings import printable
 from mibench.store.artifact import Artifact, save_json
-from mibench.text import printable
 
 if TYPE_CHECKING:
     from mibench.cell.resolve import Cell

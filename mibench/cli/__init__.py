@@ -17,7 +17,7 @@ import click
 from mibench import __version__
 from mibench.cli.options import ARGUMENTS
 from mibench.errors import MibenchError
-from mibench.text import printable
+from mibench.settings import printable
 
 COMMANDS = {  # where each is, and its line of help
     "run": ("run:run", "Run one cell: train, attack, measure."),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mibench.errors import RequestError
 from mibench.files import read_plain, write_atomic
-from mibench.text import printable
+from mibench.settings import printable
 
 BUILT = "built.json"
 

@@ -22,8 +22,7 @@ from mibench.leaderboard.names import RECORDS, cell_name, method_label
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
 from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record
-from mibench.settings import flat
-from mibench.text import printable
+from mibench.settings import flat, printable
 from mibench.types import canonical_json
 
 IMAGES = "reconstructions.safetensors"

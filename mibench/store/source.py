@@ -29,7 +29,7 @@ from mibench.types import digest
 _CARRIERS = {"mibench"} | {
     f"mibench.{name}"
     for name in (
-        *("errors", "types", "progress", "text", "reading", "files", "record", "settings"),
+        *("errors", "types", "progress", "reading", "files", "record", "settings"),
         *("registry", "store", "cell"),
     )
 }

@@ -22,7 +22,7 @@ from mibench.leaderboard.folder import BUILT, refuse_link
 from mibench.leaderboard.formats import csv_text, html_fragment, latex, markdown
 from mibench.leaderboard.names import command_of_record
 from mibench.record import FLOOR_PRIOR, Part, Record, protocol_digest
-from mibench.text import printable
+from mibench.settings import printable
 from mibench.types import digest
 from tests.kit import browser
 from tests.kit.board_records import CARDS, bido, diverged, file_all, make

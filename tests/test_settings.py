@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mibench.errors import RequestError
-from mibench.text import printable
+from mibench.settings import printable
 from tests.kit.command_line import invoke
 
 
