@@ -143,7 +143,7 @@ class Evaluation:
                 ),
                 "knn_distance": metrics.knn_distance(features, labels, *real, rules=rules),
             },
-            lambda: {"fd_evaluator": metrics.fd_evaluator(features, labels, *real, rules=rules)},
+            lambda: {"fd_evaluator": metrics.frechet_metric(features, labels, *real, rules=rules)},
             lambda: metrics.prdc(features, labels, *real, rules=rules),
             lambda: self._inception_distances(inception, success),
             lambda: {"attribute_error": self._attribute_error(attributes)},
@@ -190,7 +190,7 @@ class Evaluation:
         real, rules = (self.inception, self.real.labels.cpu()), self.rules
         labels = self.labels.cpu()
         return {
-            "fid": metrics.fid(fake, labels, *real, rules=rules),
+            "fid": metrics.frechet_metric(fake, labels, *real, rules=rules),
             "fid_successful": metrics.fid_successful(
                 fake, labels, *real, success.cpu(), rules=rules
             ),

@@ -1,7 +1,7 @@
 """Metrics: pure functions on tensors, and what each of them means.
 
-A metric that cannot be computed is a :class:`~mibench.types.MetricValue` without a value and with a
-reason, never 0. Wrong shapes are a caller's mistake and raise ``ValueError``.
+A metric that cannot be computed is a :class:`~mibench.record.MetricValue` without a value and with
+a reason, never 0. Wrong shapes are a caller's mistake and raise ``ValueError``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mibench.metrics.accuracy import (
 )
 from mibench.metrics.attributes import attribute_error
 from mibench.metrics.catalogue import METRICS, MetricInfo
-from mibench.metrics.frechet import FeatureStatistics, fd_evaluator, frechet_distance
-from mibench.metrics.inception import fid, fid_successful, find_inception, inception_features
+from mibench.metrics.frechet import frechet_distance, frechet_metric
+from mibench.metrics.inception import fid_successful, find_inception, inception_features
 from mibench.metrics.intervals import (
     bootstrap_interval,
     paired_interval,
@@ -29,18 +29,16 @@ from mibench.metrics.prdc import prdc
 
 __all__ = [
     "METRICS",
-    "FeatureStatistics",
     "MetricInfo",
     "accuracy_both",
     "attack_accuracy",
     "attribute_error",
     "bootstrap_interval",
     "evaluator_agreement",
-    "fd_evaluator",
-    "fid",
     "fid_successful",
     "find_inception",
     "frechet_distance",
+    "frechet_metric",
     "inception_features",
     "knn_distance",
     "natural_accuracy",

@@ -25,101 +25,6 @@ MINIMUM_SUCCESSFUL = 10
 """Fewest successful reconstructions for a distance: below, a covariance is mostly noise."""
 
 
-class FeatureStatistics:
-    """Mean and covariance of features that arrive in batches, in float64; empty at first.
-
-    Source: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample
-    Variances (1979).
-    """
-
-    def __init__(self) -> None:
-        self.n = 0
-        self._mean: Tensor | None = None
-        self._scatter: Tensor | None = None
-
-    def update(self, features: Tensor) -> FeatureStatistics:
-        """Add ``features (batch, D)``; returns itself.
-
-        Raises:
-            ValueError: another shape, or another D than before.
-        """
-        if features.ndim != 2:
-            raise ValueError(f"expected features (batch, D), got {tuple(features.shape)}")
-        if len(features):
-            values = double(features)
-            mean = values.mean(dim=0)
-            centred = values - mean
-            self._add(len(values), mean, centred.T @ centred)
-        return self
-
-    def merge(self, other: FeatureStatistics) -> FeatureStatistics:
-        """Add everything that ``other`` has seen; returns itself.
-
-        Raises:
-            ValueError: ``other`` has another D.
-        """
-        if other._mean is not None and other._scatter is not None:
-            self._add(other.n, other._mean, other._scatter)
-        return self
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean ``(D,)``, float64.
-
-        Raises:
-            MibenchError: no feature was added.
-        """
-        if self._mean is None:
-            raise MibenchError("no features: a mean needs at least 1 image")
-        return self._mean
-
-    @property
-    def covariance(self) -> Tensor:
-        """Covariance ``(D, D)``, float64, with divisor n - 1.
-
-        Raises:
-            MibenchError: fewer than two features were added.
-        """
-        if self._scatter is None or self.n < 2:
-            raise MibenchError(f"{self.n} features: a covariance needs at least 2 images")
-        return self._scatter / (self.n - 1)
-
-    def _add(self, n: int, mean: Tensor, scatter: Tensor) -> None:
-        if self._mean is None or self._scatter is None:
-            self.n, self._mean, self._scatter = n, mean, scatter
-            return
-        if mean.shape != self._mean.shape:
-            raise ValueError(f"features of width {len(mean)} after width {len(self._mean)}")
-        total = self.n + n
-        shift = mean - self._mean
-        self._scatter = self._scatter + scatter + torch.outer(shift, shift) * (self.n * n / total)
-        self._mean = self._mean + shift * (n / total)
-        self.n = total
-
-
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Fréchet distance of two sets by their statistics; at least 0.
-
-    Raises:
-        MibenchError: a set has fewer than two features, or a number is not finite.
-        ValueError: the sets differ in width.
-    """
-    return _distance(_moments_of_statistics(a), _moments_of_statistics(b))
-
-
-def frechet_from_features(a: Tensor, b: Tensor) -> float:
-    """Fréchet distance of two sets ``(n, D)`` and ``(m, D)``; at least 0.
-
-    The same number as :func:`frechet_distance`, and faster where a set has fewer images than
-    features: its centred features are the covariance's factor as they are.
-
-    Raises:
-        MibenchError: a set has fewer than two features, or a number is not finite.
-        ValueError: the sets differ in width.
-    """
-    return _distance(_moments_of_features(a), _moments_of_features(b))
-
-
 @dataclass(frozen=True)
 class _Moments:
     """Mean ``(D,)`` and factor ``(rows, D)`` of a covariance ``factorᵀ factor``."""
@@ -128,18 +33,7 @@ class _Moments:
     factor: Tensor
 
 
-def _moments_of_statistics(statistics: FeatureStatistics) -> _Moments:
-    covariance = statistics.covariance
-    if not torch.isfinite(covariance).all():
-        raise MibenchError("the features' covariance is not finite")
-    values, vectors = torch.linalg.eigh(covariance)
-    # Eigenvalues within rounding of 0 (of either sign) are 0: their roots would not be negligible.
-    rounding = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    values = torch.where(values > rounding, values, torch.zeros_like(values))
-    return _Moments(statistics.mean, values.sqrt()[:, None] * vectors.T)
-
-
-def _moments_of_features(features: Tensor) -> _Moments:
+def _moments(features: Tensor) -> _Moments:
     if len(features) < 2:
         raise MibenchError(f"{len(features)} features: a covariance needs at least 2 images")
     if reason := not_finite("the features", features):
@@ -152,7 +46,14 @@ def _moments_of_features(features: Tensor) -> _Moments:
     return _Moments(mean, factor)
 
 
-def _distance(a: _Moments, b: _Moments) -> float:
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Fréchet distance of two sets of features ``(n, D)`` and ``(m, D)``; at least 0.
+
+    Raises:
+        MibenchError: a set has fewer than two features, or a number is not finite.
+        ValueError: the sets differ in width.
+    """
+    a, b = _moments(first), _moments(second)
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"features of widths {len(a.mean)} and {len(b.mean)}")
     try:
@@ -179,6 +80,8 @@ def frechet_metric(
     rules: int = RULES_VERSION,
 ) -> MetricValue:
     """Fréchet distance of reconstructions to the private training images of the same identities.
+
+    FID is that of Inception's features, ``fd_evaluator`` that of the evaluator's penultimate ones.
 
     The interval comes from :func:`mibench.metrics.intervals.subsample_interval`: a round takes half
     of the identities, reconstructions and references alike. The distance is biased upwards, the
@@ -213,7 +116,7 @@ def frechet_metric(
     def distance(chosen: Tensor) -> float:
         rows = chosen.to(device)
         reference = real[torch.isin(real_labels, labels[chosen.to(real.device)])]
-        return frechet_from_features(fake[rows][kept[rows]].to(real.device), reference)
+        return frechet_distance(fake[rows][kept[rows]].to(real.device), reference)
 
     try:
         value = distance(torch.arange(identities))
@@ -233,15 +136,3 @@ def frechet_metric(
         interval=interval,
         interval_over="identity subsamples" if interval else None,
     )
-
-
-def fd_evaluator(
-    fake: Tensor,
-    labels: Tensor,
-    real: Tensor,
-    real_labels: Tensor,
-    seed: int = 0,
-    rules: int = RULES_VERSION,
-) -> MetricValue:
-    """Fréchet distance in the evaluator's penultimate features; see :func:`frechet_metric`."""
-    return frechet_metric(fake, labels, real, real_labels, seed=seed, rules=rules)

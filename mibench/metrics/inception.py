@@ -198,21 +198,6 @@ def inception_features(
     return result
 
 
-def fid(
-    fake: Tensor,
-    labels: Tensor,
-    real: Tensor,
-    real_labels: Tensor,
-    seed: int = 0,
-    rules: int = RULES_VERSION,
-) -> MetricValue:
-    """FID of all reconstructions; features from :func:`inception_features`.
-
-    Arguments, interval and reasons as in :func:`mibench.metrics.frechet.frechet_metric`.
-    """
-    return frechet_metric(fake, labels, real, real_labels, seed=seed, rules=rules)
-
-
 def fid_successful(
     fake: Tensor,
     labels: Tensor,
@@ -227,8 +212,8 @@ def fid_successful(
     Args:
         success: booleans ``(identities, samples)``, :func:`mibench.metrics.accuracy.successes`.
 
-    Other arguments as in :func:`fid`; the reference is the same, all attacked identities' images.
-    Its n differs between methods, and with it the bias.
+    Other arguments as in :func:`~mibench.metrics.frechet.frechet_metric`; the reference is the same,
+    all attacked identities' images. Its n differs between methods, and with it the bias.
 
     Returns:
         The distance; missing with fewer than ``MINIMUM_SUCCESSFUL`` successful reconstructions.

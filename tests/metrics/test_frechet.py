@@ -12,23 +12,19 @@ from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[impor
     FeatureExtractorInceptionV3,
 )
 from torch_fidelity.metric_fid import (  # type: ignore[import-untyped,unused-ignore]
-    fid_features_to_statistics,
     fid_statistics_to_metric,
 )
 
 from mibench.errors import ArtifactError, MibenchError
 from mibench.files import sha256
 from mibench.metrics import (
-    FeatureStatistics,
-    fd_evaluator,
-    fid,
     fid_successful,
     find_inception,
     frechet_distance,
+    frechet_metric,
     inception,
     inception_features,
 )
-from mibench.metrics.frechet import frechet_from_features, frechet_metric
 
 CPU = torch.device("cpu")
 
@@ -37,10 +33,6 @@ def features(n: int, width: int, seed: int, shift: float = 0.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
     return torch.randn(n, width, generator=generator, dtype=torch.float64) @ mix + shift
-
-
-def statistics(values: torch.Tensor) -> FeatureStatistics:
-    return FeatureStatistics().update(values)
 
 
 def scipy_frechet(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -55,17 +47,15 @@ def test_closed_form_in_one_dimension() -> None:
     a = torch.tensor([[0.0], [2.0]])  # mean 1, variance 2
     b = torch.tensor([[0.0], [4.0], [8.0], [4.0]])  # mean 4, variance 32 / 3
     expected = 9 + (2**0.5 - (32 / 3) ** 0.5) ** 2
-    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(expected)
-    assert frechet_from_features(a, b) == pytest.approx(expected)
+    assert frechet_distance(a, b) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("n", "m"), [(200, 300), (12, 200), (12, 9)], ids=["full", "one", "both"])
 def test_equals_scipy_and_torch_fidelity(n: int, m: int) -> None:
     """Of full rank, and with fewer images than the 16 features on one side or on both."""
     a, b = features(n, 16, 1), features(m, 16, 2, shift=0.5)
-    value = frechet_distance(statistics(a), statistics(b))
-    assert frechet_from_features(a, b) == pytest.approx(value, rel=1e-9)
-    assert frechet_from_features(b, a) == pytest.approx(value, rel=1e-9)
+    value = frechet_distance(a, b)
+    assert frechet_distance(b, a) == pytest.approx(value, rel=1e-9)
     assert value == pytest.approx(scipy_frechet(a, b), rel=1e-5)
     reference = fid_statistics_to_metric(
         fid_features_to_statistics(a), fid_features_to_statistics(b), verbose=False
@@ -76,42 +66,23 @@ def test_equals_scipy_and_torch_fidelity(n: int, m: int) -> None:
 def test_equal_sets_are_at_distance_zero_even_with_a_singular_covariance() -> None:
     a = features(8, 40, 3)
     scale = float(a.square().sum())
-    assert frechet_distance(statistics(a), statistics(a)) == pytest.approx(0, abs=1e-10 * scale)
-    assert frechet_from_features(a, a) == pytest.approx(0, abs=1e-10 * scale)
-    shifted = frechet_distance(statistics(a), statistics(a + 2))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10 * scale)
+    shifted = frechet_distance(a, a + 2)
     assert shifted == pytest.approx(4 * 40, rel=1e-9)
-
-
-def test_streaming_and_merging_equal_one_shot() -> None:
-    values = features(101, 6, 4, shift=1e4)
-    whole = statistics(values)
-    left, right = FeatureStatistics(), FeatureStatistics()
-    for batch in torch.split(values[:50], 7):
-        left.update(batch)
-    for batch in torch.split(values[50:], 20):
-        right.update(batch)
-    merged = FeatureStatistics().merge(left).merge(right).merge(FeatureStatistics())
-    assert merged.n == whole.n == 101
-    torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-13, atol=0)
-    torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-9, atol=1e-9)
-    expected = np.cov(values.numpy(), rowvar=False)
-    np.testing.assert_allclose(merged.covariance.numpy(), expected, rtol=1e-9)
-    with pytest.raises(ValueError, match="width 5"):
-        merged.update(torch.zeros(2, 5))
 
 
 def test_too_few_or_broken_features_are_errors() -> None:
     good = features(5, 3, 0)
     with pytest.raises(MibenchError, match="at least 2"):
-        frechet_distance(statistics(good), statistics(good[:1]))
+        frechet_distance(good, good[:1])
     with pytest.raises(MibenchError, match="at least 2"):
-        frechet_distance(FeatureStatistics(), statistics(good))
+        frechet_distance(good[:0], good)
     with pytest.raises(MibenchError, match="not finite"):
-        frechet_distance(statistics(good), statistics(good / 0))
+        frechet_distance(good, good / 0)
     with pytest.raises(MibenchError, match="not finite"):
-        frechet_from_features(good, good * float("nan"))
+        frechet_distance(good, good * float("nan"))
     with pytest.raises(ValueError, match="widths"):
-        frechet_distance(statistics(good), statistics(good[:, :2]))
+        frechet_distance(good, good[:, :2])
 
 
 def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -126,7 +97,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_fd_evaluator_uses_the_attacked_identities_only() -> None:
     fake, labels, real, real_labels = scene()
-    result = fd_evaluator(fake, labels, real, real_labels)
+    result = frechet_metric(fake, labels, real, real_labels)
     expected = scipy_frechet(fake.reshape(60, 6).double(), real[real_labels < 12].double())
     assert result.value == pytest.approx(expected, rel=1e-6)
     assert result.n == 60
@@ -134,15 +105,14 @@ def test_fd_evaluator_uses_the_attacked_identities_only() -> None:
     assert result.interval_over == "identity subsamples"
     assert result.interval is not None
     assert result.interval[0] < expected < result.interval[1]
-    assert fd_evaluator(fake, labels, real, real_labels) == result
-    assert fid(fake, labels, real, real_labels).value == pytest.approx(expected, rel=1e-6)
+    assert frechet_metric(fake, labels, real, real_labels) == result
 
 
 def test_interval_resamples_reconstructions_and_references_together() -> None:
     """Identical sets are at distance 0 in every subsample, so the interval has no width."""
     _, labels, real, real_labels = scene()
     own = torch.stack([real[real_labels == label] for label in labels])
-    result = fd_evaluator(own, labels, real, real_labels)
+    result = frechet_metric(own, labels, real, real_labels)
     assert result.interval == pytest.approx((0, 0), abs=1e-9)
     assert result.interval is not None
     assert result.interval[0] >= 0  # a distance is not negative
@@ -164,7 +134,7 @@ def test_fid_successful() -> None:
 
 def test_a_value_without_an_interval() -> None:
     fake, labels, real, real_labels = scene()
-    assert fd_evaluator(fake[:3], labels[:3], real, real_labels).interval is None
+    assert frechet_metric(fake[:3], labels[:3], real, real_labels).interval is None
     keep = torch.zeros(12, 5, dtype=torch.bool)
     keep[0, :2] = True  # every subsample without identity 0 is empty
     sparse = frechet_metric(fake, labels, real, real_labels, keep=keep)
@@ -176,11 +146,11 @@ def test_a_value_without_an_interval() -> None:
 
 def test_failure_is_missing_and_never_zero() -> None:
     fake, labels, real, real_labels = scene()
-    elsewhere = fd_evaluator(fake, labels + 100, real, real_labels)
+    elsewhere = frechet_metric(fake, labels + 100, real, real_labels)
     assert elsewhere.value is None
     assert "0 features" in str(elsewhere.reason)
     fake[3, 2, 1] = float("nan")
-    broken = fd_evaluator(fake, labels, real, real_labels)
+    broken = frechet_metric(fake, labels, real, real_labels)
     assert broken.value is None
     assert "not finite" in str(broken.reason)
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from mibench.metrics import (
     bootstrap_interval,
-    fd_evaluator,
+    frechet_metric,
     paired_interval,
     seeds_interval,
     subsample_interval,
@@ -154,7 +154,7 @@ def test_intervals_of_a_frechet_distance_cover(identities: int) -> None:
     for fake, real in zip(fakes, reals, strict=True):
         known = labels.repeat_interleave(12)
         results = [
-            fd_evaluator(fake, labels, real.flatten(0, 1), known, rules=rules) for rules in (1, 2)
+            frechet_metric(fake, labels, real.flatten(0, 1), known, rules=rules) for rules in (1, 2)
         ]
         truth.append(results[0].value)
         found.append([result.interval for result in results])
