@@ -212,8 +212,8 @@ def fid_successful(
     Args:
         success: booleans ``(identities, samples)``, :func:`mibench.metrics.accuracy.successes`.
 
-    Other arguments as in :func:`~mibench.metrics.frechet.frechet_metric`; the reference is the same,
-    all attacked identities' images. Its n differs between methods, and with it the bias.
+    Other arguments as in :func:`~mibench.metrics.frechet_metric`; the reference is the same, all
+    attacked identities' images. Its n differs between methods, and with it the bias.
 
     Returns:
         The distance; missing with fewer than ``MINIMUM_SUCCESSFUL`` successful reconstructions.

@@ -12,6 +12,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[impor
     FeatureExtractorInceptionV3,
 )
 from torch_fidelity.metric_fid import (  # type: ignore[import-untyped,unused-ignore]
+    fid_features_to_statistics,
     fid_statistics_to_metric,
 )
 
