@@ -23,7 +23,7 @@ class Call:
     """A call as it is written, ``AttackCard(title="…")``; it is not made.
 
     Attributes:
-        name: what is called.
+        name: what is called, without the module before it.
         arguments: those without a name.
         keywords: those with a name.
         whole: whether the names of all are known (of ``**settings`` they may not be).
@@ -135,7 +135,9 @@ def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:
                     return _UNKNOWN
                 result |= found
             return result
-        case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords):
+        case ast.Call(
+            func=ast.Name(id=name) | ast.Attribute(attr=name), args=parts, keywords=keywords
+        ):
             held: dict[str, Any] = {}
             whole = True
             for each in keywords:

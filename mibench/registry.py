@@ -105,9 +105,8 @@ class Registry(Generic[T]):
 
     def file(self, name: str) -> Path | None:
         """The file of a method in the package, unimported; None where it is elsewhere."""
-        module = self._modules().get(name)
-        spec = importlib.util.find_spec(module) if module else None
-        return Path(spec.origin) if spec and spec.origin else None
+        places = (Path(each, f"{name.replace('-', '_')}.py") for each in self._folders())
+        return next(filter(Path.is_file, places), None)
 
     def get(self, name: str) -> type[T]:
         """The class of a name, or of a ``path/to/mine.py:Class`` spec; imports what it needs.
@@ -215,13 +214,16 @@ class Registry(Generic[T]):
 
     def _modules(self) -> dict[str, str]:
         """Module names by method name, from the files of the package."""
+        found = (info.name for info in pkgutil.iter_modules(self._folders()))
+        return {n.replace("_", "-"): f"{self.package}.{n}" for n in found if not n.startswith("_")}
+
+    def _folders(self) -> list[str]:
+        """Where the package's files lie; it is not imported."""
         try:
             spec = importlib.util.find_spec(self.package)
         except ModuleNotFoundError:
             spec = None
-        folders = (spec.submodule_search_locations if spec else None) or []
-        found = (info.name for info in pkgutil.iter_modules(list(folders)))
-        return {n.replace("_", "-"): f"{self.package}.{n}" for n in found if not n.startswith("_")}
+        return list((spec.submodule_search_locations if spec else None) or ())
 
     def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
         """Entry points by name; a name has several when they point to different objects."""

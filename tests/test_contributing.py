@@ -14,6 +14,7 @@ from mibench.training.defense import DEFENSES
 from tests.kit import guide
 from tests.kit.command_line import invoke
 from tests.kit.guide import ROOT, TEXT, commands, forget_afterwards, tried, write_files
+from tests.test_layout import FLOORS
 
 DEFENSE = "A defense in thirty minutes"
 
@@ -167,8 +168,9 @@ def test_the_map_is_the_tree() -> None:
     assert rooms == there - {"__init__", "__main__"}
     for name in re.findall(r"^(\w+)/ ", above, re.MULTILINE):
         assert (ROOT / name).is_dir(), name
-    floors = guide.section("Where things are").partition("\n> ")[2].partition("\n\n")[0]
-    assert set(re.findall(r"[a-z]+", floors)) == rooms | {"attacks", "defenses"}
+    drawn = guide.section("Where things are").partition("\n> ")[2].partition("\n\n")[0]
+    floors = [set(re.findall(r"[a-z]+", floor)) for floor in drawn.split("→")]
+    assert floors == [each for each in FLOORS if each != {"__main__"}]
 
 
 def test_every_path_that_is_named_is_there() -> None:

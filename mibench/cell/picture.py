@@ -17,9 +17,8 @@ from mibench.cell.measures import Metrics
 from mibench.cell.reconstructions import Shards, attacked
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, printable
 from mibench.files import write_atomic
-from mibench.settings import printable
 from mibench.store.artifact import Artifact, save_json
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ import click
 
 from mibench import __version__
 from mibench.cli.options import ARGUMENTS
-from mibench.errors import MibenchError
-from mibench.settings import printable
+from mibench.errors import MibenchError, printable
 
 COMMANDS = {  # where each is, and its line of help
     "run": ("run:run", "Run one cell: train, attack, measure."),

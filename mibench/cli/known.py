@@ -218,7 +218,9 @@ def _read_class(kind: str, name: str) -> Class:
     file, decorator = registry(kind).file(name), Call(f"register_{kind}", (name,))
     for each in read_module(file).values() if file else ():
         if isinstance(each, Class) and decorator in each.decorators:
-            if [base.partition("[")[0] for base in each.bases] != [ROWS[kind].base]:
+            if [base.partition("[")[0].rpartition(".")[2] for base in each.bases] != [
+                ROWS[kind].base
+            ]:
                 break  # what it does not say itself, another class does
             return each
     raise UnreadableError
@@ -227,8 +229,8 @@ def _read_class(kind: str, name: str) -> Class:
 @functools.cache
 def _base(kind: str) -> Class:
     """The base class, for what a method's class leaves as it is."""
-    spec = importlib.util.find_spec(ROWS[kind].home)
-    found = read_module(Path(str(spec and spec.origin))).get(ROWS[kind].base)
+    file = _PACKAGE.joinpath(*ROWS[kind].home.split(".")[1:]).with_suffix(".py")
+    found = read_module(file).get(ROWS[kind].base)
     if not isinstance(found, Class):
         raise UnreadableError
     return found

@@ -157,6 +157,12 @@ def add(
     help="Where the record's attack is, if it is not a registered one; only with --retrain. It "
     "runs here: read it first.",
 )
+@click.option(
+    "--prior",
+    metavar="FILE.py:CLASS",
+    help="Where the record's kind of prior is, if it was asked for by --prior and is not a "
+    "registered one; only with --retrain. It runs here: read it first.",
+)
 @folder_option
 @data_option
 @store_option
@@ -168,6 +174,7 @@ def verify(
     by: str | None,
     defense: str | None,
     attack: str | None,
+    prior: str | None,
     folder: str,
     data: str | None,
     store: str | None,
@@ -191,8 +198,9 @@ def verify(
     from mibench.verify.recompute import Place, evaluation_of, read_images, recompute
     from mibench.verify.settings import foreign
 
-    if (by or defense or attack) and not again:
-        raise click.UsageError("--by, --defense and --attack need --retrain")
+    files = {"defense": defense, "attack": attack, "prior": prior}
+    if (by or any(files.values())) and not again:
+        raise click.UsageError("--by, --defense, --attack and --prior need --retrain")
     if everything == (record is not None) or (everything and again):
         raise click.UsageError("name one RECORD, or --all without --retrain")
     board, root = user_path(folder, "--folder"), _store(store)
@@ -211,7 +219,7 @@ def verify(
     if by:
         filing.filed_name(claim, board)
     if again:
-        retrain.methods_of(claim, defense, attack)
+        retrain.request_of(claim, **files)
     for problem in problems:
         click.echo(f"damaged: {problem}")
     if problems:
@@ -229,7 +237,7 @@ def verify(
             found += recompute(claim, images, evaluation_of(claim, place))
         if again:
             filed = [each.record for each in filed_with(claim, board)]
-            found += retrain.retrain(claim, filed, defense=defense, attack=attack, place=place)
+            found += retrain.retrain(claim, filed, **files, place=place)
     _show(claim, found)
     if differing := of("differs", found):
         raise MibenchError(f"{path} does not hold: {len(differing)} of {len(found)} numbers differ")

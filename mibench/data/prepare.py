@@ -38,7 +38,7 @@ from mibench.data.prepared import SOURCES as SOURCE_NAMES
 from mibench.data.source import SOURCES, DatasetCard, Listing, Source, reasons, source_named
 from mibench.data.workers import cores, in_processes
 from mibench.errors import MibenchError, RequestError
-from mibench.files import user_path, write_atomic
+from mibench.files import output_folder, user_path, write_atomic
 from mibench.progress import SILENT, Progress
 from mibench.store.artifact import save_json
 from mibench.store.source import code_digest
@@ -109,6 +109,7 @@ def prepare(
         progress.stage(f"pictures of {card.name}", "cached")
         return held
     assert listing is not None
+    output_folder(data.root, "the data folder")
     code = code_digest("mibench.data.pixels", type(source), *SOURCES.files_of(type(source)))
     made_from = originals_of(base, listing)
     inputs = {"dataset": card.name, "resolution": resolution, "crop": crop}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from mibench.leaderboard.names import name_faults, overrides
+from mibench.leaderboard.names import name_faults, overrides, reconstructions
 from mibench.record import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest, strength
 
 LEAST_EVALUATOR_ACCURACY = 0.9
@@ -35,7 +35,7 @@ _ACCURACIES = (
 )
 _COUNTS = ("validation_images", "chance_accuracy")  # what the accuracies are beside
 _MOST_IDENTITIES = 20_000  # of a card that states no number
-_REQUIRED = ("target", "prior", "reconstructions", "metrics", "reconstructions.safetensors")
+_REQUIRED = ("target", "prior", "reconstructions", "metrics")
 _ARTIFACTS = {*_REQUIRED, "split", "images", INCOMPLETE}
 _ASSET = re.compile(r"asset [a-z]{1,20}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -96,7 +96,7 @@ def _strength(record: Record) -> Iterator[str]:
 def _artifacts(record: Record) -> Iterator[str]:
     """What a record names by checksum: known names, and checksums."""
     for name, value in record.artifacts.items():
-        if name not in _ARTIFACTS and not _ASSET.fullmatch(name):
+        if name not in {*_ARTIFACTS, *reconstructions(record)} and not _ASSET.fullmatch(name):
             yield f"artifacts: {name[:60]!r} is none of a record's"
         elif not _SHA256.fullmatch(value):
             yield f"artifacts: {name!r} is {value[:70]!r}, which is no SHA-256"
@@ -114,7 +114,9 @@ def incomplete(record: Record) -> Iterator[str]:
             yield f"the reference {where!r} is missing"
         elif lacking := [key for key in METRICS if key not in metrics]:
             yield f"{where}: {', '.join(lacking)} missing".removeprefix(": ")
-    if lacking := [name for name in _REQUIRED if name not in record.artifacts]:
+    lacking = [name for name in _REQUIRED if name not in record.artifacts]
+    if lacking or not reconstructions(record):
+        lacking += [] if reconstructions(record) else ["reconstructions.safetensors"]
         yield f"artifacts: {', '.join(lacking)} missing"
 
 

@@ -15,9 +15,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from mibench.errors import RequestError
+from mibench.errors import RequestError, printable
 from mibench.files import read_plain, write_atomic
-from mibench.settings import printable
 
 BUILT = "built.json"
 

@@ -26,6 +26,7 @@ _PATTERNS = {
     "prior": re.compile(f"{_WORDS}|{_CLASS}"),
     "attack": re.compile(f"improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?"),
 }
+_SHARD = re.compile(r"reconstructions(\.[0-9]{5})?\.safetensors")
 _LONGEST, _LONGEST_CELL = 64, 200
 _PATH = re.compile(r"(protocol|target|defense|attack|prior)(\.[A-Za-z0-9_-]{1,64}){1,6}")
 
@@ -84,6 +85,11 @@ def architectures(record: Record) -> Iterator[str]:
 def method_label(part: Part) -> str:
     """A method as files and tables call it."""
     return names.method_label(part.name, part.source)
+
+
+def reconstructions(record: Record) -> dict[str, str]:
+    """SHA-256 of the files of a record's reconstructions by name, in the order of identities."""
+    return {n: record.artifacts[n] for n in sorted(record.artifacts) if _SHARD.fullmatch(n)}
 
 
 def cell_name(record: Record) -> str:

@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mibench.errors import MibenchError
+from mibench.errors import MibenchError, printable
 from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE, faults
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.folder import plain_files
-from mibench.leaderboard.names import RECORDS, cell_name, method_label
+from mibench.leaderboard.names import RECORDS, cell_name, method_label, reconstructions
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
 from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record
-from mibench.settings import flat, printable
+from mibench.settings import flat
 from mibench.types import canonical_json
-
-IMAGES = "reconstructions.safetensors"
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,7 @@ def _machine(filed: Filed) -> tuple[Any, ...]:
 
 
 def _reconstructions(filed: Filed) -> Any:
-    return filed.record.artifacts.get(IMAGES, filed.path)
+    return tuple(reconstructions(filed.record).values()) or filed.path
 
 
 def _distances(filed: Filed) -> Any:

@@ -16,11 +16,10 @@ from mibench.files import read_plain, write_atomic
 from mibench.leaderboard.checks import HEADLINE, warnings
 from mibench.leaderboard.folder import refuse_link
 from mibench.leaderboard.galleries import has_gallery, make_gallery
-from mibench.leaderboard.names import GALLERIES, RECORDS
+from mibench.leaderboard.names import GALLERIES, RECORDS, reconstructions
 from mibench.leaderboard.parsing import read_record
 from mibench.leaderboard.records import (
     HOSTILE,
-    IMAGES,
     Filed,
     disagreements,
     file_name,
@@ -154,7 +153,8 @@ def _recomputed(
     Raises:
         MibenchError: a number differs, or the reconstructions are none.
     """
-    if record.status != "complete" or not os.path.lexists(path.parent / IMAGES):
+    beside = [os.path.lexists(path.parent / name) for name in reconstructions(record)]
+    if record.status != "complete" or not (beside and all(beside)):
         return None, (), False
     images = read_images(record, path, place.store)
     assert images is not None

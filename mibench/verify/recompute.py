@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,7 @@ from mibench.cell.stage import Bench
 from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE
-from mibench.leaderboard.names import overrides
-from mibench.leaderboard.records import IMAGES
+from mibench.leaderboard.names import overrides, reconstructions
 from mibench.metrics import natural_accuracy
 from mibench.progress import SILENT, Progress
 from mibench.record import FLOOR_PRIOR, Record
@@ -58,8 +58,8 @@ class Place:
 def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | None:
     """The reconstructions of a record: beside it in its run folder, or in the store.
 
-    The file is data that anyone may have made: it is read whole, no larger than the record says it
-    is, and it is safetensors, which hold numbers only.
+    The files are data that anyone may have made: they are read whole, no larger than the record
+    says they are, and they are safetensors, which hold numbers only.
 
     Args:
         record: the record.
@@ -67,22 +67,32 @@ def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | 
         store: folder of cached stages.
 
     Returns:
-        Tensors by name, or None where there is no file.
+        Tensors by name, those of all files in one, or None where one is not there.
 
     Raises:
-        MibenchError: the file is another than the record names, too large, or no safetensors.
+        MibenchError: a file is another than the record names, too large, or no safetensors.
     """
-    claimed, place = record.artifacts.get(IMAGES), path.parent / IMAGES
-    if not (place.exists() or place.is_symlink()):
-        key = record.artifacts.get("reconstructions")
-        artifact = Store(store).find("reconstructions", key) if key and store.is_dir() else None
-        entry = artifact.manifest.files.get(IMAGES) if artifact else None
-        if artifact is None or entry is None or entry.sha256 != claimed:
-            return None
-        place = artifact.file(IMAGES)
     hits = record.metrics[HEADLINE].hits or ()
     size = record.protocol.resolved["resolution"]
     most = 4 * 3 * sum(map(len, hits)) * size**2 + 8 * len(hits) + _HEADER
+    key = record.artifacts.get("reconstructions")
+    stored = Store(store).find("reconstructions", key) if key and store.is_dir() else None
+    shards = []
+    for name, claimed in reconstructions(record).items():
+        place = path.parent / name
+        if not os.path.lexists(place):
+            entry = stored.manifest.files.get(name) if stored else None
+            if stored is None or entry is None or entry.sha256 != claimed:
+                return None
+            place = stored.file(name)
+        shards.append(_shard(place, claimed, most))
+    if len({frozenset(shard) for shard in shards}) > 1:
+        raise MibenchError(f"the reconstructions of {path} hold other tensors in each file")
+    return {key: torch.cat([s[key] for s in shards]) for key in shards[0]} if shards else None
+
+
+def _shard(place: Path, claimed: str, most: int) -> dict[str, Tensor]:
+    """The tensors of one file of reconstructions, if it is the one that the record names."""
     try:
         data = read_plain(place, "the reconstructions", most)
     except RequestError as error:
@@ -91,7 +101,7 @@ def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | 
     if found != claimed:
         raise MibenchError(
             f"{place} is not what the record was made from: its SHA-256 is {found[:12]}…, the "
-            f"record names {str(claimed)[:12]}…"
+            f"record names {claimed[:12]}…"
         )
     try:
         return load(data)

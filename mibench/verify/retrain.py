@@ -11,13 +11,15 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from mibench.cell.run import run
+from mibench.cell.request import Request, make_request
+from mibench.cell.run import run_cell
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import cell_name, overrides
 from mibench.names import AttackName
-from mibench.record import Part, Record
+from mibench.priors import PRIORS
+from mibench.record import Part, PriorPart, Record
 from mibench.registry import Registry
 from mibench.store.source import outside_digest
 from mibench.training.defense import DEFENSES
@@ -29,8 +31,13 @@ _LEAST_FREEDOM = 4  # degrees of freedom behind the protocol's seed variance
 _NORMAL_QUANTILE = 1.96
 
 
-def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple[str, str]:
-    """The defense and the attack to run a record's cell with.
+def request_of(
+    record: Record,
+    defense: str | None = None,
+    attack: str | None = None,
+    prior: str | None = None,
+) -> Request:
+    """What a record's cell is asked for by, with methods that are on this machine.
 
     A record names registered methods, or a class in a file that it cannot name: the file is given
     by who verifies, and is the record's if its source is.
@@ -38,7 +45,8 @@ def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple
     Args:
         record: the claim.
         defense: ``path/to/file.py:Class`` of a defense that is not registered here; else None.
-        attack: the same for the attack.
+        attack, prior: the same for the attack, and for a kind of prior that was asked for; one that
+            comes with its attack is in the attack's file.
 
     Raises:
         RequestError: a method is not registered and no file was given, or one was that is of
@@ -47,10 +55,21 @@ def methods_of(record: Record, defense: str | None, attack: str | None) -> tuple
     base, name = AttackName.parse(record.attack.name, strict=False).base, record.defense.name
     defended = _method(DEFENSES, name, record.defense, defense)
     attacked = _method(ATTACKS, base, record.attack, attack)
-    return defended, record.attack.name.replace(base, attacked, 1)
+    chosen = "prior.kind" in record.prior.passed
+    if prior is not None and not chosen:
+        raise RequestError("the record's prior is its attack's own: leave --prior out")
+    return make_request(
+        protocol=record.protocol.name,
+        target=record.target.name,
+        defense=defended,
+        attack=record.attack.name.replace(base, attacked, 1),
+        prior=_method(PRIORS, record.prior.kind, record.prior, prior) if chosen else None,
+        seed=record.seed,
+        overrides={path: v for path, v in overrides(record).items() if path != "prior.kind"},
+    )
 
 
-def _method(registry: Registry[Any], name: str, part: Part, given: str | None) -> str:
+def _method(registry: Registry[Any], name: str, part: Part | PriorPart, given: str | None) -> str:
     kind = registry.kind
     if name in registry.names():
         if given is not None:
@@ -68,7 +87,7 @@ def _method(registry: Registry[Any], name: str, part: Part, given: str | None) -
     source = outside_digest(method, *registry.files_of(method))
     if source != part.source:
         raise RequestError(
-            f"{what}: its source is {str(source)[:12]}…, the record's {part.name!r} has "
+            f"{what}: its source is {str(source)[:12]}…, the record's {name!r} has "
             f"{str(part.source)[:12]}…: it is another file, or another version of it"
         )
     return given or name
@@ -80,6 +99,7 @@ def retrain(
     *,
     defense: str | None = None,
     attack: str | None = None,
+    prior: str | None = None,
     place: Place,
 ) -> list[Comparison]:
     """Run a record's cell anew in an empty store and compare top-1 and natural accuracy.
@@ -92,29 +112,18 @@ def retrain(
     Args:
         record: the claim.
         filed: all filed records of its protocol, at all seeds.
-        defense, attack: files of methods that are not registered here, :func:`methods_of`.
+        defense, attack, prior: files of methods that are not registered here, :func:`request_of`.
         place: where to compute; its store is not looked into.
 
     Raises:
         MibenchError: the record is of another version of the protocol, or the run failed.
-        RequestError: the defense or the attack is not known here, as :func:`methods_of` says.
+        RequestError: a method is not known here, as :func:`request_of` says.
     """
     require_comparable(record)
-    with_defense, with_attack = methods_of(record, defense, attack)
+    request = request_of(record, defense, attack, prior).model_copy(update={"data": place.data})
     with tempfile.TemporaryDirectory() as temporary:
-        again = run(
-            protocol=record.protocol.name,
-            target=record.target.name,
-            defense=with_defense,
-            attack=with_attack,
-            seed=record.seed,
-            data=place.data,
-            overrides=overrides(record),
-            store=Path(temporary, "store"),
-            out=Path(temporary, "out"),
-            device=place.device,
-            progress=place.progress,
-        )
+        store, out = Path(temporary, "store"), Path(temporary, "out")
+        again = run_cell(request, store, out, place.device, place.progress).record
     return compare_runs(record, again, filed)
 
 

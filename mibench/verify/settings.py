@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import timm
@@ -17,9 +17,10 @@ from mibench.inversion.attack import ATTACKS
 from mibench.leaderboard.checks import faults, incomplete, no_shares, protocol_faults
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.names import architectures, name_faults, overrides
-from mibench.names import AttackName
+from mibench.names import AttackName, method_label
+from mibench.priors import PRIORS
 from mibench.protocols import PROTOCOLS
-from mibench.record import INCOMPLETE, Part, Record
+from mibench.record import INCOMPLETE, Part, PriorPart, Record
 from mibench.registry import Registry
 from mibench.settings import flat
 from mibench.training.defense import DEFENSES
@@ -70,26 +71,32 @@ def require_comparable(record: Record) -> None:
         raise MibenchError(f"the record does not compare with this mibench: {'; '.join(reasons)}")
 
 
-def _cell(record: Record) -> tuple[Cell, list[str]]:
+def _cell(record: Record) -> tuple[Cell, Set[str]]:
     """A record's request, resolved, and its parts that nothing unknown here has a say in.
 
     No file is imported, no network is built.
     """
-    known, without = ["target", "defense", "attack"], []
+    passed, without = overrides(record), []
+    known = {"target", "defense", "attack", "prior"}
     if record.defense.name not in DEFENSES.names():  # it may prescribe how its target is trained
-        known, without = ["attack"], ["defense"]
+        known -= {"target", "defense"}
+        without.append("defense")
     if AttackName.parse(record.attack.name, strict=False).base not in ATTACKS.names():
-        known.remove("attack")
+        known -= {"attack", "prior"}  # which may be of a kind that comes with it
         without.append("attack")
+    chosen = passed.pop("prior.kind", None) is not None
+    if chosen and record.prior.kind not in PRIORS.names():
+        known.discard("prior")
     request = Request(
         protocol=record.protocol.name,
         target=record.target.name,
         defense=record.defense.name,
         attack=record.attack.name,
+        prior=record.prior.kind if chosen and "prior" in known else None,
         overrides={
             path: value
-            for path, value in overrides(record).items()
-            if path.partition(".")[0] in ("protocol", *known)
+            for path, value in passed.items()
+            if path.partition(".")[0] in {"protocol", *known}
         },
     )
     return resolve(request, without=without), known
@@ -107,6 +114,7 @@ def _other_settings(record: Record) -> list[str]:
         found = [
             *_origin(DEFENSES, record.defense.name, record.defense),
             *_origin(ATTACKS, base, record.attack),
+            *_prior_origin(record),
             *_architecture(record.target.name),
         ]
     except (RequestError, ValidationError) as error:
@@ -123,7 +131,7 @@ def _other_settings(record: Record) -> list[str]:
         "attack": cell.attack_config.model_dump(mode="json"),
         "prior": cell.prior.resolved,
     }
-    for part in (*known, *["prior"] * ("attack" in known)):
+    for part in sorted(known):
         ours = dict(flat(configs[part]))
         theirs = dict(flat(getattr(record, part).resolved))
         if record.rules > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
@@ -138,12 +146,12 @@ def _other_settings(record: Record) -> list[str]:
                     f"made with other settings than the protocol's: {path} is {value!r}, {whose} "
                     f"{ours[field]!r}"
                 )
-    if "attack" in known:
-        stated = {"access": cell.attack_class.access}
+    stated: dict[str, Any] = {"access": cell.attack_class.access} if "attack" in known else {}
+    if "prior" in known:
         stated |= {f"prior.{key}": getattr(cell.prior, key) for key in ("kind", "recipe", "pinned")}
-        for key, value in stated.items():
-            if (claim := operator.attrgetter(key)(record)) != value:
-                found.append(f"{key} is {claim!r}, that of the attack is {value!r}")
+    for key, value in stated.items():
+        if (claim := operator.attrgetter(key)(record)) != value:
+            found.append(f"{key} is {claim!r}, that of the attack is {value!r}")
     knob = record.strength.path if record.strength else None
     if "defense" in known and knob != cell.knob:
         found.append(f"strength.path is {knob!r}, the defense's main knob is {cell.knob!r}")
@@ -157,7 +165,7 @@ def is_own(method: type) -> bool:
     return method.__module__.startswith("mibench.")
 
 
-def _origin(registry: Registry[Any], name: str, part: Part) -> Iterator[str]:
+def _origin(registry: Registry[Any], name: str, part: Part | PriorPart) -> Iterator[str]:
     """Two authors' files may hold classes of one name: the source says which one it is."""
     method = registry.get(name) if name in registry.names() else None
     if method is None and part.source is None:
@@ -172,6 +180,15 @@ def _origin(registry: Registry[Any], name: str, part: Part) -> Iterator[str]:
             f"the {registry.kind} {name!r} is of another package, and the record has no source of "
             "it"
         )
+
+
+def _prior_origin(record: Record) -> Iterator[str]:
+    """The same of a kind of prior that was asked for; the attack's own comes with the attack."""
+    prior, asked = record.prior, record.prior.passed.get("prior.kind")
+    if asked is not None:
+        if asked != (label := method_label(prior.kind, prior.source)):
+            yield f"prior.kind was passed as {asked!r}, the record's is {label!r}"
+        yield from _origin(PRIORS, prior.kind, prior)
 
 
 def _architecture(name: str) -> Iterator[str]:
@@ -216,9 +233,7 @@ def guarantee_faults(record: Record, images: int | None = None) -> list[str]:
     return _guarantee(record, *_cell(record), images)
 
 
-def _guarantee(
-    record: Record, cell: Cell, known: list[str], images: int | None = None
-) -> list[str]:
+def _guarantee(record: Record, cell: Cell, known: Set[str], images: int | None = None) -> list[str]:
     keys, unit = ("epsilon", "delta", "noise_multiplier"), record.utility.get("privacy_unit")
     claimed = {
         key: float(value) for key in keys if isinstance(value := record.utility.get(key), float)

@@ -120,7 +120,9 @@ def test_only_latents_get_gradients(name: str) -> None:
     given = problem(cls, students=1)
     reconstruct(short(cls), given)
     target, loss = given.white_box()
-    networks = [target.model, *loss.students, given.prior.generator, given.prior.critic]
+    made = list(given.prior.children())
+    networks = [target.model, *loss.students, *made]
+    assert made
     for network in networks:
         for parameter in network.parameters():
             assert parameter.grad is None

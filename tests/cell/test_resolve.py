@@ -135,7 +135,8 @@ def test_priors_settings_are_the_defaults_the_cards_and_the_passed_ones(
     assert cell(**wanted).prior_config.model_dump()["steps"] == 5  # the card's, for every attack
     passed = cell(**wanted, overrides={"prior.steps": 7})
     assert passed.prior_config.model_dump()["steps"] == 7
-    assert passed.passed("prior") == {"prior.steps": 7}
+    own = {"prior.kind": "inversion-gan"} if attack == "gmi" else {}
+    assert passed.passed("prior") == {"prior.steps": 7, **own}
     use(monkeypatch, priors={})
     assert cell(**wanted).prior_config.model_dump()["steps"] == 2000
 
@@ -332,7 +333,7 @@ def test_a_cell_is_resolved_without_methods() -> None:
     made = resolve(request, without=("defense", "attack"))
     assert (made.defense_class, made.attack_class) == (Defense, Attack)
     assert made.training == made.protocol.training
-    assert made.attack_config.prior.gan == made.protocol.gan
+    assert made.prior_config.gan == made.protocol.gan
     assert not made.attack_config.augment
     for kept, left_out in (("defense", "attack"), ("attack", "defense")):
         with pytest.raises(RequestError, match=f"unknown {kept} 'nobody'"):

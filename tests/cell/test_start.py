@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from mibench import protocols
 from mibench.cell.request import Request
-from mibench.cell.resolve import Cell, resolve
+from mibench.cell.resolve import Cell, check, resolve
 from mibench.errors import RequestError
 from mibench.models.initialisation import Initialisation
 from mibench.store.store import Store
@@ -36,7 +36,7 @@ def cell(monkeypatch: pytest.MonkeyPatch, starts: dict[str, Initialisation], **c
     fields = {"initialisation": starts, **card}
     changed = protocols.PROTOCOLS["tiny"].model_copy(update=fields)
     monkeypatch.setitem(protocols.PROTOCOLS, "tiny", changed)
-    return resolve(Request(protocol="tiny", attack="gmi+ma"))
+    return check(resolve(Request(protocol="tiny", attack="gmi+ma")))
 
 
 @pytest.fixture(autouse=True)
@@ -132,9 +132,9 @@ def test_networks_that_a_card_does_not_name_are_refused(
     starts = {name: Initialisation() for name in ROLES}
     cell(monkeypatch, starts)
     with pytest.raises(RequestError, match=f"does not say what '{architecture}' starts from"):
-        resolve(Request(protocol="tiny", attack="gmi", target=architecture))
+        check(resolve(Request(protocol="tiny", attack="gmi", target=architecture)))
     nothing = {"protocol.initialisation": {}}
-    resolve(Request(protocol="tiny", attack="gmi", target=architecture, overrides=nothing))
+    check(resolve(Request(protocol="tiny", attack="gmi", target=architecture, overrides=nothing)))
 
 
 def test_a_tag_of_timms_is_the_architecture() -> None:

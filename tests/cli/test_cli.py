@@ -15,10 +15,14 @@ import pytest
 import torch
 
 from mibench import __version__
+from mibench.cell.images import Images
+from mibench.cell.record import run_folder
 from mibench.cell.request import Request
+from mibench.cell.resolve import check, resolve
+from mibench.cell.run import Finished, divide
 from mibench.cli import COMMANDS, Lazy, cli
 from mibench.errors import ArtifactError, MibenchError
-from mibench.progress import Progress
+from mibench.progress import SILENT, Progress
 from mibench.record import Record
 from tests.kit.command_line import ROOT, invoke, make_record
 
@@ -27,11 +31,20 @@ Runs = list[dict[str, Any]]
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
-    """Calls of ``mibench.run``, which reports some progress, prints, and returns a record."""
+    """Cells that are asked for soundly; each reports progress, prints, and has a record."""
     calls: Runs = []
 
-    def run(*, progress: Progress, **request: Any) -> Record:
-        calls.append(request)
+    def run_cell(
+        request: Request,
+        store: Path | None,
+        out: Path | None,
+        device: str,
+        progress: Progress,
+        command: str,
+    ) -> Finished:
+        cell = check(resolve(request))
+        asked = {"store": store, "out": out, "device": device, "command": command}
+        calls.append(request.model_dump() | asked)
         progress.stage("target", "computing")
         for _ in progress.steps(3, "training"):
             progress.report(loss=0.5)
@@ -39,9 +52,9 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
         progress.stage("prior", "cached", 60.0)
         print("printed by a method")
         logging.getLogger("mibench.store.store").info("waiting for another process")
-        return make_record()
+        return Finished(make_record(), out or run_folder(cell, Images(divide(cell, SILENT))))
 
-    monkeypatch.setattr(sys.modules["mibench.cell.run"], "run", run)
+    monkeypatch.setattr("mibench.cell.run.run_cell", run_cell)
     monkeypatch.setenv("MIBENCH_STORE", str(tmp_path / "store"))
     monkeypatch.chdir(tmp_path)
     return calls
@@ -62,6 +75,7 @@ def test_run_passes_the_request_on(runs: Runs, tmp_path: Path) -> None:
         "target": None,
         "defense": "bido",
         "attack": "gmi+lom",
+        "prior": None,
         "seed": 7,
         "root": None,
         "preset": None,
@@ -72,7 +86,7 @@ def test_run_passes_the_request_on(runs: Runs, tmp_path: Path) -> None:
         },
         "data": None,
         "budget": 1,
-        "store": "kept",
+        "store": Path("kept"),
         "out": Path("there"),
         "device": "cpu",
     }
@@ -172,10 +186,10 @@ def test_a_gpu_that_is_not_there_is_a_wrong_request(tmp_path: Path) -> None:
 def test_failures_have_their_exit_codes(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
-    def run(**request: Any) -> Record:
+    def run_cell(*asked: Any) -> Finished:
         raise error
 
-    monkeypatch.setattr(sys.modules["mibench.cell.run"], "run", run)
+    monkeypatch.setattr("mibench.cell.run.run_cell", run_cell)
     result = invoke("run")
     assert result.exit_code == code
     assert said in result.stderr
@@ -183,10 +197,10 @@ def test_failures_have_their_exit_codes(
 
 
 def test_an_unexpected_error_is_not_swallowed(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(**request: Any) -> Record:
+    def run_cell(*asked: Any) -> Finished:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(sys.modules["mibench.cell.run"], "run", run)
+    monkeypatch.setattr("mibench.cell.run.run_cell", run_cell)
     result = invoke("run")
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
@@ -217,7 +231,7 @@ def test_the_package_is_imported_without_torch() -> None:
     result = process("-X", "importtime", "-c", "import mibench")
     assert result.returncode == 0, result.stderr
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "mibench.cell.run" in imported
+    assert "mibench" in imported
     assert not {"torch", "timm", "opacus", "pandas", "numpy", "pydantic"} & imported
 
 

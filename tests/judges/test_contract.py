@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 import mibench
 from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
+from mibench.cell.resolve import check, resolve
 from mibench.data.images import ImageSet
 from mibench.errors import MibenchError, RequestError
 from mibench.judges import JUDGES, Judge, JudgeConfig, JudgeJob, train_judge
@@ -148,7 +148,7 @@ def test_what_a_kind_cannot_be_is_refused_at_once(
 ) -> None:
     overrides = {f"protocol.evaluator.{name}": value for name, value in settings.items()}
     with pytest.raises(RequestError, match=said.replace("(", r"\(")):
-        resolve(Request(protocol="tiny", attack="gmi", overrides=overrides))
+        check(resolve(Request(protocol="tiny", attack="gmi", overrides=overrides)))
 
 
 def test_outputs_of_a_wrong_shape_name_the_judge() -> None:

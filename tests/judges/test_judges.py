@@ -23,6 +23,7 @@ from mibench.progress import SILENT, Progress, StageState
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.streams import stream
 from mibench.training.loop import TrainingConfig, train
+from tests.kit import training
 from tests.kit.cells import bench, graph
 from tests.kit.command_line import invoke
 from tests.protocols.test_choices import change
@@ -171,7 +172,7 @@ def test_weights_that_the_last_step_blows_up_have_diverged() -> None:
     """The loss was finite each time that it was looked at."""
     config = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e30, weight_decay=1e9, warmup=0)
     model = Classifier("test_resnet", 2, 32)
-    result = train(job(pictures(8), config, model))
+    result = train(training.job(pictures(8), config, model))
     assert result.steps == 1
     assert "weights are not finite after step 1 of 1" in str(result.diverged)
 

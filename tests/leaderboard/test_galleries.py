@@ -18,11 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mibench import protocols
-from mibench.data.folder import FolderOptions
+from mibench.data.identity_split import IdentitySplit
 from mibench.errors import MibenchError
 from mibench.leaderboard.build import build
 from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery
-from mibench.leaderboard.records import IMAGES
 from mibench.verify import filing
 from mibench.verify.filing import add
 from tests.conftest import TINY
@@ -30,6 +29,7 @@ from tests.kit.board_records import CARDS, IDENTITIES, SAMPLES, file_all, make, 
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
+IMAGES = "reconstructions.safetensors"
 CELL = "tiny/gmi_none_test_resnet_seed0"
 
 
@@ -38,13 +38,14 @@ def images(value: float = 0.5) -> Tensor:
 
 
 PRIVATE, NAMES = torch.ones(IDENTITIES, 3, 32, 32), ["Pa$$ion"] * IDENTITIES
-SHOWN = SimpleNamespace(private_images=lambda: (PRIVATE, NAMES))
+SHOWN = SimpleNamespace(data=SimpleNamespace(train=None), labels=None)
 
 
 @pytest.fixture
 def agreeing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers that were made up for a test agree with whatever images."""
-    monkeypatch.setattr(filing, "evaluation_of", lambda *_: SimpleNamespace(stages=SHOWN))
+    monkeypatch.setattr(filing, "evaluation_of", lambda *_: SHOWN)
+    monkeypatch.setattr(filing, "private_images", lambda *_: (PRIVATE, NAMES))
     monkeypatch.setattr(filing, "recompute", lambda *_: [])
 
 
@@ -164,7 +165,7 @@ def test_there_is_no_gallery_without_reconstructions(tmp_path: Path) -> None:
 
 def people(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The part of a record that says it is of photographs."""
-    card = TINY.model_copy(update={"data": FolderOptions(), "name": "people"})
+    card = TINY.model_copy(update={"data": IdentitySplit(dataset="lfw"), "name": "people"})
     monkeypatch.setitem(protocols.PROTOCOLS, "people", card)
     resolved = {**card.model_dump(mode="json"), "digest": card.digest}
     return {"name": "people", "version": 1, "passed": {}, "resolved": resolved}
@@ -174,7 +175,7 @@ def people(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_no_gallery_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_folder(tmp_path / "run", protocol=people(monkeypatch), people=True)
     (outcome,) = add([run], tmp_path / "board")
-    assert outcome.status == "filed"
+    assert outcome.status == "filed", outcome.reasons
     assert not (tmp_path / "board" / "galleries").exists()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mibench.errors import RequestError
+from mibench.errors import RequestError, printable
 from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.build import boards, build, stale
 from mibench.leaderboard.figure import privacy_utility_figure
@@ -22,7 +22,6 @@ from mibench.leaderboard.folder import BUILT, refuse_link
 from mibench.leaderboard.formats import csv_text, html_fragment, latex, markdown
 from mibench.leaderboard.names import command_of_record
 from mibench.record import FLOOR_PRIOR, Part, Record, protocol_digest
-from mibench.settings import printable
 from mibench.types import digest
 from tests.kit import browser
 from tests.kit.board_records import CARDS, bido, diverged, file_all, make

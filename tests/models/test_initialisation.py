@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.models import vgg16_bn
 
 from mibench.cell.request import Request
-from mibench.cell.resolve import resolve
+from mibench.cell.resolve import check, resolve
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.models.initialisation import Initialisation, check_initialisation, initialise
@@ -210,7 +210,7 @@ def test_absent_imagenet_weights_are_an_error_that_says_how_to_get_them(cache: P
 
 def test_all_absent_weights_are_named_at_once(cache: Path) -> None:
     with pytest.raises(RequestError) as caught:
-        resolve(Request(protocol="celeba-64", attack="improved-gmi"))
+        check(resolve(Request(protocol="celeba-64", attack="improved-gmi")))
     lines = str(caught.value).splitlines()
     names = [line.split("'")[1] for line in lines]
     assert names[0] == "vgg16_bn_mi"

@@ -22,7 +22,7 @@ from mibench import metrics, protocols
 from mibench.cell.stage import Bench
 from mibench.leaderboard.checks import faults
 from mibench.leaderboard.parsing import parse
-from mibench.leaderboard.records import IMAGES, load
+from mibench.leaderboard.records import load
 from mibench.record import FLOOR_PRIOR, MetricValue
 from mibench.verify import recompute
 from mibench.verify.compare import compare
@@ -33,6 +33,8 @@ from tests.kit.board_records import accuracy, diverged, make, metric, record_dat
 from tests.kit.cells import bench, graph
 
 pytestmark = pytest.mark.usefixtures("tiny")
+
+IMAGES = "reconstructions.safetensors"
 
 
 def invoke(*args: str | Path) -> Result:
@@ -171,6 +173,33 @@ def with_images(folder: Path, images: Tensor) -> None:
     path.write_text(json.dumps(data))
 
 
+def test_reconstructions_in_several_files(
+    run_folder: Path, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Large ones are stored in shards; each is what the record names, or the claim is none."""
+    whole = load_file(run_folder / IMAGES)
+    (run_folder / IMAGES).unlink()
+    path = run_folder / "record.json"
+    data = json.loads(path.read_text())
+    del data["artifacts"][IMAGES]
+    shards = [run_folder / f"reconstructions.{n:05d}.safetensors" for n in range(2)]
+    for shard, rows in zip(shards, (slice(0, 3), slice(3, None)), strict=True):
+        save_file({key: value[rows].contiguous() for key, value in whole.items()}, shard)
+        data["artifacts"][shard.name] = hashlib.sha256(shard.read_bytes()).hexdigest()
+    path.write_text(json.dumps(data))
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 0, result.output
+    board = tmp_path / "board"
+    result = invoke("add", run_folder, "--folder", board, "--store", finished[1])
+    assert "seed0.json, metrics recomputed" in result.stdout
+    shards[1].write_bytes(shards[0].read_bytes())
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    assert "is not what the record was made from" in result.stderr
+    shards[1].unlink()
+    assert invoke("verify", run_folder, "--store", finished[1]).exit_code == 2
+
+
 def test_what_cannot_be_an_image_is_refused(
     run_folder: Path, finished: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -252,6 +281,29 @@ def test_the_floor_of_another_general_prior_is_no_forgery(
     assert result.exit_code == 3, result.output
     assert result.stderr.endswith(f"here cannot be checked: {FLOOR_PRIOR}\n")
     assert "differs" not in result.stdout
+
+
+def test_a_prior_that_was_asked_for_is_compared_and_run_anew(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Another kind than the attack's own, by a registered name."""
+    place = {"store": finished[1], "out": tmp_path / "run", "device": "cpu"}
+    mibench.run(protocol="tiny", attack="kedmi", prior="gan", **place)
+    common = (tmp_path / "run", "--store", finished[1])
+    assert invoke("verify", *common).exit_code == 0
+    data = json.loads((tmp_path / "run/record.json").read_text())
+    assert data["prior"]["passed"] == {"prior.kind": "gan"}
+    unneeded = invoke("verify", *common, "--retrain", "--prior", "mine.py:Mine")
+    assert unneeded.exit_code == 2
+    assert "the record's prior 'gan' is registered: leave --prior out" in unneeded.stderr
+    for other, said in (
+        ("inversion-gan", "the record's is 'gan'"),
+        ("nobody", "passed as 'nobody'"),
+    ):
+        tamper(tmp_path / "run", prior={**data["prior"], "passed": {"prior.kind": other}})
+        result = invoke("verify", *common)
+        assert result.exit_code == 1
+        assert said in result.stderr
 
 
 def test_a_second_run_takes_no_file_from_the_record(run_folder: Path, tmp_path: Path) -> None:

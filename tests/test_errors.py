@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from mibench.errors import RequestError
-from mibench.settings import printable
+from mibench.errors import RequestError, printable
 from tests.kit.command_line import invoke
 
 
@@ -45,7 +44,7 @@ def test_errors_steer_no_terminal_and_are_no_markup(monkeypatch: pytest.MonkeyPa
     def fail(*_: Any, **__: Any) -> None:
         raise RequestError("the folder [red]x[/] \x1b[31m is empty\nand so is \udcff")
 
-    monkeypatch.setattr("mibench.cell.resolve.resolve", fail)
+    monkeypatch.setattr("mibench.cell.run.resolve", fail)
     result = invoke("run")
     assert result.exit_code == 2
     expected = "error: the folder [red]x[/] \\x1b[31m is empty\nand so is \\udcff\n"
