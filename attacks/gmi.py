@@ -27,7 +27,6 @@ class Gmi(Attack["Gmi.Config"]):
         venue="CVPR",
         url="https://arxiv.org/abs/1911.07135",
         reference_code="https://github.com/AI-secure/GMI-Attack",
-        prior_recipe="general GAN",
         deviations=(
             "Released code averages the loss over the batch, so the step depends on how many "
             "identities share it; here each latent's loss is its own and the step is divided by "

@@ -29,7 +29,6 @@ class Kedmi(Attack["Kedmi.Config"]):
         venue="ICCV",
         url="https://arxiv.org/abs/2010.04092",
         reference_code="https://github.com/SCccc21/Knowledge-Enriched-DMI",
-        prior_recipe="target-specific GAN, fine-tuned from the general prior",
         deviations=(
             "By default the target-specific GAN is a brief fine-tuning of the general prior, its "
             "generator a moving average over training, on mirrored images too. The papers' "

@@ -68,7 +68,6 @@ class Vmi(Attack["Vmi.Config"]):
         venue="NeurIPS",
         url="https://arxiv.org/abs/2201.10787",
         reference_code="https://github.com/wangkua1/vmi",
-        prior_recipe="general GAN",
         deviations=(
             "the number of steps is fixed. So is that of the released CelebA run: its code scores "
             "samples with the evaluation classifier and can stop by them, but only after 1,000 "

@@ -38,9 +38,7 @@ class Card(Frozen):
 
 
 class AttackCard(Card):
-    """Card of an attack; ``prior_recipe`` names the generative model it uses, as tables show it."""
-
-    prior_recipe: str
+    """Card of an attack."""
 
 
 class DefenseCard(Card):

@@ -144,7 +144,7 @@ def trusted_evaluator(record: Record) -> bool:
 def setting(record: Record, path: str) -> Any:
     """The resolved value of a path as ``defense.scale``; None where there is no such field."""
     part, *fields = path.split(".")
-    value: Any = getattr(record, part).resolved
+    value: Any = getattr(record, part).resolved if fields else None  # `budget` is of no part
     for field in fields:
         value = value.get(field) if isinstance(value, Mapping) else None
     return value

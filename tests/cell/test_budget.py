@@ -181,8 +181,6 @@ def tiny_record() -> dict[str, Any]:
 
 
 def test_the_record_says_it(tiny: object, tmp_path: Path) -> None:
-    import mibench
-
     record = mibench.run(protocol="tiny", attack="gmi", budget=0.5, store=tmp_path, out=tmp_path)
     assert record.protocol.passed == {"budget": 0.5}
     (warning,) = [each for each in warnings(record) if "--budget" in each]
@@ -190,6 +188,9 @@ def test_the_record_says_it(tiny: object, tmp_path: Path) -> None:
     assert "20 reconstructions of 5 identities" in warning
     assert record.target.resolved["epochs"] == 0.5
     assert "--budget 0.5" in record.command
+    verified = invoke("leaderboard", "verify", str(tmp_path), "--store", str(tmp_path))
+    assert verified.exit_code == 1
+    assert "made with 0.5 of the protocol's budget" in verified.stderr
     assert torch.isfinite(torch.tensor(record.metrics["attack_accuracy_top1"].value))
 
 

@@ -45,7 +45,7 @@ def test_a_variant_sets_objective_and_students(name: str) -> None:
 class Sampler(Attack):
     """An attack that optimises nothing."""
 
-    card = AttackCard(title="t", authors="a", year=2024, venue="v", url="u", prior_recipe="none")
+    card = AttackCard(title="t", authors="a", year=2024, venue="v", url="u")
     optimises_identity = False
 
 

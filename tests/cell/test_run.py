@@ -225,7 +225,6 @@ class Lost(Attack):
         year=2026,
         venue="test",
         url="https://example.org",
-        prior_recipe="none",
     )
 
     def invert(self, problem):

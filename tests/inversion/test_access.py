@@ -186,7 +186,6 @@ class Spy(Attack):
         year=2026,
         venue="test",
         url="https://example.org",
-        prior_recipe="general GAN",
     )
 
     def invert(self, problem):

@@ -73,7 +73,6 @@ class Mine(Attack):
         year=2026,
         venue="test",
         url="https://example.org",
-        prior_recipe="tinted mean image",
     )
     prior = MyPrior
 
