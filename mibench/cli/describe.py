@@ -62,9 +62,9 @@ def _kind(name: str) -> str:
     there: dict[str, Collection[str]] = {
         "defense": DEFENSES.names(),
         "target": [name] if timm.is_model(name) else [],
-        **{kind: registry(kind).names() for kind in ("prior", "judge", "source")},
-        "protocol": [*PROTOCOLS, "folder"],
+        "protocol": [*PROTOCOLS, "folder"],  # whose images are of the source of that name
         "metric": METRICS,
+        **{kind: registry(kind).names() for kind in ("prior", "judge", "source")},
     }
     for kind, names in there.items():
         if name in names:

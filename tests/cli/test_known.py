@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from mibench.cli import known
 from mibench.cli.known import KINDS, ROWS, Row, listing
 from mibench.inversion.attack import ATTACKS
-from tests.kit.command_line import invoke
 from tests.kit.methods import attack_names
 
 HOME = '''
@@ -36,7 +34,7 @@ register_prior = PRIORS.register
 '''
 METHOD = '''
 import sys
-from kinds_home import PriorKind, register_prior
+from kinds_room.home import PriorKind, register_prior
 {before}
 @register_prior("{name}")
 class Mine(PriorKind):
@@ -52,7 +50,9 @@ class Mine(PriorKind):
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A registry of priors with its home and two kinds, one of which needs to be imported."""
-    (tmp_path / "kinds_home.py").write_text(HOME)
+    home = tmp_path / "kinds_room"
+    home.mkdir()
+    (home / "home.py").write_text(HOME)
     package = tmp_path / "kinds"
     package.mkdir()
     (package / "_shared.py").write_text("1 / 0")
@@ -61,8 +61,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     computed = METHOD.format(name="made-up", title="'Made ' + 'up'", before="", more="")
     (package / "made_up.py").write_text(computed)
     monkeypatch.syspath_prepend(tmp_path)
-    row = Row("kinds", "kinds_home", "PriorKind", {"needs": "needs", "title": "title"})
+    row = Row("kinds", "kinds_room.home", "PriorKind", {"needs": "needs", "title": "title"})
     monkeypatch.setitem(ROWS, "prior", row)
+    monkeypatch.setattr(known, "_PACKAGE", home)
     monkeypatch.setitem(known._LISTINGS, "priors", lambda: known._registered("prior"))
     known._base.cache_clear()
     yield tmp_path
@@ -74,24 +75,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_row_is_all_that_a_listing_needs_of_a_registry(folder: Path) -> None:
     (folder / "kinds" / "made_up.py").unlink()
     assert listing("priors") == [{"name": "plain", "needs": "white-box", "title": "Plain"}]
-    assert not {"kinds.plain", "kinds_home"} & sys.modules.keys()  # its `1 / 0` was not run
+    assert not {"kinds.plain", "kinds_room.home"} & sys.modules.keys()  # its `1 / 0` was not run
 
 
 def test_what_is_not_said_outright_is_imported_for(folder: Path) -> None:
     (folder / "kinds" / "plain.py").unlink()
     assert listing("priors") == [{"name": "made-up", "needs": None, "title": "Made up"}]
     assert "kinds.made_up" in sys.modules
-
-
-def test_info_of_a_prior(folder: Path) -> None:
-    (folder / "kinds" / "plain.py").unlink()
-    result = invoke("info", "made-up", "--json")
-    assert result.exit_code == 0, result.output
-    entry = json.loads(result.stdout)
-    assert (entry["kind"], entry["title"], entry["about"]) == ("prior", "Made up", "A prior.")
-    assert entry["fields"][0]["path"] == "prior.steps"
-    assert entry["fields"][0]["meaning"] == "steps of training"
-    assert "prior made-up" in invoke("info", "made-up").stdout
 
 
 def test_registries_are_listed_once_their_rooms_are_there() -> None:

@@ -170,27 +170,31 @@ class Log(Listener):
 
     def ended(self, node: Any, outcome: JobOutcome) -> None:
         self.now -= 1
-        self.names.append(f"{node.task.name} {outcome.status}")
+        self.names.append(f"{node.stage.name} {outcome.status}")
 
 
 def test_shared_stages_are_planned_once(tiny: Protocol, tmp_path: Path) -> None:
     attacks = ["gmi", "gmi+ma", "improved-kedmi"]
     plan = planned(tmp_path / "store", tmp_path, attacks=attacks)
-    names = [node.task.name for node in plan.nodes.values()]
+    names = [node.stage.name for node in plan.nodes.values()]
     assert names.count("target") == names.count("student test_byobnet") == 1
     assert names.count("general-prior") == names.count("evaluator") == names.count("data") == 1
     assert names.count("reconstructions") == names.count("metrics") == 3
     assert plan.separately == sum(len(cell.graph.stages) for cell in plan.cells) > len(names)
     assert plan.estimate() == (0, len(names))
     for node in plan.nodes.values():  # parents come first
-        earlier = list(plan.nodes)[: list(plan.nodes).index(node.task.key)]
+        earlier = list(plan.nodes)[: list(plan.nodes).index(node.stage.key)]
         assert node.parents <= set(earlier)
 
 
 def test_cells_that_differ_in_their_prior_share_the_rest(tiny: Protocol, tmp_path: Path) -> None:
     plan = planned(tmp_path / "store", tmp_path, attacks=["gmi", "kedmi"], priors=[None, "gan"])
-    names = [node.task.name for node in plan.nodes.values()]
-    assert [cell.spec.prior for cell in plan.cells] == [None, None, "gan"]  # gmi's own is `gan`
+    names = [node.stage.name for node in plan.nodes.values()]
+    assert [cell.graph.cell.request.prior for cell in plan.cells] == [
+        None,
+        None,
+        "gan",
+    ]  # gmi's own is `gan`
     assert names.count("target") == names.count("general-prior") == names.count("prior") == 1
     assert names.count("reconstructions") == 3
 
@@ -235,7 +239,7 @@ def test_a_grid_runs_resumes_and_equals_single_runs(
     run_grid(again, store, InProcess(), log)
     assert log.names == ["metrics cached"] * 4
     more = planned(store, tmp_path / "grid", **{**fields, "attacks": ["gmi+lom"]})
-    assert {node.task.stage for node in more.to_compute} == {"reconstructions", "metrics"}
+    assert {node.stage.kind for node in more.to_compute} == {"reconstructions", "metrics"}
     seconds, unknown = more.estimate()
     assert unknown == 0
     assert seconds > 0
@@ -289,7 +293,7 @@ def test_a_diverged_cell_is_a_status(tiny: Protocol, tmp_path: Path) -> None:
     result = run_grid(plan, store, InProcess(), Listener())
     assert not result.failed
     assert records(plan.cells, result)[0].status == "diverged"
-    done = {plan.nodes[key].task.stage for key, o in result.outcomes.items() if o.computed}
+    done = {plan.nodes[key].stage.kind for key, o in result.outcomes.items() if o.computed}
     assert not done & {"prior", "student", "reconstructions", "references"}
 
 

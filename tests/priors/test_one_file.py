@@ -97,8 +97,8 @@ def test_it_runs(tiny: Protocol, tiny_store: Path, tmp_path: Path, attack: str) 
     run: dict[str, Any] = {"protocol": tiny.name, "attack": attack, "store": tiny_store}
     record = mibench.run(**run, out=tmp_path / "out", overrides={"prior.steps": 7})
     assert record.status == "complete"
-    assert record.prior == "tinted mean image"
-    assert record.attack.passed == {"prior.steps": 7}
+    assert record.prior.recipe == "tinted mean image"
+    assert record.prior.passed == {"prior.steps": 7}
     (cost,) = (each for each in record.costs if each.stage == "prior")
     assert not cost.cached
     again = mibench.run(**run, out=tmp_path / "out", overrides={"prior.steps": 7})
@@ -129,7 +129,7 @@ def test_another_attack_takes_it_by_the_name_of_its_file(
         protocol=tiny.name, attack="vmi", prior=kind, store=tiny_store, out=tmp_path / "out"
     )
     assert record.status == "complete"
-    assert record.prior == "tinted mean image"
+    assert record.prior.recipe == "tinted mean image"
     cell = resolve(Request(protocol=tiny.name, attack="vmi", prior=kind))
     assert (cell.prior_name, cell.prior_source is None) == ("palette", False)
     own = resolve(Request(protocol=tiny.name, attack=attack)).prior_source

@@ -42,6 +42,7 @@ from tests.kit.problems import (
     LATENT,
     RESOLUTION,
     public_images,
+    reconstruct,
     tiny_classifier,
     tiny_problem,
 )
@@ -269,7 +270,7 @@ def test_attacks_run_on_published_priors() -> None:
 
         def run(labels: tuple[int, ...]) -> Tensor:
             problem = dataclasses.replace(tiny_problem(attack, labels), prior=frozen)  # noqa: B023
-            return attack(attack.Config(**fields))(problem)  # noqa: B023
+            return reconstruct(attack(attack.Config(**fields)), problem)  # noqa: B023
 
         together = run((0, 1, 2))
         assert together.shape == (3, 2, 3, RESOLUTION, RESOLUTION)
@@ -298,7 +299,7 @@ def test_a_cell_with_the_published_priors_and_what_its_record_says(
     )
     assert record.status == "complete"
     assert record.prior.recipe == "target-specific GAN, trained from scratch"
-    assert record.attack.resolved["prior"]["gan"]["architecture"] == "gmi"
+    assert record.prior.resolved["gan"]["architecture"] == "gmi"
     usual = mibench.run(protocol=tiny.name, attack="kedmi", store=tiny_store, out=tmp_path / "b")
     assert usual.prior.recipe == "target-specific GAN, fine-tuned from the general prior"
 

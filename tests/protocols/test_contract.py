@@ -31,9 +31,9 @@ def test_a_card_holds_together(name: str) -> None:
     assert not list(faults(card))
     assert Protocol.model_validate_json(card.model_dump_json()) == card
     for attack in card.attacks:
-        resolve(Request(protocol=name, attack=attack), machine=False)
+        resolve(Request(protocol=name, attack=attack))
     for defense in card.defenses:
-        resolve(Request(protocol=name, attack="gmi", defense=defense), machine=False)
+        resolve(Request(protocol=name, attack="gmi", defense=defense))
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_card_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (card.name, card.samples) == ("synthfaces-64-four", 4)
     shutil.copy(path, tmp_path / "copy.py")
     sources = {
-        resolve(Request(protocol=f"{each}:CARD"), machine=False).protocol_source
+        resolve(Request(protocol=f"{each}:CARD")).protocol_source
         for each in (path, tmp_path / "copy.py")
     }
     assert len(sources) == 1
