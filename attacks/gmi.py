@@ -40,7 +40,7 @@ class Gmi(Attack["Gmi.Config"]):
             "and others) is the published WGAN-GP: GMI's networks, which see images in [0, 1] that "
             "are not mirrored, a constant step size, five steps of the critic for one of the "
             "generator, and the last weights instead of a moving average. Elsewhere "
-            "`attack.prior.source=scratch` with the fields of `attack.prior.gan` that `mibench "
+            "`prior.source=scratch` with the fields of `prior.gan` that `mibench "
             "info celeba-64` shows trains it.",
         ),
     )

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.training.defense import Defense, DefenseConfig, register_defense
-from mibench.training.loop import Job, TrainingConfig, TrainState
+from mibench.training.loop import Job, TrainState
 from mibench.types import DefenseCard
 
 RIDGE = 1e-5  # ε of normalised HSIC, times m
@@ -225,13 +225,13 @@ class Bido(Defense["Bido.Config"]):
         dependence = weight_x * measure.compare(z, x) - weight_y * measure.compare(z, y)
         return F.cross_entropy(outputs.logits, labels) + dependence.sum()
 
-    def check(self, labels: Tensor, config: TrainingConfig) -> None:
+    def check(self, job: Job) -> None:
         """Refuse what leaves no batch of two identities, without which labels say nothing.
 
         Raises:
             RequestError: there is one identity, or a batch has no room for two.
         """
-        self._batches(labels, config.batch_size)
+        self._batches(job.train.labels.cpu(), job.config.batch_size)
 
     def sampler(self, job: Job) -> Iterator[Tensor]:
         """Batches of ``images_per_identity`` images of each of their two or more identities.

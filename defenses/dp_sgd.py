@@ -25,7 +25,7 @@ from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.training.defense import Defense, DefenseConfig, register_defense
 from mibench.training.loop import Job, TrainingConfig, TrainState
-from mibench.types import DefenseCard
+from mibench.types import MEMORY, DefenseCard
 
 DEFAULT_EPSILON = 8.0
 _LOOPED_AT_ONCE = 16  # spares most of Opacus' work for each part; more was not faster
@@ -117,6 +117,7 @@ class DpSgd(Defense["DpSgd.Config"]):
             le=2**20,
             description="MiB that the per-image gradients held at once may take; bounds memory, "
             "not results",
+            json_schema_extra=MEMORY,
         )
 
         @model_validator(mode="after")
@@ -143,14 +144,15 @@ class DpSgd(Defense["DpSgd.Config"]):
         self._private: DPOptimizer | None = None  # None: not made yet, or the control
         self._planned: dict[str, float] = {}
 
-    def check(self, labels: Tensor, config: TrainingConfig) -> None:
+    def check(self, job: Job) -> None:
         """Refuse a training whose ε would be unknown or wrong; the control has none.
 
         Raises:
             RequestError: the class changes what ε was computed for, δ protects no single image,
                 or the accountant gives no ε or finds no noise.
         """
-        self._plan(len(labels), config, _lots(len(labels), config))
+        images = len(job.train)
+        self._plan(images, job.config, _lots(images, job.config))
 
     def _plan(self, images: int, config: TrainingConfig, lots: int) -> dict[str, float]:
         """ε, δ and noise of the whole training; empty for the control.

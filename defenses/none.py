@@ -10,8 +10,8 @@ from mibench.types import DefenseCard
 class NoDefense(Defense[DefenseConfig]):
     """The shared training loop as it is.
 
-    It has no knob of its own. Its privacy–utility curve is early stopping, the trivial defense that
-    every other must beat, and that is the target's own field ``epochs``.
+    Its privacy–utility curve is early stopping, the trivial defense that every other must beat, and
+    that is the target's own field ``epochs``.
 
     References:
         Fredrikson, Jha, Ristenpart. "Model Inversion Attacks that Exploit Confidence Information
@@ -30,3 +30,8 @@ class NoDefense(Defense[DefenseConfig]):
         ),
         adaptive_attack="none needed: every attack is made for the undefended target",
     )
+
+    @classmethod
+    def knob(cls) -> str:
+        """Early stopping."""
+        return "target.epochs"

@@ -314,10 +314,11 @@ def upgraded(data: dict[str, Any]) -> dict[str, Any]:
         knob = None if defense.get("source") else _KNOBS.get(defense["name"])
         parts = {name: data[name]["resolved"] for name in ("defense", "target")}
         data["strength"] = knob and strength(knob, parts, data["utility"]).model_dump()
-        drawn = "private_name" in card["data"] or card["data"].get("dataset") == "mnist"
+        things = card["data"].get("dataset") in ("mnist", "cifar10")
+        nobody = things or "private_name" in card["data"]
     except (AttributeError, KeyError, TypeError):
         return data  # which is no record: the schema names what is wrong
-    return {**data, "people": not drawn, "schema_version": SCHEMA_VERSION}
+    return {**data, "people": not nobody, "schema_version": SCHEMA_VERSION}
 
 
 def prior_apart(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

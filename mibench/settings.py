@@ -215,6 +215,19 @@ def scaled(config: Model, share: float) -> Model:
     return config.model_copy(update=changed)
 
 
+def counted(config: Frozen) -> dict[str, Any]:
+    """A configuration's settings that its results depend on, as JSON values.
+
+    Left out are fields that were declared with ``json_schema_extra=MEMORY``.
+    """
+    held, settings = {}, config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value, extra = getattr(config, name), field.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get("memory")):
+            held[name] = counted(value) if isinstance(value, Frozen) else settings[name]
+    return held
+
+
 def plain_settings(value: Any) -> Any:
     """Settings as they count: 0 and 0.0 are one, in tables and lists too."""
     if isinstance(value, dict):

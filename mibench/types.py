@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Marks a config's field as part of its budget, which a share (`--budget`) scales.
 BUDGETED: dict[str, Any] = {"budgeted": True}
+MEMORY: dict[str, Any] = {"memory": True}  # of a field that bounds memory, not results
 Access = Literal["white-box", "black-box", "label-only"]
 Preset = Literal["small", "paper"]
 

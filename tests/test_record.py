@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from mibench.data.folder import FolderOptions
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.leaderboard.checks import faults
 from mibench.protocols import PROTOCOLS
 from mibench.record import Record, prior_apart, protocol_digest, strength
@@ -152,5 +152,5 @@ def test_drawn_faces_digits_and_things_are_no_people() -> None:
     shown = {name for name, card in PROTOCOLS.items() if not card.data.of_people}
     assert {name.partition("-")[0] for name in shown} == {"synthfaces", "mnist", "cifar10"}
     assert FolderOptions().of_people
-    assert IdentitySplit(dataset="lfw").of_people
-    assert not IdentitySplit(dataset="cifar10").of_people
+    assert IdentityDivision(dataset="lfw").of_people
+    assert not IdentityDivision(dataset="cifar10").of_people

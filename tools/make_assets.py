@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +26,7 @@ from mibench.judges import JudgeConfig, JudgeJob, train_judge
 from mibench.judges.classifier import AttributeTraining, ClassifierJudge
 from mibench.models.initialisation import Initialisation
 from mibench.priors import PriorConfig, PriorJob
+from mibench.priors._prior import no_general
 from mibench.priors.gan import Gan
 from mibench.progress import Progress
 from mibench.protocols.synthfaces import (
@@ -77,10 +78,7 @@ def make_prior() -> None:
     rng = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "prior")
     config = PriorConfig()
 
-    def general() -> NoReturn:
-        raise RuntimeError("this is the general prior")
-
-    prior = Gan(config).train(PriorJob(public, general, None, rng, PlainProgress()))
+    prior = Gan(config).train(PriorJob(public, no_general, None, rng, PlainProgress()))
     note = {"recipe": f"pinned: {config.gan.recipe} GAN, {config.gan.steps} steps"}
     write("prior-32", prior.tensors(), {**prior.description(), **note})
 

@@ -14,13 +14,13 @@ from mibench.errors import RequestError
 _LEAST = 2
 
 
-def require_enough(cell: Cell, split: Divided) -> None:
+def require_enough(cell: Cell, divided: Divided) -> None:
     """Refuse a cell that lacks images or identities for what it asks for.
 
     Raises:
         RequestError: names all that is too little, and the settings that would do.
     """
-    counts = split.counts
+    counts = divided.counts
     problems = []
     if (attacked := cell.protocol.attacked or 0) > counts.identities:
         problems.append(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import Dataset, ImageSet
+from mibench.settings import LEAST_IDENTITIES, share_of
 from mibench.store.artifact import save_json, save_tensors
 
 if TYPE_CHECKING:
+    from mibench.cell.resolve import Cell
     from mibench.data.divided import Divided
 
 _PARTS = ("train", "val", "test", "public")
@@ -28,6 +30,13 @@ class Images(Stage[Dataset]):
     def identity(self) -> str | None:
         """Digest of the images; None where the protocol draws them itself."""
         return None if self.divided.split is None else self.divided.digest
+
+    def attacked(self, cell: Cell) -> int:
+        """How many identities are attacked, the first ones: all, unless card or budget say less."""
+        there, number = self.divided.counts.identities, cell.protocol.attacked
+        if number is None:  # a share of what there is, where the card states no number
+            number = share_of(there, cell.request.budget, LEAST_IDENTITIES)
+        return min(number, there)
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         dataset = self.divided.load(bench.progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mibench import metrics
 from mibench.assets import load_asset
-from mibench.cell.reconstructions import Reconstructions, attacked
+from mibench.cell.reconstructions import PART_BYTES, Reconstructions
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
 from mibench.errors import DivergedError, MibenchError
@@ -47,8 +47,7 @@ class Evaluation:
     pipeline: floating point at the protocol's resolution, then the evaluator's antialiased resize.
 
     Args:
-        stage: what of the cell is judged by. A share of its budget is a share of the test images,
-            and of the public images that the second floor chooses from, too.
+        stage: what of the cell is judged by.
         rules: version of the metrics' rules, see :mod:`mibench.metrics.intervals`; a claim is
             checked by its own.
 
@@ -59,10 +58,11 @@ class Evaluation:
     def __init__(self, stage: References, bench: Bench, rules: int = RULES_VERSION) -> None:
         self.stage, self.bench, self.rules = stage, bench, rules
         self.data, self.progress = bench.get(stage.images), bench.progress
-        self.labels = attacked(stage.cell, self.data)
+        self.labels = torch.arange(stage.inputs["attacked"], device=bench.device)
         self.evaluator, self.second = bench.get(stage.evaluator), bench.get(stage.second)
-        budget = stage.cell.request.budget
-        self.test, self.public = _some(self.data.test, budget), _some(self.data.public, budget)
+        self.test, self.public = (
+            _some(getattr(self.data, part), count) for part, count in stage.inputs["judged"].items()
+        )
 
     @functools.cached_property
     def real(self) -> ImageSet:
@@ -204,8 +204,8 @@ class Evaluation:
         labels = self.labels
         return metrics.attribute_error(torch.cat(read), truth[labels], labels, rules=self.rules)
 
-    def references(self, target: bool = True) -> dict[str, Tensor]:
-        """Images that bound every attack: two floors and the ceiling.
+    def references(self, target: bool = True) -> dict[str, Iterator[Tensor]]:
+        """Images that bound every attack, in parts: two floors and the ceiling.
 
         Args:
             target: whether the target is at hand; without it there is no floor of public images.
@@ -213,14 +213,24 @@ class Evaluation:
         Raises:
             DivergedError: the general prior's training left the numbers.
         """
-        stage, bench = self.stage, self.bench
+        stage, bench, labels = self.stage, self.bench, self.labels
         samples = stage.cell.protocol.samples
+        # Of so many identities at once, as reconstructions are: some hold more than memory.
+        parts = torch.arange(len(labels)).split(
+            max(1, PART_BYTES // (4 * samples * self.data.test.images[0].numel()))
+        )
         prior = bench.get(stage.general)
         generator = stream(stage.cell.request.seed, "floor")
-        with torch.no_grad():
-            latents = torch.randn(len(self.labels) * samples, prior.size, generator=generator)
-            random = prior.images(latents.to(bench.device))
-        images = {FLOOR_PRIOR: random.unflatten(0, (len(self.labels), samples))}
+        latents = torch.randn(len(labels) * samples, prior.size, generator=generator)
+        latents = latents.unflatten(0, (len(labels), samples))
+
+        def random() -> Iterator[Tensor]:
+            for part in parts:
+                with torch.no_grad():
+                    drawn = prior.images(latents[part].flatten(0, 1).to(bench.device))
+                yield drawn.unflatten(0, (len(part), samples))
+
+        images = {FLOOR_PRIOR: random()}
         if target:
             public = self.public
             scores = predict(
@@ -229,18 +239,18 @@ class Evaluation:
                 progress=self.progress,
                 label="target on public images",
             )[0].softmax(1)
-            best = scores[:, self.labels].topk(min(samples, len(public)), dim=0).indices.T
-            images[FLOOR_PUBLIC] = to_float(public.images[best])
+            best = scores[:, labels].topk(min(samples, len(public)), dim=0).indices.T
+            images[FLOOR_PUBLIC] = (to_float(public.images[best[part]]) for part in parts)
         test = self.data.test
-        private = [test.images[test.labels == label][:samples] for label in self.labels]
-        fewest = min(len(each) for each in private)
-        images[CEILING] = to_float(torch.stack([each[:fewest] for each in private]))
+        own = [(test.labels == label).nonzero()[:samples, 0] for label in labels]
+        fewest = min(map(len, own))
+        private = torch.stack([rows[:fewest] for rows in own])
+        images[CEILING] = (to_float(test.images[private[part]]) for part in parts)
         return images
 
 
-def _some(images: ImageSet, budget: float) -> ImageSet:
-    """A share of some images, evenly chosen: a hundred at least, or all there are."""
-    count = share_of(len(images), budget, _LEAST_IMAGES)
+def _some(images: ImageSet, count: int) -> ImageSet:
+    """So many of some images, evenly chosen."""
     if count == len(images):
         return images
     chosen = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()
@@ -264,9 +274,16 @@ class References(Stage[dict[str, Any]]):
         self.cell, self.images, self.target = cell, images, target
         self.evaluator, self.second, self.general = evaluator, second, general
         protocol = cell.protocol
-        fields = {"name", "version", "samples", "attacked", "chance_kappa"}
+        fields = {"name", "version", "samples", "chance_kappa"}
         inputs = protocol.model_dump(mode="json", include=fields)
-        inputs |= {"budget": cell.request.budget} if cell.request.budget != 1 else {}
+        inputs["attacked"] = images.attacked(cell)
+        # A share of the budget is one of the test images, and of the public images that the second
+        # floor chooses from, too.
+        counts, budget = images.divided.counts, cell.request.budget
+        inputs["judged"] = {
+            part: share_of(getattr(counts, part), budget, _LEAST_IMAGES)
+            for part in ("test", "public")
+        }
         inputs["pinned"] = {role: asset.sha256 for role, asset in protocol.assets.items()}
         # FID is missing where they are absent or others.
         inputs["inception"] = SHA256 if isinstance(metrics.find_inception(), Path) else None
@@ -280,7 +297,7 @@ class References(Stage[dict[str, Any]]):
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         evaluation = self.evaluation(bench)
         values = {
-            name: dump(evaluation([images], name.partition(":")[0])[0])
+            name: dump(evaluation(images, name.partition(":")[0])[0])
             for name, images in evaluation.references().items()
         }
         utility = evaluation.accuracies()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mibench.cell.measures import Metrics
-from mibench.cell.reconstructions import Shards, attacked
+from mibench.cell.reconstructions import Shards
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
 from mibench.errors import MibenchError, printable
@@ -49,10 +49,8 @@ class Picture(Stage[Artifact]):
         measured, reason = bench.get(self.metrics), None
         if measured.load_json("summary.json")["status"] == "complete":
             data = bench.get(self.metrics.references.images)
-            labels, train = attacked(self.cell, data), data.train
-            shown = _shown(len(labels))
-            labels = labels[shown.to(labels.device)]
-            private, names = private_images(train, labels)
+            shown = _shown(self.metrics.references.images.attacked(self.cell))
+            private, names = private_images(data.train, shown.to(bench.device))
             images = _select(bench.get(self.metrics.reconstructions), shown)
             confidence = measured.load_tensors("confidence.safetensors")["confidence"][shown]
             try:

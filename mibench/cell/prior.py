@@ -13,7 +13,9 @@ from mibench.cell.stage import Bench, Stage
 from mibench.errors import DivergedError
 from mibench.models.access import ACCESS
 from mibench.priors import Prior, PriorJob, PriorKind
+from mibench.priors._prior import no_general
 from mibench.priors.gan import Gan
+from mibench.settings import counted
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import seeded, stream
 
@@ -46,11 +48,11 @@ class GeneralPrior(Stage[Prior]):
         self.config, self.images = cell.prior_config, images
         fixed = cell.protocol.prior_seed
         seed = cell.request.seed if fixed is None else fixed
-        super().__init__(self.config.gan.model_dump(mode="json"), seed, [images])
+        super().__init__(counted(self.config.gan), seed, [images])
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         public, rng = bench.get(self.images).public, stream(self.seed or 0, "general prior")
-        job = PriorJob(public, lambda: self.load(bench), None, rng, bench.progress)
+        job = PriorJob(public, no_general, None, rng, bench.progress)
         _save(folder, Gan(self.config).train(job))
         return {"iterations": self.config.gan.steps}
 
@@ -66,7 +68,7 @@ class OwnPrior(Stage[Prior]):
     def __init__(self, cell: Cell, images: Images, general: Stage[Prior], target: Target) -> None:
         self.cell, self.images, self.general, self.target = cell, images, general, target
         parents: list[Stage[Any]] = [general, images, *([target] if cell.prior_kind.needs else [])]
-        inputs = {"kind": cell.prior_name, "config": cell.prior_config.model_dump(mode="json")}
+        inputs = {"kind": cell.prior_name, "config": counted(cell.prior_config)}
         methods: list[type | ModuleType] = [cell.prior_kind, *cell.prior_modules]
         super().__init__(inputs, cell.request.seed, parents, methods)
 

@@ -18,7 +18,7 @@ from mibench.inversion.identity import IdentityLoss, PenultimateGaussian
 from mibench.models.access import ACCESS, TargetAccess, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
 from mibench.priors import Prior
-from mibench.settings import LEAST_IDENTITIES, share_of
+from mibench.settings import counted
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import stream
 
@@ -27,19 +27,10 @@ if TYPE_CHECKING:
     from mibench.cell.resolve import Cell
     from mibench.cell.students import Student
     from mibench.cell.target import Target
-    from mibench.data.images import Dataset
 
 RECONSTRUCTIONS = "reconstructions"  # first word of the shards' names
 _STATISTICS_IMAGES = 5000  # public images behind LOM's feature statistics (seed paper)
-_SHARD_BYTES = 2**28
-
-
-def attacked(cell: Cell, data: Dataset) -> Tensor:
-    """The attacked identities ``(k,)``, on the device of the images."""
-    there, number = data.identities, cell.protocol.attacked
-    if number is None:  # a share of what there is, where the card states no number
-        number = share_of(there, cell.request.budget, LEAST_IDENTITIES)
-    return torch.arange(min(number, there), device=data.train.labels.device)
+PART_BYTES = 2**28  # of images that are held at once; a file of them has no more
 
 
 @dataclass(frozen=True)
@@ -77,15 +68,13 @@ class Reconstructions(Stage[Shards]):
     ) -> None:
         self.cell, self.images, self.target = cell, images, target
         self.prior, self.students = prior, tuple(students)
-        protocol = cell.protocol
-        # `max_rows` bounds memory, not results.
-        config = cell.attack_config.model_dump(mode="json", exclude={"max_rows", "students"})
+        config = counted(cell.attack_config)
+        del config["students"]  # those that it uses are parents
         inputs = {
             "attack": cell.attack.full,
             "config": config,
-            "attacked": protocol.attacked,
-            "samples": protocol.samples,
-            **({"budget": cell.request.budget} if cell.request.budget != 1 else {}),
+            "attacked": images.attacked(cell),
+            "samples": cell.protocol.samples,
         }
         super().__init__(
             inputs,
@@ -112,7 +101,7 @@ class Reconstructions(Stage[Shards]):
             target=target,
             prior=bench.get(self.prior).frozen(to_float(data.public.images[:2])),
             identity_loss=self._identity_loss(target, bench),
-            labels=attacked(self.cell, data),
+            labels=torch.arange(self.inputs["attacked"], device=bench.device),
             samples=self.cell.protocol.samples,
             public=data.public,
             seed=self.cell.request.seed,
@@ -162,7 +151,7 @@ def _save(folder: Path, chunks: Iterator[Tensor], labels: Tensor) -> None:
 
     for chunk in chunks:
         pending.append(chunk)
-        if sum(each.nbytes for each in pending) >= _SHARD_BYTES:
+        if sum(each.nbytes for each in pending) >= PART_BYTES:
             write()
     if pending:
         write()

@@ -22,7 +22,7 @@ from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
 from mibench.names import AttackName, method_label, variants
 from mibench.priors import PRIORS, PriorConfig, PriorKind
-from mibench.priors._networks import map_sizes
+from mibench.priors.gan import Gan
 from mibench.protocols import Protocol, folder_protocol, is_file, protocol_named
 from mibench.record import PriorPart
 from mibench.registry import closest, contained
@@ -30,7 +30,7 @@ from mibench.settings import explain, plain, scaled, shown
 from mibench.store.source import outside_digest
 from mibench.training.defense import DEFENSES, Defense, DefenseConfig
 from mibench.training.loop import TrainingConfig
-from mibench.types import AttackCard, Card, DefenseCard, Frozen, Preset, digest
+from mibench.types import AttackCard, Card, DefenseCard, Frozen, digest
 
 Model = TypeVar("Model", bound=Frozen)
 PARTS = ("protocol", "target", "defense", "attack", "prior")
@@ -94,9 +94,8 @@ class Cell:
 
     @property
     def knob(self) -> str | None:
-        """Path of the defense's main knob; an undefended target's is early stopping."""
-        own = self.defense_class.strength
-        return f"defense.{own}" if own else {"none": "target.epochs"}.get(self.defense_name)
+        """Path of the defense's main knob."""
+        return self.defense_class.knob()
 
     def contained(self) -> contextlib.AbstractContextManager[None]:
         """A block in which its methods cannot end the program."""
@@ -133,9 +132,6 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     Raises:
         RequestError: an unknown name or path, or a value of the wrong type.
     """
-    if request.protocol == "folder" and request.preset is None:
-        # Stated from here on: whoever else resolves the cell may have another machine.
-        request = request.model_copy(update={"preset": _preset()})
     overrides = request.overrides
     _check_paths(overrides)
     card, protocol = _protocol(request)
@@ -165,8 +161,11 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     if request.prior and prior_kind is _prior_kind(attack_class.prior, name.base, attack_class):
         request = request.model_copy(update={"prior": None})  # the same cell
     prior_name, prior_modules = PRIORS.name_of(prior_kind), PRIORS.files_of(prior_kind)
-    if "prior" not in protocol.assets:
-        map_sizes(protocol.resolution)
+    trained: set[type[PriorKind[Any]]] = {Gan, prior_kind}
+    if "prior" in protocol.assets:
+        trained.discard(Gan)
+    for kind in trained:
+        kind.check(protocol.resolution)
     return Cell(
         request=request,
         protocol=scaled(protocol, request.budget),
@@ -377,34 +376,33 @@ def _outside(request: Request, card: Protocol, judges: Mapping[str, type[Judge]]
     return digest(found) if found else None
 
 
-def _protocol(spec: Request) -> tuple[Protocol, Protocol]:
+def _protocol(request: Request) -> tuple[Protocol, Protocol]:
     """The card that was asked for, and the same with what was set."""
-    if spec.protocol == "folder":
-        if spec.root is None:
+    if request.protocol == "folder":
+        if request.root is None:
             raise RequestError(_NO_ROOT.format("folder"))
-        assert spec.preset is not None
         fields = FolderOptions.model_fields
-        given = {k: v for k, v in _under("protocol", spec.overrides).items() if k in fields}
+        given = {k: v for k, v in _under("protocol", request.overrides).items() if k in fields}
         options = with_overrides(FolderOptions(), given, "protocol")
         images = None
         with contextlib.suppress(RequestError):  # dividing the folder says what is wrong with it
-            images = options.expected_training_images(spec.root)
-        card = folder_protocol(FolderOptions(), spec.preset, images)
+            images = options.expected_training_images(request.root)
+        card = folder_protocol(FolderOptions(), request.preset or "small", images)
     else:
-        if spec.preset is not None:
-            raise RequestError(f"--preset is for the protocol `folder`, not {spec.protocol!r}")
-        card, fields = protocol_named(spec.protocol), {}
-        if isinstance(card.data, FolderOptions):  # a card of someone's own
-            fields = FolderOptions.model_fields
-            if spec.root is None:
+        if request.preset is not None:
+            raise RequestError(f"--preset is for the protocol `folder`, not {request.protocol!r}")
+        card, fields = protocol_named(request.protocol), {}
+        if card.data.of_root:
+            fields = type(card.data).model_fields
+            if request.root is None:
                 raise RequestError(_NO_ROOT.format(card.name))
-        elif spec.root is not None:
-            raise RequestError(f"--root is for the protocol `folder`, not {spec.protocol!r}")
-    if spec.data is not None and not card.data.sets:
+        elif request.root is not None:
+            raise RequestError(f"--root is for the protocol `folder`, not {request.protocol!r}")
+    if request.data is not None and not card.data.sets:
         raise RequestError(
             f"--data is for protocols on prepared data sets; {card.name} takes its images elsewhere"
         )
-    wanted = _under("protocol", spec.overrides)
+    wanted = _under("protocol", request.overrides)
     # Of a folder, `protocol.min_images` is short for `protocol.data.min_images`.
     wanted = {f"data.{k}" if k in fields else k: v for k, v in wanted.items()}
     for path in wanted:
@@ -423,11 +421,6 @@ def _protocol(spec: Request) -> tuple[Protocol, Protocol]:
     if any(path.partition(".")[0] == "data" for path in wanted):
         wanted.setdefault("split", None)  # another division than the one that the card pins
     return card, with_overrides(card, wanted, "protocol")
-
-
-def _preset() -> Preset:
-    """The size of the protocol `folder` that this machine is for."""
-    return "paper" if torch.cuda.is_available() else "small"
 
 
 def _under(part: str, *settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def run_cell(
     command: str | None = None,
 ) -> Finished:
     """Run the cell that is asked for; :func:`run` says what the arguments mean."""
-    cell = check(resolve(request))
+    cell = check(resolve(settled(request)))
     bench = Bench(Store(store or default_root()), select_device(device), progress)
     bench.store.require_space(NEEDED_BYTES)
     graph = Graph(cell, divide(cell, progress))
@@ -175,6 +175,17 @@ def divide(cell: Cell, progress: Progress) -> Divided:
     if not drawn:
         progress.stage("split", "done")
     return divided
+
+
+def settled(request: Request) -> Request:
+    """The request with what it leaves to this machine stated: others may resolve it elsewhere.
+
+    That is the size of the protocol ``folder``: the papers' where there is a GPU.
+    """
+    if request.protocol != "folder" or request.preset is not None:
+        return request
+    preset = "paper" if torch.cuda.is_available() else "small"
+    return request.model_copy(update={"preset": preset})
 
 
 def select_device(name: str) -> torch.device:

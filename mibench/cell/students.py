@@ -14,6 +14,7 @@ from mibench.errors import DivergedError
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import initialise
+from mibench.settings import counted
 from mibench.store.artifact import save_json, save_tensors
 from mibench.streams import seeded, stream
 from mibench.training.students import distill
@@ -32,7 +33,7 @@ class Student(Stage[Classifier]):
         self.cell, self.images, self.target = cell, images, target
         self.architecture = architecture
         self.training = cell.attack_config.students.training
-        training = self.training.model_dump(mode="json")
+        training = counted(self.training)
         start = start_inputs(cell, architecture)
         inputs = {"architecture": architecture, "training": training, **start}
         methods = defined(architecture)

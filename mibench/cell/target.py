@@ -14,6 +14,7 @@ from mibench.data.images import to_float
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import Initialisation, initialise
+from mibench.settings import counted
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import seeded, stream
 from mibench.training.defense import Defense, claimed
@@ -87,9 +88,9 @@ class Target(Stage[Trained]):
         self.cell, self.images = cell, images
         inputs = {
             "architecture": cell.architecture,
-            "training": cell.training.model_dump(mode="json"),
+            "training": counted(cell.training),
             "defense": cell.defense_name,
-            "config": cell.defense_config.model_dump(mode="json"),
+            "config": counted(cell.defense_config),
             **start_inputs(cell, cell.architecture),
         }
         methods: list[type | str | ModuleType] = [cell.defense_class, *cell.defense_modules]

@@ -76,8 +76,8 @@ def _card(name: str) -> Protocol:
     return folder_protocol(FolderOptions()) if name == "folder" else protocol_named(name)
 
 
-def _attack(spec: str, protocol: Protocol) -> Entry:
-    name = AttackName.parse(spec)
+def _attack(asked: str, protocol: Protocol) -> Entry:
+    name = AttackName.parse(asked)
     cls = ATTACKS.get(name.base)
     if (name.lom or name.ma) and not cls.optimises_identity:
         raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
@@ -108,7 +108,7 @@ def _defense(name: str, protocol: Protocol) -> Entry:
     cls = DEFENSES.get(name)
     config, training = defense_settings(name, cls, protocol, {})
     return {
-        "strength": cls.strength and f"defense.{cls.strength}",
+        "strength": cls.knob(),
         "strengths": list(cls.strengths),
         "stochastic": cls.stochastic,
         "training": {f"target.{path}": value for path, value in cls.training.items()},

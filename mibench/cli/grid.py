@@ -20,8 +20,8 @@ from mibench.errors import RequestError
 from mibench.files import output_folder, user_path
 
 if TYPE_CHECKING:
+    from mibench.grid.grid import Grid
     from mibench.grid.ray_cluster import Resources
-    from mibench.grid.spec import GridSpec
 
 
 @click.command(short_help="Run many cells; what they share is computed once.")
@@ -108,12 +108,12 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.cell.run import select_device
     from mibench.cli.show.grid import GridDisplay, show_plan, show_result
     from mibench.cli.show.tables import console
+    from mibench.grid.grid import expand
     from mibench.grid.local import InProcess, Workers, local_devices, threads_each
     from mibench.grid.plan import make_plan
     from mibench.grid.ray_cluster import RayCluster
     from mibench.grid.run import records, run_grid
     from mibench.grid.schedule import Executor, Listener
-    from mibench.grid.spec import expand
     from mibench.progress import SILENT
     from mibench.store.store import Store, default_root
 
@@ -122,10 +122,10 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
         devices = local_devices(options["device"], options["workers"])
         for device in set(devices):
             select_device(device)
-    specs = expand(grids)
+    requests = expand(grids)
     root = kept or default_root()
     with contextlib.redirect_stdout(sys.stderr):
-        plan = make_plan(specs, root, out)
+        plan = make_plan(requests, root, out)
     stages = sorted({s.kind for cell in plan.cells for s in cell.graph.stages.values()})
     for stage in resources or ():
         if stage and stage not in stages:
@@ -158,9 +158,9 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(1 if result.failed else 0)
 
 
-def _grids(options: dict[str, Any]) -> list[GridSpec]:
+def _grids(options: dict[str, Any]) -> list[Grid]:
     """Grids of the file, with the options' fields in the place of the file's."""
-    from mibench.grid.spec import make_grid, read_grids
+    from mibench.grid.grid import make_grid, read_grids
     from mibench.settings import parse_settings
 
     fields: dict[str, Any] = {}

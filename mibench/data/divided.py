@@ -76,6 +76,11 @@ class Data(Frozen):
         """Whether the images show people, whose reconstructions are not published."""
         return False
 
+    @property
+    def of_root(self) -> bool:
+        """Whether the images lie in a folder that whoever runs it names (``--root``)."""
+        return False
+
     @abstractmethod
     def divide(
         self,

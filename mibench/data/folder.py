@@ -71,6 +71,11 @@ class FolderOptions(Rule):
         """See :class:`mibench.data.divided.Data`."""
         return _SOURCE.card.of_people
 
+    @property
+    def of_root(self) -> bool:
+        """See :class:`mibench.data.divided.Data`."""
+        return True
+
     def divide(
         self,
         *,

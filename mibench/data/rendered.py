@@ -50,44 +50,44 @@ class SynthFacesData(Data):
 class RenderedFaces(Divided):
     """Faces that are rendered when they are loaded."""
 
-    spec: SynthFacesData
+    data: SynthFacesData
     resolution: int
 
     def inputs(self) -> dict[str, Any]:
         """The specification, which the images follow from."""
-        return {"data": self.spec.model_dump(mode="json"), "resolution": self.resolution}
+        return {"data": self.data.model_dump(mode="json"), "resolution": self.resolution}
 
     def load(self, progress: Progress = SILENT) -> Dataset:
         """Render them."""
-        return render_dataset(self.spec, self.resolution, progress)
+        return render_dataset(self.data, self.resolution, progress)
 
 
-def private_attributes(spec: SynthFacesData) -> Tensor:
+def private_attributes(data: SynthFacesData) -> Tensor:
     """True attributes ``(identities, attributes)`` of the private identities, in [0, 1]."""
-    generator = stream(spec.seed, spec.private_name, "private", "identities")
-    return sample_identities(spec.identities, generator)
+    generator = stream(data.seed, data.private_name, "private", "identities")
+    return sample_identities(data.identities, generator)
 
 
-def public_attributes(spec: SynthFacesData) -> Tensor:
+def public_attributes(data: SynthFacesData) -> Tensor:
     """True attributes of the public identities."""
-    generator = stream(spec.seed, spec.public_name, "public", "identities")
-    return sample_identities(spec.public_identities, generator)
+    generator = stream(data.seed, data.public_name, "public", "identities")
+    return sample_identities(data.public_identities, generator)
 
 
-def render_public(spec: SynthFacesData, resolution: int, progress: Progress = SILENT) -> ImageSet:
+def render_public(data: SynthFacesData, resolution: int, progress: Progress = SILENT) -> ImageSet:
     """Public images with their public identities as labels."""
-    generator = stream(spec.seed, spec.public_name, "public", "images")
-    attributes = public_attributes(spec)
-    images = render_identities(attributes, spec.public_images, resolution, generator, progress)
-    labels = torch.arange(len(attributes)).repeat_interleave(spec.public_images)
+    generator = stream(data.seed, data.public_name, "public", "images")
+    attributes = public_attributes(data)
+    images = render_identities(attributes, data.public_images, resolution, generator, progress)
+    labels = torch.arange(len(attributes)).repeat_interleave(data.public_images)
     return ImageSet(images, labels, _names("public", len(attributes)))
 
 
-def render_dataset(spec: SynthFacesData, resolution: int, progress: Progress = SILENT) -> Dataset:
+def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = SILENT) -> Dataset:
     """Private splits and public images of a ``synthfaces`` protocol."""
-    generator = stream(spec.seed, spec.private_name, "private", "images")
-    attributes = private_attributes(spec)
-    per_identity = spec.train + spec.val + spec.test
+    generator = stream(data.seed, data.private_name, "private", "images")
+    attributes = private_attributes(data)
+    per_identity = data.train + data.val + data.test
     images = render_identities(attributes, per_identity, resolution, generator, progress)
     images = images.view(len(attributes), per_identity, *images.shape[1:])
     names = _names("private", len(attributes))
@@ -97,10 +97,10 @@ def render_dataset(spec: SynthFacesData, resolution: int, progress: Progress = S
         return ImageSet(images[:, start : start + count].flatten(0, 1).clone(), labels, names)
 
     return Dataset(
-        train=part(0, spec.train),
-        val=part(spec.train, spec.val),
-        test=part(spec.train + spec.val, spec.test),
-        public=render_public(spec, resolution, progress),
+        train=part(0, data.train),
+        val=part(data.train, data.val),
+        test=part(data.train + data.val, data.test),
+        public=render_public(data, resolution, progress),
         attributes=attributes,
     )
 

@@ -14,7 +14,7 @@ from mibench.cell.graph import Graph
 from mibench.cell.record import run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
-from mibench.cell.run import divide
+from mibench.cell.run import divide, settled
 from mibench.cell.stage import Stage
 from mibench.data.divided import Divided
 from mibench.errors import RequestError
@@ -42,12 +42,12 @@ class GridCell:
 
 
 @dataclass(frozen=True)
-class Node:
+class PlannedStage:
     """A stage to compute, for all the cells that want it.
 
     Attributes:
         stage: the stage. cell: index of the first cell that wants it, which computes it.
-        parents: keys of the nodes that must be done before.
+        parents: keys of the stages that must be done before.
         cells: indices of all cells that want it.
     """
 
@@ -63,34 +63,34 @@ class Plan:
 
     Attributes:
         cells: the cells, those that equal an earlier one left out.
-        nodes: stages that the store does not hold, and the last stage of each cell, by key;
+        planned: stages that the store does not hold, and the last stage of each cell, by key;
             parents come first.
         cached: stages that the store holds, by key.
         separately: stages that a script would compute which runs cell after cell without a store.
     """
 
     cells: tuple[GridCell, ...]
-    nodes: dict[str, Node]
+    planned: dict[str, PlannedStage]
     cached: dict[str, Stage[Any]]
     separately: int
     seconds: dict[str, float | None] = field(default_factory=dict)
 
     @property
-    def to_compute(self) -> list[Node]:
-        """The nodes whose artifact is missing."""
-        return [node for key, node in self.nodes.items() if key not in self.cached]
+    def to_compute(self) -> list[PlannedStage]:
+        """The stages whose artifact is missing."""
+        return [planned for key, planned in self.planned.items() if key not in self.cached]
 
     def estimate(self) -> tuple[float, int]:
         """Seconds of computing that are left, and of how many stages nothing is known."""
-        known = [self.seconds.get(node.stage.key) for node in self.to_compute]
+        known = [self.seconds.get(planned.stage.key) for planned in self.to_compute]
         return sum(each for each in known if each is not None), known.count(None)
 
 
-def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = None) -> Plan:
+def make_plan(requests: Iterable[Request], store: Store | Path, out: Path | None = None) -> Plan:
     """Resolve all cells and merge their stages; nothing is computed.
 
     Args:
-        specs: the cells.
+        requests: the cells.
         store: what it holds is not computed again; one named by its folder is made when no cell
             was refused.
         out: folder of the run folders; None: ``mibench-runs``.
@@ -99,10 +99,10 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
         RequestError: a cell is wrong; the message names it.
     """
     cells: list[GridCell] = []
-    splits: dict[str, Divided] = {}
+    divided: dict[str, Divided] = {}
     seen: set[str] = set()
-    for spec in specs:
-        cell = _cell(spec, splits, out)
+    for request in requests:
+        cell = _cell(request, divided, out)
         if cell.goal not in seen:
             seen.add(cell.goal)
             cells.append(cell)
@@ -122,34 +122,36 @@ def make_plan(specs: Iterable[Request], store: Store | Path, out: Path | None = 
             missing = frozenset(key for key in parents if key not in cached)
             found.setdefault(stage.key, (stage, index, missing))
             wanted[stage.key].append(index)
-    nodes = {
-        key: Node(stage, index, parents, tuple(wanted[key]))
+    planned = {
+        key: PlannedStage(stage, index, parents, tuple(wanted[key]))
         for key, (stage, index, parents) in found.items()
     }
     separately = sum(len(cell.graph.stages) for cell in cells)
-    plan = Plan(tuple(cells), nodes, cached, separately)
-    plan.seconds.update(estimates([node.stage for node in plan.to_compute], store))
+    plan = Plan(tuple(cells), planned, cached, separately)
+    plan.seconds.update(estimates([planned.stage for planned in plan.to_compute], store))
     return plan
 
 
-def _cell(spec: Request, splits: dict[str, Divided], out: Path | None) -> GridCell:
+def _cell(request: Request, divided: dict[str, Divided], out: Path | None) -> GridCell:
     try:
-        cell = check(resolve(spec))
+        cell = check(resolve(settled(request)))
         card = cell.protocol
         options = card.data.model_dump(mode="json")
-        place = digest([spec.root, spec.data, card.resolution, options])
-        if place not in splits:
-            splits[place] = divide(cell, SILENT)
-        split = splits[place]
-        require_enough(cell, split)
-        graph = Graph(cell, split)
+        place = digest([request.root, request.data, card.resolution, options])
+        if place not in divided:
+            divided[place] = divide(cell, SILENT)
+        images = divided[place]
+        require_enough(cell, images)
+        graph = Graph(cell, images)
         folder = run_folder(cell, graph.images)
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
         return GridCell(graph, folder)
     except RequestError as error:
-        where = f"{spec.attack} on {spec.target or 'the default target'} under {spec.defense}"
-        raise RequestError(f"cell {where}, seed {spec.seed}: {error}") from error
+        where = (
+            f"{request.attack} on {request.target or 'the default target'} under {request.defense}"
+        )
+        raise RequestError(f"cell {where}, seed {request.seed}: {error}") from error
 
 
 def estimates(stages: Iterable[Stage[Any]], store: Store) -> dict[str, float | None]:

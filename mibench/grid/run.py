@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mibench.grid.plan import GridCell, Node, Plan
+from mibench.grid.plan import GridCell, Plan, PlannedStage
 from mibench.grid.schedule import Executor, Listener, Result, run_plan
 from mibench.grid.work import Job, job_of
 from mibench.record import Record
@@ -24,8 +24,8 @@ def run_grid(
         device: for executors that leave the choice to the job.
     """
 
-    def make_job(cell: GridCell, node: Node) -> Job:
-        return job_of(cell, node.stage, store, device)
+    def make_job(cell: GridCell, planned: PlannedStage) -> Job:
+        return job_of(cell, planned.stage, store, device)
 
     return run_plan(plan, executor, make_job, listener)
 

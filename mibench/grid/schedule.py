@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mibench.errors import MibenchError
 from mibench.files import write_atomic
-from mibench.grid.plan import GridCell, Node, Plan
+from mibench.grid.plan import GridCell, Plan, PlannedStage
 from mibench.grid.work import Job, JobOutcome
 
-MakeJob = Callable[[GridCell, Node], Job]
+MakeJob = Callable[[GridCell, PlannedStage], Job]
 
 
 class Executor(ABC):
@@ -40,10 +40,10 @@ class Executor(ABC):
 class Listener:
     """Told how a grid goes on. This base class shows nothing."""
 
-    def started(self, node: Node) -> None:
+    def started(self, planned: PlannedStage) -> None:
         """A stage was handed to the executor."""
 
-    def ended(self, node: Node, outcome: JobOutcome) -> None:
+    def ended(self, planned: PlannedStage, outcome: JobOutcome) -> None:
         """A stage ended."""
 
     def tick(self) -> None:
@@ -77,21 +77,21 @@ def run_plan(plan: Plan, executor: Executor, make_job: MakeJob, listener: Listen
     finds the traceback in ``error.txt`` in its run folder.
     """
     result, start = Result(), time.monotonic()
-    waiting, running = dict(plan.nodes), dict[str, Node]()
+    waiting, running = dict(plan.planned), dict[str, PlannedStage]()
     lost: set[str] = set()  # keys that will not be computed
     try:
         while waiting or running:
-            for node in _ready(waiting, running, executor.capacity - len(running)):
-                running[node.stage.key] = waiting.pop(node.stage.key)
-                executor.submit(make_job(plan.cells[node.cell], node))
-                listener.started(node)
+            for planned in _ready(waiting, running, executor.capacity - len(running)):
+                running[planned.stage.key] = waiting.pop(planned.stage.key)
+                executor.submit(make_job(plan.cells[planned.cell], planned))
+                listener.started(planned)
             for outcome in executor.wait(0.25):
-                node = running.pop(outcome.key)
+                planned = running.pop(outcome.key)
                 result.outcomes[outcome.key] = outcome
                 if outcome.error is not None:
                     lost.add(outcome.key)
-                    _fail(plan, node, outcome.error, waiting, lost, result)
-                listener.ended(node, outcome)
+                    _fail(plan, planned, outcome.error, waiting, lost, result)
+                listener.ended(planned, outcome)
                 for other in waiting:
                     waiting[other] = _without(waiting[other], outcome.key)
             listener.tick()
@@ -101,25 +101,32 @@ def run_plan(plan: Plan, executor: Executor, make_job: MakeJob, listener: Listen
     return result
 
 
-def _ready(waiting: dict[str, Node], running: dict[str, Node], room: int) -> list[Node]:
-    """Nodes that stand on nothing missing, in the plan's order, at most ``room``."""
-    free = [node for node in waiting.values() if not node.parents]
+def _ready(
+    waiting: dict[str, PlannedStage], running: dict[str, PlannedStage], room: int
+) -> list[PlannedStage]:
+    """Stages that stand on nothing missing, in the plan's order, at most ``room``."""
+    free = [planned for planned in waiting.values() if not planned.parents]
     if not free and not running and waiting:
         raise MibenchError(f"no stage of {len(waiting)} can start: the plan is broken")
     return free[: max(0, room)]
 
 
-def _without(node: Node, key: str) -> Node:
-    if key not in node.parents:
-        return node
-    return Node(node.stage, node.cell, node.parents - {key}, node.cells)
+def _without(planned: PlannedStage, key: str) -> PlannedStage:
+    if key not in planned.parents:
+        return planned
+    return PlannedStage(planned.stage, planned.cell, planned.parents - {key}, planned.cells)
 
 
 def _fail(
-    plan: Plan, node: Node, error: str, waiting: dict[str, Node], lost: set[str], result: Result
+    plan: Plan,
+    planned: PlannedStage,
+    error: str,
+    waiting: dict[str, PlannedStage],
+    lost: set[str],
+    result: Result,
 ) -> None:
-    """Take a failed node's descendants out, and tell the cells that need them."""
-    cells = set(node.cells)
+    """Take a failed stage's descendants out, and tell the cells that need them."""
+    cells = set(planned.cells)
     for key, other in list(waiting.items()):  # parents come first, so one pass is enough
         if other.parents & lost:
             lost.add(key)
@@ -131,7 +138,7 @@ def _fail(
         if set(other.cells) <= dead:
             del waiting[key]
     for index in cells:
-        result.failed.setdefault(index, (node.stage.name, error))
+        result.failed.setdefault(index, (planned.stage.name, error))
         folder: Path = plan.cells[index].folder
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "error.txt", f"stage {node.stage.name}\n\n{error}".encode())
+        write_atomic(folder / "error.txt", f"stage {planned.stage.name}\n\n{error}".encode())

@@ -20,7 +20,7 @@ from mibench.progress import Progress, Together
 from mibench.registry import Registry
 from mibench.streams import RowStreams, stream
 from mibench.training.students import StudentsConfig
-from mibench.types import Access, AttackCard, Frozen
+from mibench.types import MEMORY, Access, AttackCard, Frozen
 
 
 class AttackConfig(Frozen):
@@ -34,6 +34,7 @@ class AttackConfig(Frozen):
         ge=1,
         le=1_000_000,
         description="latents optimised at once; bounds memory, not results",
+        json_schema_extra=MEMORY,
     )
 
 

@@ -32,7 +32,7 @@ def frame(folder: str | Path | None = None) -> DataFrame:
         people: whether the reconstructions show people.
         natural_accuracy, evaluator_accuracy, second_evaluator_accuracy: on private test images;
             validation_accuracy, over validation_images (count), beside chance_accuracy.
-        epsilon, delta, noise_multiplier, privacy_unit: the formal guarantee.
+        epsilon, delta, privacy_unit: the formal guarantee.
         ``METRIC``, ``METRIC_low``, ``METRIC_high``, ``METRIC_n`` for each metric of the records:
             its value, its 95 % interval, and over how many images; ``mibench list metrics`` has
             their units.

@@ -39,7 +39,6 @@ _REQUIRED = ("target", "prior", "reconstructions", "metrics")
 _ARTIFACTS = {*_REQUIRED, "split", "images", INCOMPLETE}
 _ASSET = re.compile(r"asset [a-z]{1,20}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_GUARANTEE = ("epsilon", "delta", "privacy_unit", "noise_multiplier")
 
 
 def faults(record: Record) -> list[str]:
@@ -181,9 +180,15 @@ def protocol_faults(record: Record) -> Iterator[str]:
             yield f"protocol.{key} is {count!r}, which is no count"
 
 
+def guarantee_keys(record: Record) -> tuple[str, ...]:
+    """The numbers of a guarantee; the defense's main knob may be one, found in training."""
+    part, _, knob = (record.strength.path if record.strength else "").partition(".")
+    return ("epsilon", "delta", *([knob] if part == "defense" else []))
+
+
 def _utility(record: Record) -> Iterator[str]:
-    utility = record.utility
-    for key in utility.keys() - {*_ACCURACIES, *_COUNTS, *_GUARANTEE}:
+    utility, guarantee = record.utility, guarantee_keys(record)
+    for key in utility.keys() - {*_ACCURACIES, *_COUNTS, *guarantee, "privacy_unit"}:
         yield f"utility: {key!r} is none of mibench's"
     for key in _ACCURACIES:
         value = utility.get(key)
@@ -194,7 +199,7 @@ def _utility(record: Record) -> Iterator[str]:
             yield f"{key} {value!r} is no number"
         elif record.status == "complete" and key in ("natural_accuracy", "evaluator_accuracy"):
             yield f"{key} has no number, and the cell is complete"
-    for key in ("epsilon", "delta", "noise_multiplier"):
+    for key in guarantee:
         value = utility.get(key)
         if value is not None and not (isinstance(value, float | int) and value >= 0):
             yield f"{key} {value!r} is no guarantee"

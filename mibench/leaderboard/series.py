@@ -23,7 +23,7 @@ UNDEFENDED = "none"
 _LONG = 300  # characters of settings that a table shows
 _UTILITY = (
     "natural_accuracy", "evaluator_accuracy", "second_evaluator_accuracy", "validation_accuracy",
-    "validation_images", "chance_accuracy", "epsilon", "delta", "noise_multiplier",
+    "validation_images", "chance_accuracy", "epsilon", "delta",
 )  # fmt: skip
 _BOUNDS = {"floor_prior": FLOOR_PRIOR, "floor_public": FLOOR_PUBLIC, "ceiling": CEILING}
 

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -138,6 +138,11 @@ class PriorConfig(Frozen):
 C = TypeVar("C", bound=PriorConfig)
 
 
+def no_general() -> NoReturn:
+    """What stands for the general prior where that itself is trained."""
+    raise MibenchError("the general prior is what is being trained: there is none to start from")
+
+
 @dataclass(frozen=True)
 class PriorJob:
     """What the training of a prior is given.
@@ -174,6 +179,14 @@ class PriorKind(ABC, Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
+
+    @classmethod
+    def check(cls, resolution: int) -> None:
+        """Refuse, before any work, a height and width of images that it makes none of.
+
+        Raises:
+            RequestError: says which it makes.
+        """
 
     def recipe(self) -> str:
         """How this configuration makes its prior, as records name it."""

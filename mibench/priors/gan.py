@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mibench.data.images import ImageSet, to_float
 from mibench.models.freeze import freeze
-from mibench.priors._networks import Critic, Generator, Norm
+from mibench.priors._networks import Critic, Generator, Norm, map_sizes
 from mibench.priors._prior import (
     Prior,
     PriorConfig,
@@ -60,6 +60,11 @@ class Gan(PriorKind[PriorConfig]):
     """
 
     title = "general GAN"
+
+    @classmethod
+    def check(cls, resolution: int) -> None:
+        """Its networks double a small map."""
+        map_sizes(resolution)
 
     def train(self, job: PriorJob) -> GanPrior:
         """Train G, of which a moving average is kept, against the critic D."""

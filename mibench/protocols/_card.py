@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mibench.assets import Asset
 from mibench.data.folder import FolderOptions
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.data.rendered import SynthFacesData
 from mibench.errors import RequestError
 from mibench.judges import JudgeConfig
@@ -28,7 +28,7 @@ class Protocol(Frozen):
     version: int = Field(1, ge=1, le=10**6)
     title: str
     notes: tuple[str, ...] = Field((), description="where the setting departs from its source")
-    data: SynthFacesData | FolderOptions | IdentitySplit
+    data: SynthFacesData | FolderOptions | IdentityDivision
     split: str | None = Field(
         None,
         description="SHA-256 of which picture is used for what, where the card pins it; see "

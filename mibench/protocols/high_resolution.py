@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.judges import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
@@ -58,7 +58,7 @@ CARDS = (
     Protocol(
         name="facescrub-224",
         title="FaceScrub at 224×224: all its identities, public images of FFHQ",
-        data=IdentitySplit(
+        data=IdentityDivision(
             dataset="facescrub", public_dataset="ffhq", public_crop=100, public_images=30_000
         ),
         **_SETTING,
@@ -66,7 +66,7 @@ CARDS = (
     Protocol(
         name="celeba-224",
         title="CelebA at 224×224: 1,000 private identities, public images of FFHQ",
-        data=IdentitySplit(
+        data=IdentityDivision(
             dataset="celeba",
             crop=178,
             identities=1000,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.judges import JudgeConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
@@ -105,7 +105,7 @@ _FACES: dict[str, Any] = {
     "defenses": {"bido": _BIDO},
     "notes": _STAND_INS,
 }
-_CELEBA = IdentitySplit(dataset="celeba", identities=1000, public_images=30_000)
+_CELEBA = IdentityDivision(dataset="celeba", identities=1000, public_images=30_000)
 
 _DIGITS: dict[str, Any] = {
     "resolution": 32,
@@ -147,7 +147,7 @@ CARDS = (
     Protocol(
         name="lfw-64",
         title="Labeled Faces in the Wild at 64×64: the identities with 20 images or more",
-        data=IdentitySplit(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
+        data=IdentityDivision(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
         split="d9823964463d22fe7f3da1ab1aa12ce7e109644c04c96b89e2c2d21b0f164aac",
         **{
             **_FACES,
@@ -160,7 +160,7 @@ CARDS = (
     Protocol(
         name="mnist-32",
         title="MNIST at 32×32: digits 0–4 private, 5–9 public",
-        data=IdentitySplit(dataset="mnist", classes=tuple("01234"), test_fraction=None),
+        data=IdentityDivision(dataset="mnist", classes=tuple("01234"), test_fraction=None),
         split="6db33cde31517709e757087a169ff890b6545cb330c98c9785a593e912a7a627",
         gan=_gan(300, 34_265, learning_rate=4e-3),
         priors=_priors(100, 34_265),
@@ -175,7 +175,7 @@ CARDS = (
     Protocol(
         name="cifar10-32",
         title="CIFAR-10 at 32×32: the first five classes private, the others public",
-        data=IdentitySplit(
+        data=IdentityDivision(
             dataset="cifar10",
             classes=("airplane", "automobile", "bird", "cat", "deer"),
             test_fraction=None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
@@ -37,7 +37,7 @@ CARDS = (
             worst_case=("gmi", "improved-gmi", "kedmi", "improved-kedmi"),
             interval="seeds",
         ),
-        data=IdentitySplit(
+        data=IdentityDivision(
             dataset="mnist",
             classes=tuple("01234"),
             test_fraction=None,
@@ -80,7 +80,7 @@ CARDS = (
     Protocol(
         name="lfw-64-small",
         title="Labeled Faces in the Wild at 64×64, sized for two CPU cores: 62 identities",
-        data=IdentitySplit(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
+        data=IdentityDivision(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
         split="d9823964463d22fe7f3da1ab1aa12ce7e109644c04c96b89e2c2d21b0f164aac",
         resolution=64,
         samples=4,

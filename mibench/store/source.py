@@ -249,12 +249,8 @@ def _imports(node: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
             yield named, True
 
 
-def normalised_source(source: str | bytes) -> str:
-    """Source text reduced to what runs: no comments, texts for readers, blank lines, formatting."""
-    return ast.unparse(_normalised(ast.parse(source)))
-
-
 def _normalised(tree: ast.Module) -> ast.Module:
+    """A module reduced to what runs: no texts for readers; parsing left comments and layout out."""
     # A method that reads its own card may compute with it.
     reads = any(isinstance(each, ast.Attribute) and each.attr == "card" for each in ast.walk(tree))
     made: ast.Module = _WithoutTexts(keep_cards=reads).visit(tree)

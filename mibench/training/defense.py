@@ -52,6 +52,11 @@ class Defense(Hooks, Generic[C]):
         """
         return model
 
+    @classmethod
+    def knob(cls) -> str | None:
+        """Path of its main knob, ``"defense.scale"``; None where it has none."""
+        return cls.strength and f"defense.{cls.strength}"
+
     @final
     def built(self, model: Classifier) -> Classifier:
         """The module that is trained or loaded, deployed and attacked."""

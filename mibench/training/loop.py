@@ -103,11 +103,6 @@ class TrainState:
     augment: bool = True
     mirror: bool = True
 
-    @property
-    def fraction(self) -> float:
-        """Share of all steps that are done, in [0, 1)."""
-        return self.step / self.steps
-
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -121,14 +116,10 @@ class TrainingResult:
 class Hooks:
     """What may be changed of the shared training, in the order in which it asks."""
 
-    def check(self, labels: Tensor, config: TrainingConfig) -> None:
+    def check(self, job: Job) -> None:
         """Refuse training images or settings that these hooks cannot work with.
 
         Called before anything is trained.
-
-        Args:
-            labels: of the training images, ``(n,)`` on the CPU.
-            config: how they are trained on.
 
         Raises:
             RequestError: naming what is wrong, and what to do.
@@ -239,7 +230,7 @@ def train(job: Job, hooks: Hooks | None = None) -> TrainingResult:
         raise RequestError(
             f"{job.label}: training takes at least two images, and there is one or none"
         )
-    hooks.check(job.train.labels.cpu(), config)
+    hooks.check(job)
     with seeded(job.rng):
         job.model.to(device)
         hooks.pretrain(job)

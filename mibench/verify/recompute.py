@@ -155,7 +155,7 @@ def recompute(
     found, _ = evaluation([made])
     result = [compare(key, record.metrics.get(key, ABSENT), found[key], flips) for key in found]
     for reference, known in evaluation.references(target=False).items():
-        (values, _), claimed = evaluation([known]), record.references.get(reference, {})
+        (values, _), claimed = evaluation(known), record.references.get(reference, {})
         each = [compare(key, claimed.get(key, ABSENT), values[key], flips) for key in values]
         result.append(together(reference, each))
     if any(path.startswith(_GENERAL_PRIOR) for path in overrides(record)):

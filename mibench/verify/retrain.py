@@ -6,6 +6,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def request_of(
         RequestError: a method is not registered and no file was given, or one was that is of
             another source, or is not needed.
     """
-    base, name = AttackName.parse(record.attack.name, strict=False).base, record.defense.name
+    named, name = AttackName.parse(record.attack.name, strict=False), record.defense.name
     defended = _method(DEFENSES, name, record.defense, defense)
-    attacked = _method(ATTACKS, base, record.attack, attack)
+    attacked = _method(ATTACKS, named.base, record.attack, attack)
     chosen = "prior.kind" in record.prior.passed
     if prior is not None and not chosen:
         raise RequestError("the record's prior is its attack's own: leave --prior out")
@@ -62,7 +63,7 @@ def request_of(
         protocol=record.protocol.name,
         target=record.target.name,
         defense=defended,
-        attack=record.attack.name.replace(base, attacked, 1),
+        attack=replace(named, base=attacked).full,
         prior=_method(PRIORS, record.prior.kind, record.prior, prior) if chosen else None,
         seed=record.seed,
         overrides={path: v for path, v in overrides(record).items() if path != "prior.kind"},

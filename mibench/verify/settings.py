@@ -14,7 +14,13 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, resolve
 from mibench.errors import MibenchError, RequestError
 from mibench.inversion.attack import ATTACKS
-from mibench.leaderboard.checks import faults, incomplete, no_shares, protocol_faults
+from mibench.leaderboard.checks import (
+    faults,
+    guarantee_keys,
+    incomplete,
+    no_shares,
+    protocol_faults,
+)
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.names import architectures, name_faults, overrides
 from mibench.names import AttackName, method_label
@@ -234,7 +240,7 @@ def guarantee_faults(record: Record, images: int | None = None) -> list[str]:
 
 
 def _guarantee(record: Record, cell: Cell, known: Set[str], images: int | None = None) -> list[str]:
-    keys, unit = ("epsilon", "delta", "noise_multiplier"), record.utility.get("privacy_unit")
+    keys, unit = guarantee_keys(record), record.utility.get("privacy_unit")
     claimed = {
         key: float(value) for key in keys if isinstance(value := record.utility.get(key), float)
     }

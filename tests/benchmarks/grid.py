@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mibench.grid.grid import expand, make_grid, read_grids
 from mibench.grid.local import InProcess
 from mibench.grid.plan import make_plan
 from mibench.grid.run import run_grid
 from mibench.grid.schedule import Listener
-from mibench.grid.spec import expand, make_grid, read_grids
 from mibench.store.store import Store
 
 GOAL = 0.02

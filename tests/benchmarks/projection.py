@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mibench.cli.show.progress import duration
+from mibench.grid.grid import expand, make_grid
 from mibench.grid.plan import make_plan
-from mibench.grid.spec import expand, make_grid
 from mibench.record import Record
 from mibench.store.store import Store
 from mibench.training.defense import DEFENSES
@@ -67,8 +67,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         plan = make_plan(expand([make_grid(fields, "projection")]), Store(Path(folder)))
     total: dict[str, float] = defaultdict(float)
-    for node in plan.to_compute:
-        total[node.task.stage] += stages[node.task.name]
+    for planned in plan.to_compute:
+        total[planned.stage.kind] += stages[planned.stage.name]
     print(f"grid of {len(plan.cells)} cells: {sum(total.values()) / 3600:.1f} hours")
     for stage, seconds in sorted(total.items(), key=lambda item: -item[1]):
         print(f"  {stage}: {seconds / 3600:.1f}")

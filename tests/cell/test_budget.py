@@ -16,7 +16,7 @@ from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import resolve
 from mibench.cli.show.record import warnings
 from mibench.errors import RequestError
-from mibench.grid.spec import make_grid
+from mibench.grid.grid import make_grid
 from mibench.models.classifiers import Classifier, predict
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.record import FLOOR_PRIOR, Record
@@ -106,8 +106,25 @@ def test_keys_differ_by_the_share_and_a_whole_budget_changes_none() -> None:
     for name in ("reconstructions", "references", "metrics"):
         assert getattr(whole, name).key == getattr(again, name).key
         assert len({getattr(each, name).key for each in (whole, half, third)}) == 3
-    assert "budget" not in {**whole.references.inputs, **whole.reconstructions.inputs}
+    for made, attacked, judged in (
+        (whole, 100, {"test": 1000, "public": 20_000}),
+        (third, 30, None),
+    ):
+        assert made.references.inputs["attacked"] == made.reconstructions.inputs["attacked"]
+        assert made.references.inputs["attacked"] == attacked
+        assert judged in (None, made.references.inputs["judged"])
     assert whole.images.key == half.images.key  # the images are the same
+
+
+def test_what_bounds_memory_is_in_no_key() -> None:
+    """It is stated, and a stage that differs in nothing else is the same."""
+    settings = {"defense.gradient_memory": 7, "attack.max_rows": 9}
+    asked = {"attack": "gmi", "defense": "dp-sgd"}
+    usual, tight = graph(**asked), graph(**asked, overrides=settings)
+    assert usual.reconstructions.key == tight.reconstructions.key
+    assert "max_grad_norm" in tight.target.inputs["config"]
+    assert "gradient_memory" not in tight.target.inputs["config"]
+    assert tight.cell.passed("defense") == {"defense.gradient_memory": 7}
 
 
 def test_what_was_set_is_scaled_too() -> None:

@@ -17,12 +17,12 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, resolve
 from mibench.cli import cli
 from mibench.data.divided import Counts
-from mibench.data.identity_split import IdentitySplit, PreparedImages
+from mibench.data.identity_division import IdentityDivision, PreparedImages
 from mibench.data.sources.mnist import MNIST
 from mibench.errors import MibenchError, RequestError
 from mibench.files import sha256
+from mibench.grid.grid import make_grid
 from mibench.grid.plan import make_plan
-from mibench.grid.spec import make_grid
 from mibench.grid.work import job_of, work
 from mibench.inversion.attack import ATTACKS
 from mibench.protocols import Protocol
@@ -201,7 +201,7 @@ def test_inceptions_weights_are_in_the_keys_of_what_they_judge(
 def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     made = resolve(Request(protocol="mnist-32-small", attack="gmi"))
     options = made.protocol.data
-    assert isinstance(options, IdentitySplit)
+    assert isinstance(options, IdentityDivision)
     counts = Counts(5, 9, 3, 3, 9)
     split = PreparedImages("2" * 64, "1" * 64, True, counts, False, options, 32, None)
     before = Graph(made, split).target.key

@@ -36,7 +36,7 @@ from mibench.cell.resolve import Cell, resolve
 from mibench.cli import cli
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
-from mibench.grid.spec import MOST_CELLS, expand, read_grids
+from mibench.grid.grid import MOST_CELLS, expand, read_grids
 from mibench.inversion.attack import ATTACKS
 from mibench.models import initialisation
 from mibench.models.initialisation import Initialisation

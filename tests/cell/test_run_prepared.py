@@ -14,7 +14,7 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import resolve
 from mibench.cell.run import divide
 from mibench.data.divided import Divided
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.data.prepare import prepare
 from mibench.data.prepared import DataFolder, open_prepared
 from mibench.data.sources.lfw import LFW
@@ -27,7 +27,7 @@ from tests.kit.cells import graph, graph_of
 from tests.kit.command_line import invoke
 from tests.kit.problems import PAPERS
 
-SPLIT = IdentitySplit(dataset="lfw", min_images=8, val_fraction=0.2, test_fraction=0.25)
+SPLIT = IdentityDivision(dataset="lfw", min_images=8, val_fraction=0.2, test_fraction=0.25)
 NAMES = ("Ann", "Bob", "Cyd", "Dan", "Eva")
 
 
@@ -190,7 +190,7 @@ def test_the_papers_protocols_resolve(name: str, attack: str, defense: str) -> N
     """All of their settings are fields that exist, and their networks take the resolution."""
     scratch = {"protocol.initialisation": {}}
     cell = resolve(Request(protocol=name, attack=attack, defense=defense, overrides=scratch))
-    assert isinstance(cell.protocol.data, IdentitySplit)
+    assert isinstance(cell.protocol.data, IdentityDivision)
     assert cell.protocol.title
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import mibench
 from mibench import protocols
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.data.prepare import prepare
 from mibench.data.prepared import CONTENTS, DataFolder, open_prepared
 from mibench.data.source import PARTS, SOURCES, source_named
@@ -110,7 +110,7 @@ def test_it_is_prepared_divided_and_loaded(name: str, root: Path, tmp_path: Path
     assert prepare(name, root, tmp_path / "other", 16, incomplete=True).digest == made.digest
     if not card.identities and card.images:
         return  # every picture is an identity of its own: public images only
-    spec = IdentitySplit(dataset=name, identities=2)
+    spec = IdentityDivision(dataset=name, identities=2)
     divided = spec.divide(resolution=16, data=data)
     assert divided.of_people == card.of_people
     loaded = divided.load()
@@ -207,7 +207,7 @@ def test_a_source_of_ones_own_is_one_file(
     assert "40 images of 5 identities" in result.stdout
     assert invoke("data", "check", name, "--data", data).exit_code == 0
     assert open_prepared("dots", 32, data).digest == open_prepared(name, 32, data).digest
-    spec = IdentitySplit(dataset=name, min_images=8, test_fraction=0.2)
+    spec = IdentityDivision(dataset=name, min_images=8, test_fraction=0.2)
     gan = tiny.gan.model_copy(update={"batch_size": 4})
     card = tiny.model_copy(update={"data": spec, "gan": gan})
     monkeypatch.setitem(protocols.PROTOCOLS, "tiny", card)

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from mibench.data import pixels, prepared
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.data.pixels import Chunk, fill
 from mibench.data.prepare import prepare, stale
 from mibench.data.prepared import DataFolder, data_root, open_prepared
@@ -426,7 +426,7 @@ def test_equal_pictures_are_counted_and_complete_sets_divided_as_published(
     alike, doubtful = made.copies
     assert not alike  # of three equal pictures one is of somebody else
     assert len(doubtful) == 3 + 2 + 2 + 2
-    spec = IdentitySplit(dataset="lfw", identities=2, min_images=8)
+    spec = IdentityDivision(dataset="lfw", identities=2, min_images=8)
     split, *_ = spec.open(8, tmp_path / "data")
     parts = (split.train, split.val, split.test, split.public)
     assert sorted(np.concatenate([part.rows for part in parts])) == list(range(COUNT + 5))
@@ -746,7 +746,7 @@ def test_the_real_lfw_is_complete(tmp_path: Path) -> None:
     assert [(counts >= least).sum() for least in (10, 15, 20)] == [158, 96, 62]
     assert (counts == 1).sum() == 4_069
     assert counts[counts >= 20].sum() == 3_023
-    spec = IdentitySplit(dataset="lfw", min_images=20)
+    spec = IdentityDivision(dataset="lfw", min_images=20)
     loaded = spec.divide(resolution=16, data=tmp_path / "data").load()
     assert loaded.identities == 62
     assert len(loaded.train) + len(loaded.val) + len(loaded.test) == 3_023

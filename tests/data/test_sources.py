@@ -18,7 +18,7 @@ import torchvision.datasets
 import torchvision.transforms
 from PIL import Image
 
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.data.pixels import decode, image_bytes
 from mibench.data.prepare import prepare
 from mibench.data.source import PARTS, SOURCES, Listing, UnusableImage, md5, source_named
@@ -366,7 +366,7 @@ def test_copies_of_a_set_that_nobody_has_whole_are_left_out_of_its_parts(
         shutil.copy(tmp_path / "actors/A/A_0.png", tmp_path / "actors/A" / f"A_{i}.png")
     shutil.copy(tmp_path / "actors/B/B_5.png", tmp_path / "actresses/D/D_9.png")
     made = prepare("facescrub", tmp_path, tmp_path / "data", 8, incomplete=True, workers=1)
-    spec = IdentitySplit(dataset="facescrub", identities=2, test_fraction=0.3)
+    spec = IdentityDivision(dataset="facescrub", identities=2, test_fraction=0.3)
     split, private, _ = spec.open(8, tmp_path / "data")
     rows = [row for part in (split.train, split.val, split.test, split.public) for row in part.rows]
     left_out = {made.sources[row] for row in range(len(made.labels))} - {

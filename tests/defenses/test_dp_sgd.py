@@ -152,6 +152,11 @@ def test_impossible_target_is_refused() -> None:
 PLAN = {"noise_multiplier": 1.0}
 
 
+def planned(images: int, config: TrainingConfig) -> Job:
+    """A training of so many images, which is only looked at."""
+    return training.job(training.blank(torch.zeros(images, dtype=torch.int64)), config)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -167,9 +172,9 @@ def test_what_has_no_epsilon_is_refused_before_training(
     options: dict[str, Any], match: str
 ) -> None:
     """With the images and steps of ``synthfaces-32``."""
-    labels, config = torch.zeros(3000), SGD.model_copy(update={"batch_size": 64, "epochs": 30})
+    config = SGD.model_copy(update={"batch_size": 64, "epochs": 30})
     with pytest.raises(RequestError, match=match):
-        DpSgd(DpSgd.Config(**options)).check(labels, config)
+        DpSgd(DpSgd.Config(**options)).check(planned(3000, config))
 
 
 def test_noise_beyond_any_accountant_is_no_setting() -> None:
@@ -178,11 +183,13 @@ def test_noise_beyond_any_accountant_is_no_setting() -> None:
 
 
 def test_noise_that_only_one_accountant_can_account_for_passes_with_it() -> None:
-    labels, config = torch.zeros(3000), SGD.model_copy(update={"batch_size": 64, "epochs": 30})
-    DpSgd(DpSgd.Config(noise_multiplier=0.005)).check(labels, config)
-    DpSgd(DpSgd.Config(target_epsilon=1000)).check(labels, config)
-    DpSgd(DpSgd.Config(target_epsilon=0.05, accountant="prv")).check(labels, config)
-    DpSgd(DpSgd.Config(noise_multiplier=0, accountant="prv", delta=0.5)).check(labels, config)
+    config = SGD.model_copy(update={"batch_size": 64, "epochs": 30})
+    DpSgd(DpSgd.Config(noise_multiplier=0.005)).check(planned(3000, config))
+    DpSgd(DpSgd.Config(target_epsilon=1000)).check(planned(3000, config))
+    DpSgd(DpSgd.Config(target_epsilon=0.05, accountant="prv")).check(planned(3000, config))
+    DpSgd(DpSgd.Config(noise_multiplier=0, accountant="prv", delta=0.5)).check(
+        planned(3000, config)
+    )
 
 
 def test_a_training_that_ends_early_has_the_epsilon_that_was_planned() -> None:
@@ -233,7 +240,7 @@ def test_a_replaced_part_loses_the_guarantee(hook: str) -> None:
             train(cls(DpSgd.Config(**PLAN)))
     own = type("Own", (changed,), {"guarantee": lambda self: {}})
     own(DpSgd.Config(**PLAN))._check_own_algorithm()
-    changed(DpSgd.Config(noise_multiplier=0)).check(torch.zeros(12), SGD)  # claims nothing
+    changed(DpSgd.Config(noise_multiplier=0)).check(planned(12, SGD))  # claims nothing
 
 
 def test_a_replaced_part_of_one_object_loses_it_too() -> None:

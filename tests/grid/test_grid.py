@@ -24,11 +24,11 @@ from mibench.cli import cli
 from mibench.cli.show.grid import GridDisplay, show_plan, show_result
 from mibench.errors import RequestError
 from mibench.grid import work as work_module
+from mibench.grid.grid import Grid, expand, make_grid, parse_seeds, read_grids
 from mibench.grid.local import InProcess, Workers, local_devices
-from mibench.grid.plan import GridCell, Node, Plan, make_plan
+from mibench.grid.plan import GridCell, Plan, PlannedStage, make_plan
 from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Executor, Listener, Result
-from mibench.grid.spec import GridSpec, expand, make_grid, parse_seeds, read_grids
 from mibench.grid.work import Job, JobOutcome
 from mibench.protocols import Protocol
 from mibench.store.store import Store
@@ -148,7 +148,7 @@ def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> Non
 
 def test_seeds() -> None:
     assert parse_seeds("0-2,7") == [0, 1, 2, 7]
-    assert GridSpec(seeds="1-2").seeds == (1, 2)
+    assert Grid(seeds="1-2").seeds == (1, 2)
 
 
 # Plans and runs in this process
@@ -176,20 +176,20 @@ class Log(Listener):
 def test_shared_stages_are_planned_once(tiny: Protocol, tmp_path: Path) -> None:
     attacks = ["gmi", "gmi+ma", "improved-kedmi"]
     plan = planned(tmp_path / "store", tmp_path, attacks=attacks)
-    names = [node.stage.name for node in plan.nodes.values()]
+    names = [node.stage.name for node in plan.planned.values()]
     assert names.count("target") == names.count("student test_byobnet") == 1
     assert names.count("general-prior") == names.count("evaluator") == names.count("data") == 1
     assert names.count("reconstructions") == names.count("metrics") == 3
     assert plan.separately == sum(len(cell.graph.stages) for cell in plan.cells) > len(names)
     assert plan.estimate() == (0, len(names))
-    for node in plan.nodes.values():  # parents come first
-        earlier = list(plan.nodes)[: list(plan.nodes).index(node.stage.key)]
+    for node in plan.planned.values():  # parents come first
+        earlier = list(plan.planned)[: list(plan.planned).index(node.stage.key)]
         assert node.parents <= set(earlier)
 
 
 def test_cells_that_differ_in_their_prior_share_the_rest(tiny: Protocol, tmp_path: Path) -> None:
     plan = planned(tmp_path / "store", tmp_path, attacks=["gmi", "kedmi"], priors=[None, "gan"])
-    names = [node.stage.name for node in plan.nodes.values()]
+    names = [node.stage.name for node in plan.planned.values()]
     assert [cell.graph.cell.request.prior for cell in plan.cells] == [
         None,
         None,
@@ -237,9 +237,10 @@ def test_a_grid_runs_resumes_and_equals_single_runs(
     assert not again.to_compute
     log = Log()
     run_grid(again, store, InProcess(), log)
-    assert log.names == ["metrics cached"] * 4
+    assert log.names == ["picture cached"] * 4
     more = planned(store, tmp_path / "grid", **{**fields, "attacks": ["gmi+lom"]})
-    assert {node.stage.kind for node in more.to_compute} == {"reconstructions", "metrics"}
+    kinds = {node.stage.kind for node in more.to_compute}
+    assert kinds == {"reconstructions", "metrics", "picture"}
     seconds, unknown = more.estimate()
     assert unknown == 0
     assert seconds > 0
@@ -293,7 +294,7 @@ def test_a_diverged_cell_is_a_status(tiny: Protocol, tmp_path: Path) -> None:
     result = run_grid(plan, store, InProcess(), Listener())
     assert not result.failed
     assert records(plan.cells, result)[0].status == "diverged"
-    done = {plan.nodes[key].stage.kind for key, o in result.outcomes.items() if o.computed}
+    done = {plan.planned[key].stage.kind for key, o in result.outcomes.items() if o.computed}
     assert not done & {"prior", "student", "reconstructions", "references"}
 
 
@@ -494,7 +495,7 @@ def test_names_of_cells_are_no_markup() -> None:
     stage.key = KEY
     graph = SimpleNamespace(stages={stage.name: stage}, picture=stage)
     cell = GridCell(graph, Path("[red]x[bold]"))  # type: ignore[arg-type]
-    node = Node(stage, 0, frozenset(), (0, 1))
+    node = PlannedStage(stage, 0, frozenset(), (0, 1))
     plan = Plan((cell, cell), {KEY: node}, {}, 2)
     out = io.StringIO()
     console = Console(file=out, width=160)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from mibench.grid.grid import expand, make_grid
 from mibench.grid.local import Workers
 from mibench.grid.plan import make_plan
 from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Listener
-from mibench.grid.spec import expand, make_grid
 from mibench.grid.work import JobOutcome
 from mibench.store.store import Store
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder

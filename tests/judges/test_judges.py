@@ -192,6 +192,19 @@ def test_outputs_that_are_not_finite_name_their_network(
         mibench.run(protocol="tiny", attack="gmi", store=tmp_path / "store", out=tmp_path / "out")
 
 
+def test_references_are_the_same_in_parts(
+    tiny: Protocol, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of some protocols hold more than memory does."""
+    evaluation = Evaluation(graph(protocol="tiny", attack="gmi").references, bench(tiny_store))
+    whole = {name: list(parts) for name, parts in evaluation.references().items()}
+    monkeypatch.setattr("mibench.cell.measures.PART_BYTES", 2 * 4 * 4 * 3 * 32 * 32)
+    parts = {name: list(each) for name, each in evaluation.references().items()}
+    for name, each in parts.items():
+        assert [len(part) for part in each] == [2, 2, 1]
+        torch.testing.assert_close(torch.cat(each), *whole[name])
+
+
 def test_an_evaluation_follows_the_records_rules(tiny: Protocol, tiny_store: Path) -> None:
     """Intervals of old records are computed as they were."""
     references = graph(protocol="tiny", attack="gmi").references

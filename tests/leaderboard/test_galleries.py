@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mibench import protocols
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.errors import MibenchError
 from mibench.leaderboard.build import build
 from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery
@@ -165,7 +165,7 @@ def test_there_is_no_gallery_without_reconstructions(tmp_path: Path) -> None:
 
 def people(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The part of a record that says it is of photographs."""
-    card = TINY.model_copy(update={"data": IdentitySplit(dataset="lfw"), "name": "people"})
+    card = TINY.model_copy(update={"data": IdentityDivision(dataset="lfw"), "name": "people"})
     monkeypatch.setitem(protocols.PROTOCOLS, "people", card)
     resolved = {**card.model_dump(mode="json"), "digest": card.digest}
     return {"name": "people", "version": 1, "passed": {}, "resolved": resolved}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.leaderboard.checks import faults
 from mibench.protocols import PROTOCOLS
 from mibench.record import Record
@@ -67,12 +67,12 @@ FILES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [name for name, card in PROTOCOLS.items() if isinstance(card.data, IdentitySplit)]
+    "name", [name for name, card in PROTOCOLS.items() if isinstance(card.data, IdentityDivision)]
 )
 def test_a_protocol_from_files_to_a_record(name: str, tmp_path: Path) -> None:
     card = PROTOCOLS[name]
     spec = card.data
-    assert isinstance(spec, IdentitySplit)
+    assert isinstance(spec, IdentityDivision)
     data = str(tmp_path / "data")
     for dataset, crop in ((spec.dataset, spec.crop), (spec.public_dataset, spec.public_crop)):
         if dataset:

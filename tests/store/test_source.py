@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import sys
@@ -21,7 +22,7 @@ from mibench.errors import MibenchError
 from mibench.inversion.attack import ATTACKS
 from mibench.protocols import Protocol
 from mibench.store import source
-from mibench.store.source import code_digest, normalised_source, outside_digest
+from mibench.store.source import code_digest, outside_digest
 from mibench.training.defense import DEFENSES
 from tests.kit.cells import graph, graph_of
 
@@ -57,6 +58,10 @@ DIFFERENT = [
 def test_what_does_not_run_does_not_count(text: str) -> None:
     assert text != PLAIN
     assert normalised_source(text) == normalised_source(PLAIN)
+
+
+def normalised_source(text: str) -> str:
+    return ast.unparse(source._normalised(ast.parse(text)))
 
 
 @pytest.mark.parametrize("text", DIFFERENT)

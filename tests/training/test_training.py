@@ -130,8 +130,8 @@ def test_one_image_is_refused() -> None:
 
 def test_hooks_are_asked_before_anything_is_trained() -> None:
     class Refusing(Hooks):
-        def check(self, labels: Tensor, config: TrainingConfig) -> None:
-            raise RequestError(f"{len(labels)} images in batches of {config.batch_size}")
+        def check(self, job: Job) -> None:
+            raise RequestError(f"{len(job.train)} images in batches of {job.config.batch_size}")
 
         def pretrain(self, job: Job) -> None:
             raise AssertionError("nothing is trained")
@@ -179,7 +179,6 @@ def test_the_state_counts_steps_and_epochs() -> None:
     train(hooks, epochs=3)
     assert [(s.epoch, s.step) for s in hooks.states] == [(i // 3, i) for i in range(9)]
     assert {(s.epochs, s.steps) for s in hooks.states} == {(3, 9)}
-    assert [s.fraction for s in hooks.states] == [i / 9 for i in range(9)]
 
 
 class Counter(Progress):

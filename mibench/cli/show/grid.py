@@ -15,7 +15,7 @@ from rich.text import Text
 from mibench.cli.show.progress import duration
 from mibench.cli.show.record import warnings
 from mibench.cli.show.tables import ABSENT, right, table
-from mibench.grid.plan import Node, Plan
+from mibench.grid.plan import Plan, PlannedStage
 from mibench.grid.schedule import Listener, Result
 from mibench.grid.work import JobOutcome
 from mibench.progress import Progress
@@ -35,8 +35,8 @@ class GridDisplay(Listener, Progress):
     def __init__(self, plan: Plan, workers: int, stream: TextIO | None = None) -> None:
         self.plan, self.workers = plan, workers
         self.console = rich.console.Console(file=stream or sys.stderr)
-        self.running: dict[str, tuple[Node, float]] = {}
-        self.ended_nodes: dict[str, JobOutcome] = {}
+        self.running: dict[str, tuple[PlannedStage, float]] = {}
+        self.over: dict[str, JobOutcome] = {}
         self.failed: set[int] = set()
         self.step = ""  # of the stage that runs in this process
         self._loop = [0, 0]  # steps done and in all
@@ -53,20 +53,20 @@ class GridDisplay(Listener, Progress):
         if self._live is not None:
             self._live.stop()
 
-    def started(self, node: Node) -> None:
-        self.running[node.stage.key] = (node, time.monotonic())
+    def started(self, planned: PlannedStage) -> None:
+        self.running[planned.stage.key] = (planned, time.monotonic())
         self.step = ""
 
-    def ended(self, node: Node, outcome: JobOutcome) -> None:
-        self.running.pop(node.stage.key, None)
-        self.ended_nodes[node.stage.key] = outcome
+    def ended(self, planned: PlannedStage, outcome: JobOutcome) -> None:
+        self.running.pop(planned.stage.key, None)
+        self.over[planned.stage.key] = outcome
         mark, style = {"done": ("✓", ""), "cached": ("=", "dim"), "failed": ("✗", "red")}[
             outcome.status
         ]
-        cell = self.plan.cells[node.cell].name
-        text = f"{mark} {node.stage.name}  {cell}  {duration(outcome.seconds)}"
+        cell = self.plan.cells[planned.cell].name
+        text = f"{mark} {planned.stage.name}  {cell}  {duration(outcome.seconds)}"
         if outcome.error is not None:
-            self.failed |= set(node.cells)
+            self.failed |= set(planned.cells)
             text += f"  {_last_line(outcome.error)}"
         self.console.print(Text(text, style), soft_wrap=True)
         self._plain(always=True)
@@ -90,16 +90,16 @@ class GridDisplay(Listener, Progress):
     def eta(self) -> float | None:
         """Seconds that are left, if anything is known about them."""
         seen: dict[str, list[float]] = {}
-        for key, outcome in self.ended_nodes.items():
+        for key, outcome in self.over.items():
             if outcome.status == "done":
-                stage = self.plan.nodes[key].stage.kind
+                stage = self.plan.planned[key].stage.kind
                 seen.setdefault(stage, []).append(outcome.seconds)
         total, now = 0.0, time.monotonic()
-        for node in self.plan.to_compute:
-            if (key := node.stage.key) in self.ended_nodes:
+        for planned in self.plan.to_compute:
+            if (key := planned.stage.key) in self.over:
                 continue
             expected = self.plan.seconds.get(key)
-            if here := seen.get(node.stage.kind):
+            if here := seen.get(planned.stage.kind):
                 mean = sum(here) / len(here)
                 # What this run measured says more than another run's time on another machine.
                 expected = mean if expected is None else (expected + mean) / 2
@@ -110,24 +110,24 @@ class GridDisplay(Listener, Progress):
         return total / max(1, self.workers)
 
     def _counts(self) -> str:
-        ended = sum(cell.goal in self.ended_nodes for cell in self.plan.cells) - len(self.failed)
+        ended = sum(cell.goal in self.over for cell in self.plan.cells) - len(self.failed)
         cells = f"{max(0, ended)}/{len(self.plan.cells)} cells"
         if self.failed:
             cells += f" ({len(self.failed)} failed)"
         left = self.eta()
-        parts = [cells, f"{len(self.ended_nodes)}/{len(self.plan.nodes)} stages"]
+        parts = [cells, f"{len(self.over)}/{len(self.plan.planned)} stages"]
         parts += [f"{len(self.running)} running"] if self.running else []
         parts += [f"ETA {duration(left)}"] if left is not None and self.running else []
         return " · ".join(parts)
 
     def _status(self) -> rich.table.Table:
         table = rich.table.Table.grid(padding=(0, 2))
-        for node, since in self.running.values():
-            expected = self.plan.seconds.get(node.stage.key)
+        for planned, since in self.running.values():
+            expected = self.plan.seconds.get(planned.stage.key)
             about = f"of about {duration(expected)}" if expected else self.step
-            cell = self.plan.cells[node.cell].name
+            cell = self.plan.cells[planned.cell].name
             since_then = duration(time.monotonic() - since)
-            table.add_row(*map(Text, ("…", node.stage.name, cell, since_then, about)))
+            table.add_row(*map(Text, ("…", planned.stage.name, cell, since_then, about)))
         outer = rich.table.Table.grid()
         outer.add_row(table)
         outer.add_row(Text(self._counts(), style="bold"))
@@ -137,19 +137,19 @@ class GridDisplay(Listener, Progress):
         now = time.monotonic()
         if self._live is None and (always or now - self._told > _LINE_SECONDS):
             self._told = now
-            names = ", ".join(node.stage.name for node, _ in self.running.values())
+            names = ", ".join(planned.stage.name for planned, _ in self.running.values())
             line = self._counts() + (f" · {names} {self.step}".rstrip() if names else "")
             self.console.print(Text(line, style="dim"), soft_wrap=True)
 
 
 def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
     """Print what is cached, what will be computed, and how long that may take."""
-    todo = Counter(node.stage.kind for node in plan.to_compute)
+    todo = Counter(planned.stage.kind for planned in plan.to_compute)
     cached = Counter(each.kind for each in plan.cached.values())
     seconds: dict[str, float] = {}
-    for node in plan.to_compute:
-        if (took := plan.seconds.get(node.stage.key)) is not None:
-            seconds[node.stage.kind] = seconds.get(node.stage.kind, 0.0) + took
+    for planned in plan.to_compute:
+        if (took := plan.seconds.get(planned.stage.key)) is not None:
+            seconds[planned.stage.kind] = seconds.get(planned.stage.kind, 0.0) + took
     every = [stage for cell in plan.cells for stage in cell.graph.stages.values()]
     rows = []
     for stage in dict.fromkeys(each.kind for each in every):

@@ -58,12 +58,12 @@ class Override(Frozen):
         """What a cell's fields must be."""
         return self.model_dump(exclude={"set"}, exclude_none=True)
 
-    def matches(self, spec: Request) -> bool:
-        """Whether ``spec`` is one of the cells meant."""
-        return all(getattr(spec, field) == value for field, value in self.wanted.items())
+    def matches(self, request: Request) -> bool:
+        """Whether ``request`` is one of the cells meant."""
+        return all(getattr(request, field) == value for field, value in self.wanted.items())
 
 
-class GridSpec(Frozen):
+class Grid(Frozen):
     """One grid: the product of its lists."""
 
     protocol: Name = Field("synthfaces-32", description="evaluation setting of all cells")
@@ -133,7 +133,7 @@ class GridSpec(Frozen):
                             )
 
     def _cell(self, settings: dict[str, Any], **axes: Any) -> Request:
-        spec = make_request(
+        request = make_request(
             protocol=self.protocol,
             **axes,
             root=self.root,
@@ -143,10 +143,10 @@ class GridSpec(Frozen):
         )
         overrides = {**self.set}
         for each in self.override:
-            if each.matches(spec):
+            if each.matches(request):
                 overrides |= each.set
         # Of a part of the grid that has been checked; pydantic would copy it all again.
-        return spec.model_copy(update={"overrides": {**overrides, **settings}})
+        return request.model_copy(update={"overrides": {**overrides, **settings}})
 
     def foreign(self, override: Override) -> str:
         """What keeps an override from matching any cell, as a message says it; ``""``: nothing."""
@@ -199,7 +199,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def read_grids(path: Path) -> list[GridSpec]:
+def read_grids(path: Path) -> list[Grid]:
     """The grids of a TOML file.
 
     Raises:
@@ -234,21 +234,21 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
             )
 
 
-def make_grid(fields: Mapping[str, Any], where: str) -> GridSpec:
+def make_grid(fields: Mapping[str, Any], where: str) -> Grid:
     """A grid from plain values.
 
     Raises:
         RequestError: an unknown field (close names are offered) or a wrong value.
     """
     try:
-        grid = GridSpec.model_validate(dict(fields))
+        grid = Grid.model_validate(dict(fields))
     except RequestError as error:  # of seeds written as text
         raise RequestError(f"{where}: {error}") from error
     except ValidationError as error:
         unknown = [each for each in error.errors() if each["type"] == "extra_forbidden"]
         if unknown:
             place = unknown[0]["loc"]
-            known = (Override if len(place) > 1 else GridSpec).model_fields
+            known = (Override if len(place) > 1 else Grid).model_fields
             hint = closest(str(place[-1]), known) or f"fields: {', '.join(known)}"
             name = plain(".".join(map(str, place)))
             raise RequestError(
@@ -264,10 +264,10 @@ def make_grid(fields: Mapping[str, Any], where: str) -> GridSpec:
     return grid
 
 
-def expand(grids: list[GridSpec]) -> list[Request]:
+def expand(grids: list[Grid]) -> list[Request]:
     """The cells of several grids, each once, in order."""
     cells: dict[str, Request] = {}
     for grid in grids:
-        for spec in grid.cells():
-            cells.setdefault(spec.model_dump_json(), spec)
+        for request in grid.cells():
+            cells.setdefault(request.model_dump_json(), request)
     return list(cells.values())

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mibench.data.division import Division, divide
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 from mibench.data.images import Dataset
 from mibench.data.prepare import prepare
 from mibench.data.prepared import Prepared, open_prepared
@@ -54,15 +54,15 @@ def lfw(data: Path) -> Prepared:
     return open_prepared("lfw", 4, data)
 
 
-def spec(**options: Any) -> IdentitySplit:
-    return IdentitySplit(**{"dataset": "lfw", **options})
+def spec(**options: Any) -> IdentityDivision:
+    return IdentityDivision(**{"dataset": "lfw", **options})
 
 
-def split(chosen: IdentitySplit, *sets: Prepared) -> Division:
+def split(chosen: IdentityDivision, *sets: Prepared) -> Division:
     return divide(chosen, *(each.pictures() for each in sets))
 
 
-def load(chosen: IdentitySplit, resolution: int, data: Path) -> Dataset:
+def load(chosen: IdentityDivision, resolution: int, data: Path) -> Dataset:
     return chosen.divide(resolution=resolution, data=data).load()
 
 
@@ -188,8 +188,8 @@ def test_a_split_is_pinned(lfw: Prepared, data: Path) -> None:
     chosen = spec(identities=3, public_images=8, seed=3)
     assert split(chosen, lfw).digest == pinned
     program = (
-        "from mibench.data.identity_split import *\n"
-        f"spec = IdentitySplit.model_validate_json({chosen.model_dump_json()!r})\n"
+        "from mibench.data.identity_division import *\n"
+        f"spec = IdentityDivision.model_validate_json({chosen.model_dump_json()!r})\n"
         f"print(spec.divide(resolution=4, data={str(data)!r}).split)"
     )
     other = subprocess.run(
@@ -253,12 +253,12 @@ def test_loading_holds_the_chosen_rows_only(tmp_path: Path) -> None:
     mnist_files(tmp_path / "raw", train=60_000, test=5536)
     prepare("mnist", tmp_path, tmp_path / "data", 32, incomplete=True, workers=1)
     program = f"""
-from mibench.data.identity_split import IdentitySplit
+from mibench.data.identity_division import IdentityDivision
 def most():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(l for l in lines if l.startswith("VmHWM")).split()[1]) / 1024
 def spec(n):
-    return IdentitySplit(dataset="mnist", classes=("0", "1"), max_train=n, public_images=n)
+    return IdentityDivision(dataset="mnist", classes=("0", "1"), max_train=n, public_images=n)
 spec(9).divide(resolution=32, data={str(tmp_path / "data")!r}).load()
 before = most()
 data = spec(3000).divide(resolution=32, data={str(tmp_path / "data")!r}).load()
@@ -288,7 +288,7 @@ def test_the_real_mnist_has_the_papers_counts(tmp_path: Path) -> None:
     assert made.public_names == tuple("56789")
     for name in ("mnist-32", "mnist-32-small"):
         card = PROTOCOLS[name]
-        assert isinstance(card.data, IdentitySplit)
+        assert isinstance(card.data, IdentityDivision)
         assert card.data.divide(resolution=8, data=tmp_path).split == card.split
 
 

@@ -35,7 +35,7 @@ from mibench.types import digest
 _log = logging.getLogger("mibench.data")
 
 
-class IdentitySplit(Rule):
+class IdentityDivision(Rule):
     """How prepared data sets are divided; see the rule in this module's docstring."""
 
     dataset: str = Field(description="data set of the private identities")
@@ -75,7 +75,7 @@ class IdentitySplit(Rule):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws")
 
     @model_validator(mode="after")
-    def _consistent(self) -> IdentitySplit:
+    def _consistent(self) -> IdentityDivision:
         for name in filter(None, (self.dataset, self.public_dataset)):
             try:
                 check_source(name)
@@ -132,7 +132,7 @@ class IdentitySplit(Rule):
             complete=private.index.complete and public.index.complete,
             counts=made.counts,
             of_people=self.of_people,
-            spec=self,
+            card=self,
             resolution=resolution,
             data=str(data) if data else None,
         )
@@ -227,21 +227,21 @@ class PreparedImages(Divided):
         data: the data folder; None: see :func:`mibench.data.prepared.data_root`.
     """
 
-    spec: IdentitySplit
+    card: IdentityDivision
     resolution: int
     data: str | None
     stored = True
 
     def inputs(self) -> dict[str, Any]:
         """The images' contents, and whether they may be mirrored."""
-        cards = [source_named(name).card for name, _ in self.spec.sets]
+        cards = [source_named(name).card for name, _ in self.card.sets]
         mirror = {card.name: card.mirror for card in cards}
         return {"images": self.digest, "mirror": mirror, "resolution": self.resolution}
 
     def load(self, progress: Progress = SILENT) -> Dataset:
         """Check the prepared files, and copy what is used of them into memory."""
         for _ in progress.steps(1, "reading and checking the prepared pictures"):
-            made, private, public = self.spec.open(self.resolution, self.data, check=True)
+            made, private, public = self.card.open(self.resolution, self.data, check=True)
             if _contents(made, private, public) != self.digest:
                 raise MibenchError(
                     f"{private.folder} or {public.folder} was prepared anew while it was in use: "
