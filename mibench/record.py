@@ -14,12 +14,12 @@ SCHEMA_VERSION: Literal[3] = 3
 RULES_VERSION = 2  # of the metrics' rules; records of schema 1 were made by version 1
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
-# Images beside the reconstructions, which bound every attack.
 _LARGEST = 1e15  # of a strength that a curve can show
+# Images beside the reconstructions, which bound every attack.
 FLOOR_PRIOR = "floor: random prior samples"
 FLOOR_PUBLIC = "floor: public images that the target scores highest"
 CEILING = "ceiling: private test images"
-REFERENCES = (FLOOR_PRIOR, FLOOR_PUBLIC, CEILING)
+REFERENCES = {FLOOR_PRIOR: "floor", FLOOR_PUBLIC: "floor", CEILING: "ceiling"}  # in a word
 
 # A validator before the model's own turns JSON into Python's lists, which strict tuples refuse.
 _List = Strict(False)

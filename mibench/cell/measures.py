@@ -23,6 +23,7 @@ from mibench.record import (
     CEILING,
     FLOOR_PRIOR,
     FLOOR_PUBLIC,
+    REFERENCES,
     RULES_VERSION,
     MetricValue,
     missing,
@@ -297,7 +298,7 @@ class References(Stage[dict[str, Any]]):
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         evaluation = self.evaluation(bench)
         values = {
-            name: dump(evaluation(images, name.partition(":")[0])[0])
+            name: dump(evaluation(images, REFERENCES[name])[0])
             for name, images in evaluation.references().items()
         }
         utility = evaluation.accuracies()

@@ -23,7 +23,7 @@ COMMANDS = {  # where each is, and its line of help
     "list": ("listing:list_", "List what there is of a KIND."),
     "info": (
         "info:info",
-        "Explain NAME: an attack, defense, prior, source, target, protocol or metric.",
+        "Explain NAME: an attack, defense, prior, source, judge, target, protocol or metric.",
     ),
     "data": ("data:data_commands", "Prepare the papers' data sets, and look after them."),
     "grid": ("grid:grid", "Run many cells; what they share is computed once."),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mibench.cli.fetch import fetch
-from mibench.cli.options import data_option, json_option, print_json
+from mibench.cli.options import data_option, json_option, print_json, quiet_option
 from mibench.errors import MibenchError, RequestError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def list_(data: str | None, as_json: bool) -> None:
     is_flag=True,
     help="Accept fewer pictures, or other lists, than were published. The counts are recorded.",
 )
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@quiet_option
 def prepare(
     name: str,
     root: str,
@@ -89,11 +89,9 @@ def prepare(
     """
     from mibench.cli.show.progress import display, size
     from mibench.data.prepare import prepare as prepare_data
-    from mibench.progress import SILENT
 
-    shown = contextlib.nullcontext(SILENT) if quiet else display()
     # What torchvision prints while downloading is progress, not a result.
-    with contextlib.redirect_stdout(sys.stderr), shown as progress:
+    with contextlib.redirect_stdout(sys.stderr), display(quiet=quiet) as progress:
         made = prepare_data(
             name,
             root,
@@ -213,17 +211,15 @@ def _cell(held: dict[str, Any], size: Callable[[float], str]) -> str:
 
 
 def _show(entries: list[dict[str, Any]], root: Path, out: Console) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from mibench.cli.show.progress import size
+    from mibench.cli.show.tables import folded, right, table, whole
 
-    table = Table()
-    table.add_column("name", no_wrap=True)
-    for column in ("images", "identities", "originals"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("--download", "licence", "home page", "prepared here"):
-        table.add_column(column, overflow="fold")
+    columns = [whole("name")]
+    columns += [right(name, no_wrap=True) for name in ("images", "identities", "originals")]
+    columns += map(folded, ("--download", "licence", "home page", "prepared here"))
+    rows = []
     for entry in entries:
         here = [_cell(each, size) for each in entry["prepared"]]
         identities = entry["identities"]
@@ -237,8 +233,8 @@ def _show(entries: list[dict[str, Any]], root: Path, out: Console) -> None:
             entry["home"] or "—",
             "\n".join(here) or "—",
         )
-        table.add_row(*map(Text, cells))
-    out.print(table)
+        rows.append(cells)
+    out.print(table(rows, *columns))
     out.print(Text(f"data folder: {root}"), soft_wrap=True)
     advice = "mibench data prepare NAME --root DIR says where files belong if they are not there"
     out.print(Text(advice), soft_wrap=True)

@@ -18,7 +18,7 @@ from mibench.cli.show.tables import console, show_description
 )
 @json_option
 def info(name: str, protocol: str | None, as_json: bool) -> None:
-    """Explain NAME: an attack, defense, prior, source, target, protocol or metric.
+    """Explain NAME: an attack, defense, prior, source, judge, target, protocol or metric.
 
     Shows where it comes from, how it differs from its source, and its fields for `--set`: their
     defaults, what they are in a protocol, and their meaning.

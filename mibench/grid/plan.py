@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from mibench.cell.stage import Stage
 from mibench.data.divided import Divided
 from mibench.errors import RequestError
 from mibench.progress import SILENT
+from mibench.settings import flat
 from mibench.store.store import Store
 from mibench.types import digest
+
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -160,29 +163,19 @@ def estimates(stages: Iterable[Stage[Any]], store: Store) -> dict[str, float | N
     Similar are stages of the same kind whose inputs agree in the most fields; of equally similar
     ones it is the median. None where no stage of the kind was measured.
     """
-    measured: dict[str, list[tuple[dict[str, str], float]]] = defaultdict(list)
+    measured: dict[str, list[tuple[Settings, float]]] = defaultdict(list)
     for info in store.ls():
         manifest = store.manifest(info.stage, info.key)
         if manifest is not None and "seconds" in manifest.cost:
-            sample = (_flat(manifest.inputs), float(manifest.cost["seconds"]))
+            sample = (dict(flat(manifest.inputs)), float(manifest.cost["seconds"]))
             measured[info.stage].append(sample)
-    return {each.key: _estimate(_flat(each.inputs), measured[each.kind]) for each in stages}
+    return {each.key: _estimate(dict(flat(each.inputs)), measured[each.kind]) for each in stages}
 
 
-def _estimate(inputs: dict[str, str], measured: list[tuple[dict[str, str], float]]) -> float | None:
+def _estimate(inputs: Settings, measured: list[tuple[Settings, float]]) -> float | None:
     if not measured:
         return None
     scores = [sum(inputs.get(k) == v for k, v in each.items()) for each, _ in measured]
     best = max(scores)
     alike = [took for score, (_, took) in zip(scores, measured, strict=True) if score == best]
     return statistics.median(alike)
-
-
-def _flat(inputs: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in inputs.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = repr(value)
-    return flat

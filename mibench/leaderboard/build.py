@@ -19,6 +19,7 @@ from mibench.leaderboard.board import Board, Column, Table, Value
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.folder import (
     BUILT,
+    LeftOut,
     manifest,
     plain_files,
     refuse_link,
@@ -71,14 +72,16 @@ def boards(folder: Path, cards: Mapping[str, BoardCard]) -> Made:
             "`mibench leaderboard add` files records"
         )
     unknown = sorted(filed.keys() - cards.keys())
-    problems += [f"{name}/: this mibench has no protocol of that name" for name in unknown]
+    problems += [
+        LeftOut(f"{name}/", "this mibench has no protocol of that name") for name in unknown
+    ]
     known = {name: filed[name] for name in sorted(filed.keys() & cards.keys())}
     made = [build_board(name, own, cards[name]) for name, own in known.items()]
     if not made:
-        listed = "\n  ".join(problems)
+        listed = "\n  ".join(map(str, problems))
         raise RequestError(f"no record in {folder / RECORDS} can be taken:\n  {listed}")
     taken = [each for own in known.values() for each in own]
-    return Made(tuple(made), tuple(taken), tuple(problems))
+    return Made(tuple(made), tuple(taken), tuple(map(str, problems)))
 
 
 def build(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[Path], list[str], list[str]]:
@@ -153,10 +156,10 @@ def _pictures(folder: Path, filed: Sequence[Filed]) -> tuple[set[str], list[str]
         if record.people:
             reason = "reconstructions of people are not published: remove it"
         if reason:
-            problems.append(f"{GALLERIES}/{name}: {reason}")
+            problems.append(LeftOut(f"{GALLERIES}/{name}", reason))
         else:
             shown.add(name)
-    return shown, problems
+    return shown, list(map(str, problems))
 
 
 def _texts(made: Sequence[Board]) -> dict[str, bytes]:

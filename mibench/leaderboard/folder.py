@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from mibench.errors import RequestError, printable
 from mibench.files import read_plain, write_atomic
@@ -26,20 +27,31 @@ _REMOVABLE = re.compile(
 )
 
 
-def plain_files(folder: Path, part: str, suffix: str) -> tuple[list[str], list[str]]:
+class LeftOut(NamedTuple):
+    """A file that boards do not take: its path, and why."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def plain_files(folder: Path, part: str, suffix: str) -> tuple[list[str], list[LeftOut]]:
     """Regular files ``<part>/*/*<suffix>`` of a folder, and what else lies there by such a name.
 
     Returns:
-        Paths relative to ``part``, sorted, and a line for each link, FIFO or device.
+        Paths relative to ``part``, sorted, and each link, FIFO or device.
 
     Raises:
         RequestError: ``part`` itself is a link.
     """
     refuse_link(folder, part)
-    found, problems = [], []
+    found: list[str] = []
+    problems: list[LeftOut] = []
     for place in _entries(folder / part):
         if place.is_symlink():
-            problems.append(f"{printable(place.name)}: a link, which is not followed here")
+            problems.append(LeftOut(printable(place.name), "a link, which is not followed here"))
         for entry in _entries(Path(place.path)) if place.is_dir(follow_symlinks=False) else ():
             if not entry.name.endswith(suffix):
                 continue
@@ -48,7 +60,7 @@ def plain_files(folder: Path, part: str, suffix: str) -> tuple[list[str], list[s
                 found.append(relative)
             else:
                 kind = "a link, which is not followed here" if entry.is_symlink() else "no file"
-                problems.append(f"{printable(relative)}: {kind}")
+                problems.append(LeftOut(printable(relative), kind))
     return found, problems
 
 

@@ -22,6 +22,7 @@ from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, met
 from mibench.leaderboard.plots import plots, said
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.series import UNDEFENDED, settings_of
+from mibench.record import REFERENCES
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}
@@ -262,7 +263,7 @@ def _plots(board: Board) -> list[dict[str, Any]]:
         references = [
             {
                 "y": min(each["y"], plot["y"].high),
-                "short": f"{each['name'].partition(':')[0]} {each['y']:.1f}",
+                "short": f"{REFERENCES[each['name']]} {each['y']:.1f}",
                 "label": f"{each['name']} {each['y']:.1f}",
                 "beyond": each["beyond"],
             }

@@ -17,7 +17,7 @@ from mibench.errors import MibenchError, printable
 from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE, faults
 from mibench.leaderboard.fit import unfit
-from mibench.leaderboard.folder import plain_files
+from mibench.leaderboard.folder import LeftOut, plain_files
 from mibench.leaderboard.names import RECORDS, cell_name, method_label, reconstructions
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
@@ -54,12 +54,12 @@ def load(folder: Path) -> dict[str, list[Filed]]:
     if problems:
         raise MibenchError(
             f"{len(problems)} problems with the records in {folder / RECORDS}:\n  "
-            + "\n  ".join(problems)
+            + "\n  ".join(map(str, problems))
         )
     return found
 
 
-def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[str]]:
+def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[LeftOut]]:
     """The filed records that boards can take, by protocol, and what is wrong with the others.
 
     Anyone may have written a file in this folder: links are not followed, and a file that is
@@ -69,12 +69,12 @@ def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[str]]:
     found, problems = _sound(folder)
     for protocol, filed in found.items():
         unlike = disagreements(filed)
-        problems += [printable(f"{path}: {reason}") for path, reason in unlike.items()]
+        problems += [LeftOut(*map(printable, each)) for each in unlike.items()]
         found[protocol] = [each for each in filed if each.path not in unlike]
     return {protocol: filed for protocol, filed in found.items() if filed}, problems
 
 
-def _sound(folder: Path, protocol: str = "") -> tuple[dict[str, list[Filed]], list[str]]:
+def _sound(folder: Path, protocol: str = "") -> tuple[dict[str, list[Filed]], list[LeftOut]]:
     """Filed records, of one protocol or all, that are sound in themselves; what is wrong."""
     found: dict[str, list[Filed]] = {}
     paths, problems = plain_files(folder, RECORDS, ".json")
@@ -84,7 +84,7 @@ def _sound(folder: Path, protocol: str = "") -> tuple[dict[str, list[Filed]], li
         each, reasons = read_filed(folder, relative)
         if each is not None and not reasons:
             found.setdefault(each.record.protocol.name, []).append(each)
-        problems += [printable(f"{relative}: {reason}") for reason in reasons]
+        problems += [LeftOut(printable(relative), printable(reason)) for reason in reasons]
     return found, problems
 
 

@@ -134,8 +134,12 @@ def improvement_table(cells: Sequence[Series], card: BoardCard, targets: Sequenc
     rows: list[Row] = []
     for target in targets:
         for base in sorted({AttackName.parse(attack, strict=False).base for _, attack in default}):
-            names = {"base": base, "lom": f"{base}+lom", "ma": f"{base}+ma"}
-            names["improved"] = f"improved-{base}"
+            names = {
+                "base": base,
+                "lom": AttackName(base, lom=True).full,
+                "ma": AttackName(base, ma=True).full,
+            }
+            names["improved"] = AttackName(base, lom=True, ma=True).full
             own = {
                 key: default[target, name]
                 for key, name in names.items()

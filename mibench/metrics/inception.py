@@ -63,7 +63,7 @@ def find_inception(path: Path | None = None) -> Path | str:
 
     Returns:
         The path of a file with the right checksum, or a reason to hand to
-        :func:`mibench.types.missing`. A place that was named but is wrong never falls back to
+        :func:`mibench.record.missing`. A place that was named but is wrong never falls back to
         another.
     """
     try:

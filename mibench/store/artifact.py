@@ -20,7 +20,7 @@ from torch import Tensor
 from mibench.errors import ArtifactError
 from mibench.files import sha256, write_atomic
 from mibench.record import Environment
-from mibench.store import environment as provenance
+from mibench.store import environment
 from mibench.types import Frozen, canonical_json, digest
 
 MANIFEST = "manifest.json"
@@ -137,7 +137,7 @@ def make_manifest(
         "stage": stage,
         "inputs": inputs,
         "files": files,
-        "maker": provenance.environment(device).model_dump(mode="json"),
+        "maker": environment.environment(device).model_dump(mode="json"),
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cost": cost,
     }

@@ -236,8 +236,7 @@ def verify_all(folder: Path, place: Place) -> Iterator[tuple[str, str, list[str]
         Of each record its state, ``WRONG`` or ``UNCHECKED``; its file; and the reasons.
     """
     found, problems = survey(folder)
-    for problem in problems:
-        path, _, reason = problem.partition(": ")
+    for path, reason in problems:
         yield WRONG, path, [reason]
     for each in (filed for board in found.values() for filed in board):
         verdict, reasons = _verdict(each, folder, place)

@@ -26,7 +26,7 @@ from mibench.grid.plan import make_plan
 from mibench.grid.work import job_of, work
 from mibench.inversion.attack import ATTACKS
 from mibench.protocols import Protocol
-from mibench.store import environment as provenance
+from mibench.store import environment
 from mibench.store.store import Store
 from mibench.training.defense import DEFENSES
 from tests.kit.cells import bench, graph_of
@@ -330,9 +330,9 @@ def test_a_refused_run_writes_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
 def commits(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The commit that this process claims to run from."""
     state = {"commit": "a" * 40, "dirty": True, "timm": "0.0.1"}
-    usual = provenance.package_version
-    monkeypatch.setattr(provenance, "git_state", lambda: (state["commit"], state["dirty"]))
-    monkeypatch.setattr(provenance, "package_version", lambda name: state.get(name) or usual(name))
+    usual = environment.package_version
+    monkeypatch.setattr(environment, "git_state", lambda: (state["commit"], state["dirty"]))
+    monkeypatch.setattr(environment, "package_version", lambda name: state.get(name) or usual(name))
     return state
 
 

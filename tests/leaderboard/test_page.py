@@ -17,7 +17,15 @@ from mibench.errors import MibenchError
 from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.page import render_page
 from mibench.leaderboard.records import Filed
-from mibench.record import RULES_VERSION, MetricValue, Part, PriorPart, Record
+from mibench.record import (
+    CEILING,
+    FLOOR_PRIOR,
+    RULES_VERSION,
+    MetricValue,
+    Part,
+    PriorPart,
+    Record,
+)
 from tests.kit import browser
 from tests.kit.board_records import ENVIRONMENT
 
@@ -109,7 +117,7 @@ def board() -> Board:
             Curve("bido", "gmi", "net", "scale", (point(2, 0.952, 0.5, True), point(9, 0.8, 0.3))),
             Curve(HACK, "gmi", "net", "knob", (point(1, 0.9, 0.2),)),
         ),
-        (("floor: random", Value(0.01)), ("ceiling: private", Value(0.986))),
+        ((FLOOR_PRIOR, Value(0.01)), (CEILING, Value(0.986))),
     )
 
 

@@ -10,14 +10,14 @@ from rich.text import Text
 
 from mibench.cli.show.progress import duration, size
 from mibench.cli.show.tables import ABSENT, pairs, right, table
-from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY
+from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY, trusted_evaluator
 from mibench.metrics import METRICS, near_chance
 from mibench.metrics.catalogue import HIGHER
 from mibench.record import INCOMPLETE, MetricValue, Record
 
 _FILES = {
     "record.json": "numbers, configuration, hashes",
-    "reconstructions.safetensors": "all reconstructions",
+    "reconstructions*.safetensors": "all reconstructions",
     "reconstructions.png": "a picture of them, for looking",
 }
 
@@ -40,7 +40,8 @@ def show_record(record: Record, console: Console, folder: Path, store: Path) -> 
         console.print(Text(note, style="yellow"))
     console.print(_costs(record))
     places = [("run folder", str(folder))]
-    places += [(f"  {name}", what) for name, what in _FILES.items() if (folder / name).exists()]
+    for pattern, what in _FILES.items():
+        places += [(f"  {path.name}", what) for path in sorted(folder.glob(pattern))]
     console.print(pairs([*places, ("store", str(store))], title="Where everything is"))
 
 
@@ -103,7 +104,7 @@ def notes(record: Record) -> list[str]:
     """What a reader of these numbers must know."""
     found = []
     accuracy = record.utility.get("evaluator_accuracy")
-    if isinstance(accuracy, float) and accuracy < LEAST_EVALUATOR_ACCURACY:
+    if isinstance(accuracy, float | int) and not trusted_evaluator(record):
         found.append(
             f"The evaluator is right on {100 * accuracy:.1f} % of the private test images, less "
             f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: on leaderboards this cell is shown but "
