@@ -127,7 +127,7 @@ class Source(ABC):
             JPEGs may be decoded at a reduced size, for they have several megapixels.
     """
 
-    card: DatasetCard
+    card: ClassVar[DatasetCard]
     filter: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
     photographs: ClassVar[bool] = False
 

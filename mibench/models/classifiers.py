@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +42,30 @@ class GivesOutputs(Protocol):
     def outputs(self, images: Tensor) -> Outputs: ...
 
 
+class Backbone(Protocol):
+    """What is used of a timm model without its last layer."""
+
+    default_cfg: Mapping[str, Any]
+
+    def forward_features(self, images: Tensor) -> Tensor: ...
+
+    def forward_head(self, hidden: Tensor, pre_logits: bool = False) -> Tensor: ...
+
+    def forward_intermediates(self, images: Tensor) -> tuple[Tensor, list[Tensor]]: ...
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+    def load_state_dict(self, tensors: Mapping[str, Any], strict: bool = True) -> object: ...
+
+
+class ReadsFeatures(Protocol):
+    """The last layer."""
+
+    def read(self, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of features, and further terms that a loss needs."""
+        ...
+
+
 class Head(nn.Linear):
     """The last layer."""
 
@@ -76,7 +101,7 @@ class Classifier(nn.Module):
         self.architecture, self.classes, self.resolution = architecture, classes, resolution
         self.stochastic = False
         try:
-            self.backbone: Any
+            self.backbone: Backbone
             self.backbone, features = _backbone(architecture, classes, resolution)
         except RequestError:
             raise
@@ -86,7 +111,7 @@ class Classifier(nn.Module):
                 f"{error}. Choose another architecture (`mibench list targets`) or a larger "
                 "resolution"
             ) from error
-        self.head: Any = Head(features, classes)
+        self.head: ReadsFeatures = Head(features, classes)
         self.output: nn.Module = nn.Identity()
         self.feature_size = features
         mean = torch.tensor(self.backbone.default_cfg.get("mean", (0.5, 0.5, 0.5)))
@@ -132,7 +157,7 @@ def check_architecture(architecture: str) -> None:
         )
 
 
-def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, int]:
+def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Backbone, int]:
     """The timm model without its last layer, and the size of its penultimate features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -156,7 +181,8 @@ def _backbone(architecture: str, classes: int, resolution: int) -> tuple[Any, in
             f"target {architecture!r} gives features of shape {tuple(features.shape)}, "
             "not one vector an image: it is no classifier that mibench can use"
         )
-    return model.train(), features.shape[1]
+    backbone: Backbone = model.train()
+    return backbone, features.shape[1]
 
 
 @torch.no_grad()

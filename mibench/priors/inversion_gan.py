@@ -29,62 +29,6 @@ from mibench.types import BUDGETED
 BANK = 59  # the other images of the released code's attack batches, which hold 60 identities
 
 
-class InversionGanConfig(PriorConfig):
-    """Training of KEDMI's GAN."""
-
-    start: bool = Field(
-        True, description="start from the general prior; false: from scratch, as published"
-    )
-    steps: int = Field(2000, ge=1, le=10**9, description="critic steps", json_schema_extra=BUDGETED)
-    generator_every: int = Field(
-        5, ge=1, le=1000, description="critic steps per generator step (n_critic)"
-    )
-    batch_size: int = Field(64, ge=2, le=65_536, description="images a step")
-    learning_rate: float = Field(2e-4, gt=0, le=1e30, description="Adam's step, betas (0.5, 0.999)")
-    entropy_weight: float = Field(
-        1e-4,
-        ge=0,
-        le=1e30,
-        description="weight of the entropy of D(G(z)), summed over the batch as in released code",
-    )
-    ema: float = Field(
-        0.95,
-        ge=0,
-        lt=1,
-        description="decay of the generator's moving average; 0: the last weights, as published",
-    )
-    critic: Literal["general", "kedmi"] = Field(
-        "general",
-        description="`general`: the general prior's critic with a logit for each class; `kedmi`: "
-        "the published one, from scratch",
-    )
-    kernel_std: float = Field(
-        0.02,
-        gt=0,
-        le=1e6,
-        description="standard deviation of the minibatch discrimination's kernels at the start; at "
-        "the released code's 1 its output is exactly 0, and stays so; with the many features of "
-        "the critic `kedmi` it takes 0.002 to be alive",
-    )
-    mirror: bool = Field(
-        True, description="mirror half of the images, where the data set allows it (published: not)"
-    )
-    fresh_batch: bool = Field(
-        False,
-        description="match features with images of their own, as published; false: with the second "
-        "batch of the critic's step",
-    )
-
-    @model_validator(mode="after")
-    def _the_published_critic_starts_from_scratch(self) -> InversionGanConfig:
-        if self.start and self.critic == "kedmi":
-            raise ValueError(
-                "the critic `kedmi` has other layers than the general prior's and cannot start "
-                "from it: set start=false, or critic=general"
-            )
-        return self
-
-
 class MinibatchDiscrimination(nn.Module):
     """Closeness of a sample to the others of its batch (Salimans et al., NeurIPS 2016).
 
@@ -264,17 +208,78 @@ class InversionGanPrior(Prior):
 
 
 @register_prior("inversion-gan")
-class InversionGan(PriorKind[InversionGanConfig]):
+class InversionGan(PriorKind["InversionGan.Config"]):
     """A semi-supervised GAN that distils the target's soft labels into its discriminator.
 
     References:
         Chen et al., "Knowledge-Enriched Distributional Model Inversion Attacks", ICCV 2021.
     """
 
-    Config = InversionGanConfig
     needs = "black-box"  # of the target it is the confidence scores that are distilled
     title = "target-specific GAN"
     stream = "kedmi"  # whose part it was before priors had kinds: numbers stay what they were
+
+    class Config(PriorConfig):
+        """Training of KEDMI's GAN."""
+
+        start: bool = Field(
+            True, description="start from the general prior; false: from scratch, as published"
+        )
+        steps: int = Field(
+            2000, ge=1, le=10**9, description="critic steps", json_schema_extra=BUDGETED
+        )
+        generator_every: int = Field(
+            5, ge=1, le=1000, description="critic steps per generator step (n_critic)"
+        )
+        batch_size: int = Field(64, ge=2, le=65_536, description="images a step")
+        learning_rate: float = Field(
+            2e-4, gt=0, le=1e30, description="Adam's step, betas (0.5, 0.999)"
+        )
+        entropy_weight: float = Field(
+            1e-4,
+            ge=0,
+            le=1e30,
+            description="weight of the entropy of D(G(z)), summed over the batch as in the "
+            "released code",
+        )
+        ema: float = Field(
+            0.95,
+            ge=0,
+            lt=1,
+            description="decay of the generator's moving average; 0: the last weights, as "
+            "published",
+        )
+        critic: Literal["general", "kedmi"] = Field(
+            "general",
+            description="`general`: the general prior's critic with a logit for each class; "
+            "`kedmi`: the published one, from scratch",
+        )
+        kernel_std: float = Field(
+            0.02,
+            gt=0,
+            le=1e6,
+            description="standard deviation of the minibatch discrimination's kernels at the "
+            "start; at the released code's 1 its output is exactly 0, and stays so; with the many "
+            "features of the critic `kedmi` it takes 0.002 to be alive",
+        )
+        mirror: bool = Field(
+            True,
+            description="mirror half of the images, where the data set allows it (published: no)",
+        )
+        fresh_batch: bool = Field(
+            False,
+            description="match features with images of their own, as published; false: with the "
+            "second batch of the critic's step",
+        )
+
+        @model_validator(mode="after")
+        def _the_published_critic_starts_from_scratch(self) -> InversionGan.Config:
+            if self.start and self.critic == "kedmi":
+                raise ValueError(
+                    "the critic `kedmi` has other layers than the general prior's and cannot start "
+                    "from it: set start=false, or critic=general"
+                )
+            return self
 
     def recipe(self) -> str:
         """Where it starts."""

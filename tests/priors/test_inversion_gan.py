@@ -18,7 +18,6 @@ from mibench.priors._networks import Critic, Generator
 from mibench.priors.gan import GanPrior
 from mibench.priors.inversion_gan import (
     InversionGan,
-    InversionGanConfig,
     InversionGanPrior,
     discriminator_loss,
     generator_loss,
@@ -85,7 +84,7 @@ def specific(
 ) -> InversionGanPrior:
     start, seen = base or general(), WhiteBoxTarget(target or tiny_classifier())
     job = PriorJob(public_images(), lambda: start, seen, stream(seed, "prior"), SILENT)
-    return InversionGan(InversionGanConfig(**{**TRAINED, **fields})).train(job)
+    return InversionGan(InversionGan.Config(**{**TRAINED, **fields})).train(job)
 
 
 def weights(module: nn.Module) -> Tensor:
@@ -119,7 +118,7 @@ def test_training_from_scratch_does_not() -> None:
 
 
 def test_the_recipe_says_where_it_starts() -> None:
-    usual, scratch = InversionGanConfig(), InversionGanConfig(start=False)
+    usual, scratch = InversionGan.Config(), InversionGan.Config(start=False)
     fine_tuned = "target-specific GAN, fine-tuned from the general prior"
     assert InversionGan(usual).recipe() == fine_tuned
     assert InversionGan(scratch).recipe() == "target-specific GAN, trained from scratch"
@@ -148,7 +147,7 @@ def test_every_training_field_changes_the_prior(change: dict[str, Any]) -> None:
 
 
 def test_every_own_field_is_in_the_list_above() -> None:
-    own = InversionGanConfig.model_fields.keys() - PriorConfig.model_fields.keys()
+    own = InversionGan.Config.model_fields.keys() - PriorConfig.model_fields.keys()
     assert {next(iter(change)) for change in TRAININGS} == own
 
 
@@ -194,7 +193,7 @@ def test_realism_is_a_pictures_own_unless_it_is_coupled() -> None:
 def test_scores_are_what_it_needs_of_the_target() -> None:
     job = PriorJob(public_images(), general, None, stream(0, "prior"), SILENT)
     with pytest.raises(TypeError, match="confidence scores"):
-        InversionGan(InversionGanConfig()).train(job)
+        InversionGan(InversionGan.Config()).train(job)
 
 
 def test_the_bank_is_of_the_averaged_generator() -> None:

@@ -31,7 +31,6 @@ from mibench.priors.gan import Gan, GanPrior
 from mibench.priors.inversion_gan import (
     Discriminator,
     InversionGan,
-    InversionGanConfig,
     InversionGanPrior,
 )
 from mibench.progress import SILENT
@@ -73,7 +72,7 @@ def gmi_generator(resolution: int = RESOLUTION, latent: int = LATENT, width: int
 def test_the_papers_protocols_have_networks_of_the_published_sizes(protocol: str) -> None:
     cell = resolve(Request(protocol=protocol, attack="kedmi", overrides=SCRATCH))
     own = cell.prior_config
-    assert isinstance(own, InversionGanConfig)
+    assert isinstance(own, InversionGan.Config)
     gan = own.gan
     with torch.device("meta"):
         generator = Generator(64, gan.latent, gan.generator_width, gan.architecture)
@@ -89,7 +88,7 @@ def test_the_papers_protocols_train_as_long_as_published() -> None:
     """30,000 images in batches of 64: GMI's loader keeps the last 48, KEDMI's drops them."""
     cell = resolve(Request(protocol="celeba-64", attack="kedmi", overrides=SCRATCH))
     own = cell.prior_config
-    assert isinstance(own, InversionGanConfig)
+    assert isinstance(own, InversionGan.Config)
     gan = own.gan
     assert gan.steps == 280 * 469 // gan.critic_steps == 26_264
     assert (own.steps, own.steps // own.generator_every) == (56_160, 11_232)
@@ -100,7 +99,7 @@ def test_the_papers_protocols_train_as_long_as_published() -> None:
 def test_the_pinned_networks_stay_this_suites_own() -> None:
     for protocol in ("synthfaces-32", "synthfaces-64", "lfw-64-small", "mnist-32-small"):
         cell = resolve(Request(protocol=protocol, attack="kedmi"))
-        assert isinstance(cell.prior_config, InversionGanConfig)
+        assert isinstance(cell.prior_config, InversionGan.Config)
         assert cell.prior_config.gan.architecture == "dcgan"
         assert cell.prior_config.critic == "general"
 
@@ -197,7 +196,7 @@ def test_published_critics_have_instance_normalisation() -> None:
     with pytest.raises(ValidationError, match="trained by the recipe `wgan-gp`, not `hinge`"):
         GanConfig(architecture="gmi")
     with pytest.raises(ValidationError, match="cannot start from it: set start=false"):
-        InversionGanConfig(critic="kedmi")
+        InversionGan.Config(critic="kedmi")
 
 
 @pytest.mark.parametrize("resolution", [8, 10, 32, 112])
@@ -327,7 +326,7 @@ def general(ema: float = 0.0, seed: int = 0) -> GanPrior:
 
 def test_the_published_gans_train_from_scratch_and_the_seed_alone_decides() -> None:
     cell = resolve(Request(protocol="celeba-64", attack="kedmi", overrides=SCRATCH))
-    assert isinstance(cell.prior_config, InversionGanConfig)
+    assert isinstance(cell.prior_config, InversionGan.Config)
     brief = {"steps": 4, "generator_every": 2, "batch_size": 8}
     kind = InversionGan(cell.prior_config.model_copy(update=brief))
 

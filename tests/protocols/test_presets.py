@@ -10,6 +10,7 @@ import torch
 
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import Cell, resolve
+from mibench.cell.run import settled
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.grid.plan import make_plan
@@ -22,7 +23,8 @@ from tests.kit.tiny_folder import SETTINGS
 
 
 def cell(root: Path, preset: Preset | None = None, attack: str = "improved-kedmi") -> Cell:
-    return resolve(Request(protocol="folder", root=str(root), preset=preset, attack=attack))
+    asked = Request(protocol="folder", root=str(root), preset=preset, attack=attack)
+    return resolve(settled(asked))
 
 
 @pytest.mark.parametrize(("gpu", "preset"), [(True, "paper"), (False, "small")])
