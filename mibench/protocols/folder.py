@@ -5,13 +5,13 @@ from __future__ import annotations
 from mibench.data.folder import FolderOptions
 from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
+from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 from mibench.types import Preset
 
 _IMAGES = 840  # training images that the epochs of `small` are meant for
-_QUICK = TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)
 
 
 def folder_protocol(
@@ -65,32 +65,10 @@ def _small(options: FolderOptions, images: int | None) -> Protocol:
             training=faces.model_copy(update={"epochs": _passes(40, images)}),
         ),
         gan=GanConfig(steps=1000, generator_width=16, critic_width=32),
-        students=StudentsConfig(architectures=("test_byobnet", "test_convnext"), training=_QUICK),
-        attacks={
-            "gmi": {"attack.iterations": 60},
-            "kedmi": {
-                "attack.iterations": 200,
-                "attack.learning_rate": 0.05,
-                "attack.initial_log_variance": 0,
-            },
-            "vmi": {
-                "attack.family": "gaussian",
-                "attack.iterations": 300,
-                "attack.samples_per_step": 2,
-                "attack.optimizer": "adam",
-                "attack.learning_rate": 0.01,
-                "attack.kl_weight": 0.02,
-            },
-        },
-        priors={"inversion-gan": {"prior.steps": 200}},
-        defenses={
-            "bido": {
-                "target.optimizer": "adam",
-                "target.learning_rate": 1e-3,
-                "target.weight_decay": 0.0,
-                "defense.scale": 2,
-            }
-        },
+        students=StudentsConfig(architectures=("test_byobnet", "test_convnext"), training=STUDENTS),
+        attacks=ATTACKS,
+        priors=PRIORS,
+        defenses={"bido": BIDO},
     )
 
 

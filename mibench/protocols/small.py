@@ -7,25 +7,17 @@ every record holds their accuracy.
 
 from __future__ import annotations
 
-from typing import Any
-
 from mibench.data.identity_division import IdentityDivision
 from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
+from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
 from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 
 _STUDENTS = ("test_efficientnet", "test_byobnet", "test_convnext")
-_QUICK = TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)
 _FACES = TrainingConfig(epochs=40, batch_size=32, learning_rate=0.05, weight_decay=5e-4)
-_KEDMI: dict[str, Any] = {
-    "attack.iterations": 400,
-    "attack.learning_rate": 0.05,
-    "attack.initial_log_variance": 0,
-}
-_PRIORS: dict[str, Any] = {"inversion-gan": {"prior.steps": 200}}
 
 CARDS = (
     Protocol(
@@ -62,9 +54,12 @@ CARDS = (
         judges_know_public=True,
         gan=GanConfig(steps=2000, generator_width=16, critic_width=32),
         prior_seed=0,
-        students=StudentsConfig(architectures=_STUDENTS, training=_QUICK),
-        attacks={"gmi": {"attack.iterations": 200}, "kedmi": _KEDMI},
-        priors=_PRIORS,
+        students=StudentsConfig(architectures=_STUDENTS, training=STUDENTS),
+        attacks={
+            "gmi": {"attack.iterations": 200},
+            "kedmi": {**ATTACKS["kedmi"], "attack.iterations": 400},
+        },
+        priors=PRIORS,
         # DP-SGD keeps its defaults, ε = 8.
         defenses={
             "bido": {"target.learning_rate": 1e-3, "defense.scale": 10},
@@ -99,21 +94,10 @@ CARDS = (
         gan=GanConfig(steps=2000, generator_width=16, critic_width=32),
         prior_seed=0,
         # The first student is the second evaluator here.
-        students=StudentsConfig(architectures=_STUDENTS[1:], training=_QUICK),
-        attacks={
-            "gmi": {"attack.iterations": 60},
-            "kedmi": {**_KEDMI, "attack.iterations": 200},
-        },
-        priors=_PRIORS,
-        # Validation accuracy (none .886): control .856, scale 1 .869, 3 .831.
-        defenses={
-            "bido": {
-                "target.optimizer": "adam",
-                "target.learning_rate": 1e-3,
-                "target.weight_decay": 0.0,
-                "defense.scale": 2,
-            }
-        },
+        students=StudentsConfig(architectures=_STUDENTS[1:], training=STUDENTS),
+        attacks={"gmi": ATTACKS["gmi"], "kedmi": ATTACKS["kedmi"]},
+        priors=PRIORS,
+        defenses={"bido": BIDO},
         notes=(
             "Budgets of attacks are those of synthfaces-32. Networks and BiDO's strength were "
             "settled on this set, by accuracy on validation images alone: small residual networks "

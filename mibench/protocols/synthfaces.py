@@ -8,6 +8,7 @@ from mibench.assets import Asset
 from mibench.data.rendered import SynthFacesData
 from mibench.judges import JudgeConfig
 from mibench.priors import GanConfig
+from mibench.protocols._budgets import ATTACKS, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
 from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig
@@ -26,7 +27,7 @@ ATTRIBUTE_JUDGE = JudgeConfig(
 
 _STUDENTS = StudentsConfig(
     architectures=("test_efficientnet", "test_byobnet", "test_convnext"),
-    training=TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01),
+    training=STUDENTS,
 )
 
 _SMALL: dict[str, Any] = {
@@ -37,25 +38,8 @@ _SMALL: dict[str, Any] = {
     "evaluator": EVALUATOR_JUDGE,
     "second": SECOND_JUDGE,
     "students": _STUDENTS,
-    # Settled on synthfaces-32-dev with the baseline attacks: far above random prior samples, below
-    # saturation, and a minute or less of two cores.
-    "attacks": {
-        "gmi": {"attack.iterations": 60},
-        "kedmi": {
-            "attack.iterations": 200,
-            "attack.learning_rate": 0.05,
-            "attack.initial_log_variance": 0,
-        },
-        "vmi": {
-            "attack.family": "gaussian",
-            "attack.iterations": 300,
-            "attack.samples_per_step": 2,
-            "attack.optimizer": "adam",
-            "attack.learning_rate": 0.01,
-            "attack.kl_weight": 0.02,
-        },
-    },
-    "priors": {"inversion-gan": {"prior.steps": 200}},
+    "attacks": ATTACKS,
+    "priors": PRIORS,
     # Strengths: the largest tried that costs at most 5 points of validation accuracy on the twin
     # (none .995). MID: β .03 → .967, .04 → .954, .05 → .931. BiDO: scale 2 → .969, 3 → .953,
     # 5 → .926; its published step size is for networks that start from ImageNet. DP-SGD: σ .005 →
