@@ -26,8 +26,7 @@ from mibench.judges import JudgeConfig, JudgeJob, train_judge
 from mibench.judges.classifier import AttributeTraining, ClassifierJudge
 from mibench.models.initialisation import Initialisation
 from mibench.priors import PriorConfig, PriorJob
-from mibench.priors._prior import no_general
-from mibench.priors.gan import Gan
+from mibench.priors.gan import Gan, no_general
 from mibench.progress import Progress
 from mibench.protocols.synthfaces import (
     ATTRIBUTE_JUDGE,

@@ -13,8 +13,7 @@ from mibench.cell.stage import Bench, Stage
 from mibench.errors import DivergedError
 from mibench.models.access import ACCESS
 from mibench.priors import Prior, PriorJob, PriorKind
-from mibench.priors._prior import no_general
-from mibench.priors.gan import Gan
+from mibench.priors.gan import Gan, no_general
 from mibench.settings import counted
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import seeded, stream

@@ -17,6 +17,8 @@ from mibench.errors import RequestError
 from mibench.grid.schedule import Executor
 from mibench.grid.work import Job, JobOutcome, work, worker_name
 
+_RETRIES = 5  # of a job whose worker or node was lost
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -90,18 +92,15 @@ class RayCluster(Executor):
     Args:
         address: of a cluster, as ``"auto"`` or ``"10.0.0.1:6379"``.
         resources: by stage; ``""`` for all others.
-        retries: how often Ray may run a job again whose worker or node was lost.
 
     Raises:
         RequestError: there is no address, Ray is not installed, or no cluster answers there.
     """
 
-    def __init__(
-        self, address: str | None, resources: Mapping[str, Resources], retries: int = 5
-    ) -> None:
+    def __init__(self, address: str | None, resources: Mapping[str, Resources]) -> None:
         require_address(address)
         self._ray = _import_ray()
-        self.resources, self.retries = resources, retries
+        self.resources = resources
         self._own = not self._ray.is_initialized()
         if self._own:
             try:
@@ -126,7 +125,7 @@ class RayCluster(Executor):
         task = self._task.options(
             num_cpus=wanted.cpus,
             num_gpus=wanted.gpus,
-            max_retries=self.retries,
+            max_retries=_RETRIES,
             name=f"{job.folder.name}: {job.name}",
         )
         # Ray shows a task its GPUs only, so the first one that it sees is its own.

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -136,11 +136,6 @@ class PriorConfig(Frozen):
 
 
 C = TypeVar("C", bound=PriorConfig)
-
-
-def no_general() -> NoReturn:
-    """What stands for the general prior where that itself is trained."""
-    raise MibenchError("the general prior is what is being trained: there is none to start from")
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet, to_float
+from mibench.errors import MibenchError
 from mibench.models.freeze import freeze
 from mibench.priors._networks import Critic, Generator, Norm, map_sizes
 from mibench.priors._prior import (
@@ -21,6 +22,11 @@ from mibench.priors._prior import (
     register_prior,
 )
 from mibench.streams import seeded
+
+
+def no_general() -> NoReturn:
+    """What stands for the general prior where that itself is trained."""
+    raise MibenchError("the general prior is what is being trained: there is none to start from")
 
 
 class GanPrior(Prior):
