@@ -86,9 +86,12 @@ def read_images(record: Record, path: Path, store: Path) -> dict[str, Tensor] | 
                 return None
             place = stored.file(name)
         shards.append(_shard(place, claimed, most))
-    if len({frozenset(shard) for shard in shards}) > 1:
+    if len(shards) < 2:
+        return shards[0] if shards else None
+    kinds = {frozenset((k, t.dtype, t.shape[1:], t.ndim) for k, t in s.items()) for s in shards}
+    if len(kinds) > 1 or not all(tensor.ndim for tensor in shards[0].values()):
         raise MibenchError(f"the reconstructions of {path} hold other tensors in each file")
-    return {key: torch.cat([s[key] for s in shards]) for key in shards[0]} if shards else None
+    return {key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}
 
 
 def _shard(place: Path, claimed: str, most: int) -> dict[str, Tensor]:

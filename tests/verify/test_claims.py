@@ -196,6 +196,12 @@ def test_reconstructions_in_several_files(
     result = invoke("verify", run_folder, "--store", finished[1])
     assert result.exit_code == 1
     assert "is not what the record was made from" in result.stderr
+    save_file({"images": torch.zeros(()), "labels": torch.zeros(2)}, shards[1])
+    data["artifacts"][shards[1].name] = hashlib.sha256(shards[1].read_bytes()).hexdigest()
+    path.write_text(json.dumps(data))
+    result = invoke("verify", run_folder, "--store", finished[1])
+    assert result.exit_code == 1
+    assert "hold other tensors in each file" in result.stderr
     shards[1].unlink()
     assert invoke("verify", run_folder, "--store", finished[1]).exit_code == 2
 
