@@ -45,6 +45,8 @@ class Gmi(Attack["Gmi.Config"]):
         ),
     )
 
+    needs_realism = True
+
     class Config(AttackConfig):
         """Options of GMI; defaults are those of its copies in KEDMI's and the seed paper's code."""
 

@@ -57,6 +57,7 @@ class Kedmi(Attack["Kedmi.Config"]):
     )
 
     prior = "inversion-gan"
+    needs_realism = True
 
     class Config(AttackConfig):
         """Options of KEDMI; of the attack, the defaults are the released code's."""

@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         if name not in (names := self.names()):
             hint = closest(name, names)
             raise RequestError(
-                f"unknown {self.kind} {shown(name)}; {hint + '; ' if hint else ''}"
+                f"unknown {self.kind} {shown(name)}; {hint + ' ' if hint else ''}"
                 f"Known: {', '.join(names) or 'none'}, or path/to/file.py:Class"
             )
 
@@ -158,17 +158,14 @@ class Registry(Generic[T]):
         Raises:
             RequestError: the file or the class is missing, fails to import, or is of another base.
         """
-        path_text, _, class_name = spec.rpartition(":")
-        if not path_text.endswith(".py") or not class_name.isidentifier():
-            example = f"path/to/mine.py:My{self.kind.capitalize()}"
-            raise RequestError(f"{shown(spec)} does not name a class in a file; write {example}")
-        path = Path(os.path.realpath(user_path(path_text, f"the {self.kind} file")))
-        module = import_file(path, f"the {self.kind} file")
+        module, class_name = named_in_file(
+            spec, f"the {self.kind} file", f"My{self.kind.capitalize()}"
+        )
         cls = getattr(module, class_name, None)
         if not isinstance(cls, type):
             found = [n for n, v in vars(module).items() if isinstance(v, type) and self._fits(v)]
             hint = closest(class_name, found) or f"its {self.kind}s: {', '.join(found) or 'none'}"
-            raise RequestError(f"{path} has no class {class_name!r}; {hint}")
+            raise RequestError(f"{module.__file__} has no class {class_name!r}; {hint}")
         self._check_base(cls)
         if cls.__module__ != module.__name__:
             self._passed_on[cls] = module
@@ -181,6 +178,11 @@ class Registry(Generic[T]):
                 "digits, with single dashes between words"
             )
         self._check_base(cls)
+        if name in self._modules() and not cls.__module__.startswith(f"{self.package}."):
+            raise RequestError(
+                f"{_where(cls)} registers {name!r}, which is mibench's own {self.kind}: choose "
+                "another name"
+            )
         # names() reads names off file names, so the two must agree.
         parent, _, stem = cls.__module__.rpartition(".")
         if parent == self.package and stem.replace("_", "-") != name:
@@ -208,8 +210,12 @@ class Registry(Generic[T]):
     def _check_base(self, cls: type) -> None:
         if not self._fits(cls):
             raise RequestError(
-                f"{_where(cls)} is no {self.kind}: it must extend "
-                f"{self.base.__module__}.{self.base.__qualname__}"
+                f"{_where(cls)} is no {self.kind}: it must extend {_where(self.base)}"
+            )
+        if absent := sorted(getattr(cls, "__abstractmethods__", ())):
+            raise RequestError(
+                f"{_where(cls)} lacks {', '.join(f'{each}()' for each in absent)}, which every "
+                f"{self.kind} has"
             )
 
     def _modules(self) -> dict[str, str]:
@@ -235,30 +241,42 @@ class Registry(Generic[T]):
         return found
 
 
+_OF_A_FILE = "mibench_file_"  # what names of the modules begin with that users' files are
 _FILES: dict[Path, tuple[bytes, ModuleType]] = {}  # a file that holds several things is run once
 
 
-def import_file(path: Path, what: str) -> ModuleType:
-    """The module that a user's file is, run again only when the file has changed.
+def named_in_file(spec: str, what: str, example: str = "NAME") -> tuple[ModuleType, str]:
+    """The module and the name of ``path/to/mine.py:Name``; the module may lack it.
+
+    The file is run again only when it has changed.
 
     Args:
-        path: the file, with links resolved.
-        what: what a message calls it: ``"the attack file"``.
+        what: what a message calls the file: ``"the attack file"``.
+        example: a name that could be in it.
 
     Raises:
-        RequestError: it cannot be read, or fails.
+        RequestError: it is written otherwise, or the file cannot be read, or fails.
     """
+    path_text, _, name = spec.rpartition(":")
+    if not path_text.endswith(".py") or not name.isidentifier():
+        raise RequestError(
+            f"{shown(spec)} does not name something in a file; write path/to/mine.py:{example}"
+        )
+    return _import_file(Path(os.path.realpath(user_path(path_text, what))), what), name
+
+
+def _import_file(path: Path, what: str) -> ModuleType:
     source = read_file(path, what)
     known = _FILES.get(path)
     if known is not None and known[0] == source:
         return known[1]
     # The path is part of the name, so that two files called mine.py do not collide.
-    name = f"mibench_file_{digest(str(path))[:12]}_{path.stem}"
+    name = f"{_OF_A_FILE}{digest(str(path))[:12]}_{path.stem}"
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module  # where pydantic looks up a class's annotations
     try:
-        with _importing(f"{path} cannot be imported"):
+        with _importing(f"{path} cannot be imported", str(path)):
             # Not through importlib, whose bytecode cache misses an edit within the same second.
             exec(compile(source, path, "exec"), module.__dict__)
     except BaseException:
@@ -269,23 +287,35 @@ def import_file(path: Path, what: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _importing(problem: str) -> Iterator[None]:
-    """Refuse what fails, or ends the program, while it is imported; Ctrl-C passes."""
+def _importing(problem: str, file: str | None = None) -> Iterator[None]:
+    """Refuse what fails, or ends the program, while it is imported; Ctrl-C passes.
+
+    Args:
+        file: whose last line on the way is named; None: the line that raised.
+    """
     try:
         yield
     except (RequestError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        frames = traceback.extract_tb(error.__traceback__)
+        passed = list(traceback.extract_tb(error.__traceback__))
+        frames = [each for each in passed if each.filename == file] or passed
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         said = f"{type(error).__name__}: {error}"
+        if isinstance(error, SyntaxError):
+            said, place = f"SyntaxError: {error.msg}", f" ({error.filename}, line {error.lineno})"
         if isinstance(error, SystemExit):
             said = "it ends the program (sys.exit)"
         raise RequestError(f"{problem}: {said}{place}") from error
 
 
 def _where(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """A class as its author knows it: ``mine.py:Mine``, or by the package that offers it."""
+    module = sys.modules.get(cls.__module__)
+    if cls.__module__.startswith(_OF_A_FILE) and module is not None:
+        return f"{Path(str(module.__file__)).name}:{cls.__qualname__}"
+    public = [part for part in cls.__module__.split(".") if not part.startswith("_")]
+    return ".".join([*public, cls.__qualname__])
 
 
 def _origin(point: importlib.metadata.EntryPoint) -> str:

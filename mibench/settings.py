@@ -35,12 +35,14 @@ def explain(error: ValidationError, where: str = "") -> str:
     Args:
         where: what the paths start with: ``"attack"``.
     """
-    return "; ".join(
-        f"{'.'.join(filter(None, [where, *map(str, each['loc'])]))}: {each['msg']} "
-        f"(got {shown(each['input'])})"
-        + (", which is written as JSON: '[1, 2]'" if each["type"] in _LISTS else "")
-        for each in error.errors()
-    )
+    found = []
+    for each in error.errors():
+        path = ".".join(filter(None, [where, *map(str, each["loc"])]))
+        text = f"{path}: {each['msg'].removeprefix('Value error, ')}"
+        if each["type"] not in ("missing", "value_error"):
+            text += f" (got {shown(each['input'])})"
+        found.append(text + (", which is written as [1, 2]" if each["type"] in _LISTS else ""))
+    return "; ".join(found)
 
 
 def shown(value: object) -> str:
@@ -181,6 +183,14 @@ def write_setting(path: str, value: Any) -> str:
             pass
     # Also of text that reads like a number or a list.
     return f"{path}={json.dumps(value, allow_nan=False)}"
+
+
+def moved(path: str) -> str | None:
+    """The path of a prior's setting whose path was the attack's once; None for any other."""
+    attack, part, *fields = (*path.split("."), "")
+    if attack == "attack" and part in ("prior", "prior_training"):
+        return ".".join(["prior", *fields]).rstrip(".")
+    return None
 
 
 def share_of(count: int, share: float, least: int = 1) -> int:

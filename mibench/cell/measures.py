@@ -199,9 +199,11 @@ class Evaluation:
 
     def _attribute_error(self, parts: list[Tensor | None]) -> MetricValue:
         truth = self.data.attributes
-        read = [part for part in parts if part is not None]
-        if truth is None or not read:
+        if truth is None:
             return missing("only protocols with rendered faces know the true attributes")
+        read = [part for part in parts if part is not None]
+        if not read:
+            return missing("the protocol pins no network that reads attributes off images")
         labels = self.labels
         return metrics.attribute_error(torch.cat(read), truth[labels], labels, rules=self.rules)
 

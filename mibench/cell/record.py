@@ -15,8 +15,8 @@ from mibench.cell.images import Images
 from mibench.cell.measures import cost_of
 from mibench.cell.picture import PICTURE
 from mibench.cell.reconstructions import RECONSTRUCTIONS
-from mibench.cell.request import command_of
-from mibench.cell.resolve import PARTS, Cell
+from mibench.cell.request import PARTS, command_of
+from mibench.cell.resolve import Cell
 from mibench.cell.stage import Bench
 from mibench.errors import RequestError
 from mibench.files import sha256, write_atomic

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from mibench.errors import RequestError
-from mibench.settings import check_value, command_line, explain, plain, shown
+from mibench.settings import check_value, command_line, explain, moved, plain, shown
 from mibench.types import Frozen, Name, Preset, Seed, Share
 
+PARTS = ("protocol", "target", "defense", "attack", "prior")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
 
 
@@ -58,7 +60,31 @@ def make_request(**fields: Any) -> Request:
         raise RequestError(explain(error)) from error
     for path, value in request.overrides.items():
         check_value(value, f"--set {plain(path)}")
+    check_paths(request.overrides)
     return request
+
+
+def check_paths(overrides: Mapping[str, Any]) -> None:
+    """Refuse paths of no part of a cell, and a path beside one that holds it."""
+    for path in overrides:
+        part, dot, _ = path.partition(".")
+        if part not in PARTS or not dot:
+            raise RequestError(
+                f"--set {plain(path)}: paths start with one of {', '.join(p + '.' for p in PARTS)}"
+            )
+        if now := moved(path):
+            raise RequestError(
+                f"--set {plain(path)}: a prior's settings are no longer the attack's; write "
+                f"{plain(now)}"
+            )
+        above = path
+        while "." in above:
+            above = above.rpartition(".")[0]
+            if above in overrides:
+                raise RequestError(
+                    f"--set {plain(path)}: it lies in {plain(above)}, which is set as a whole; "
+                    "set one of them"
+                )
 
 
 def check_device(name: str) -> str:

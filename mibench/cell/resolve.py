@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from mibench.cell.request import Request
+from mibench.cell.overrides import with_overrides
+from mibench.cell.request import Request, check_paths
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
@@ -26,19 +26,16 @@ from mibench.priors.gan import Gan
 from mibench.protocols import Protocol, folder_protocol, is_file, protocol_named
 from mibench.record import PriorPart
 from mibench.registry import closest, contained
-from mibench.settings import explain, plain, scaled, shown
+from mibench.settings import plain, scaled, shown
 from mibench.store.source import outside_digest
 from mibench.training.defense import DEFENSES, Defense, DefenseConfig
 from mibench.training.loop import TrainingConfig
-from mibench.types import AttackCard, Card, DefenseCard, Frozen, digest
+from mibench.types import AttackCard, DefenseCard, digest
 
-Model = TypeVar("Model", bound=Frozen)
-PARTS = ("protocol", "target", "defense", "attack", "prior")
 _NO_ROOT = "the protocol `{}` needs its image folder: --root DIR, one sub-folder for each identity"
 # What a card says of itself and what it pins; methods' settings have paths of their own.
 _IDENTITY = ("name", "version", "title", "notes", "assets", "board")
 _METHODS = ("attacks", "priors", "defenses")
-_MOVED = ("attack.prior", "attack.prior_training")  # where the prior's settings were
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
         RequestError: an unknown name or path, or a value of the wrong type.
     """
     overrides = request.overrides
-    _check_paths(overrides)
+    check_paths(overrides)
     card, protocol = _protocol(request)
     protocol, judges = _judges(protocol)
 
@@ -142,25 +139,26 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     defense_modules = DEFENSES.files_of(defense_class)
     defense_name = DEFENSES.name_of(defense_class)
     if "defense" not in without:
-        _check_card(defense_name, defense_class, DefenseCard)
+        check_method(defense_name, defense_class)
     defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
     name = AttackName("") if "attack" in without else AttackName.parse(request.attack)
     attack_class: type[Attack[Any]]
     attack_class = ATTACKS.base if "attack" in without else ATTACKS.get(name.base)
     attack_modules = ATTACKS.files_of(attack_class)
     name = replace(name, base=ATTACKS.name_of(attack_class))
-    if (name.lom or name.ma) and not attack_class.optimises_identity:
+    if (name.lom or name.ma) and not attack_class.varied():
         raise RequestError(
             f"attack {request.attack!r}: {name.base} optimises no identity loss, so it has no "
             "variants"
         )
     if "attack" not in without:
-        _check_card(name.base, attack_class, AttackCard)
+        check_method(name.base, attack_class)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
-    prior_kind = _prior_kind(request.prior or attack_class.prior, name.base, attack_class)
-    if request.prior and prior_kind is _prior_kind(attack_class.prior, name.base, attack_class):
+    prior_kind = prior_kind_of(request.prior or attack_class.prior, name.base, attack_class)
+    if request.prior and prior_kind is prior_kind_of(attack_class.prior, name.base, attack_class):
         request = request.model_copy(update={"prior": None})  # the same cell
     prior_name, prior_modules = PRIORS.name_of(prior_kind), PRIORS.files_of(prior_kind)
+    _check_tables(protocol, {"attacks": name.base, "defenses": defense_name, "priors": prior_name})
     trained: set[type[PriorKind[Any]]] = {Gan, prior_kind}
     if "prior" in protocol.assets:
         trained.discard(Gan)
@@ -233,10 +231,16 @@ def defense_settings(
     Raises:
         RequestError: an override names no field, or does not fit.
     """
-    card = protocol.defenses.get(name, {})
-    config = with_overrides(method.Config(), _under("defense", card, overrides), "defense")
-    trained = {**method.training, **_under("target", card, overrides)}
-    return config, with_overrides(protocol.training, trained, "target")
+    card, said = protocol.defenses.get(name, {}), _of_card(protocol, "defenses", name)
+    config = with_overrides(method.Config(), _under("defense", card), "defense", said)
+    training = with_overrides(
+        protocol.training, method.training, "target", f"{method.__name__}.training:"
+    )
+    training = with_overrides(training, _under("target", card), "target", said)
+    return (
+        with_overrides(config, _under("defense", overrides), "defense"),
+        with_overrides(training, _under("target", overrides), "target"),
+    )
 
 
 def attack_settings(
@@ -252,9 +256,11 @@ def attack_settings(
     base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
     config = with_overrides(
         method.Config.model_validate(base),
-        _under("attack", protocol.attacks.get(name.base, {}), overrides),
+        _under("attack", protocol.attacks.get(name.base, {})),
         "attack",
+        _of_card(protocol, "attacks", name.base),
     )
+    config = with_overrides(config, _under("attack", overrides), "attack")
     for fixed, value, named in (
         ("augment", config.augment, base["augment"]),
         ("identity.objective", config.identity.objective, base["identity"]["objective"]),
@@ -275,22 +281,41 @@ def prior_settings(
     Raises:
         RequestError: an override names no field, or does not fit.
     """
-    return with_overrides(
+    config = with_overrides(
         kind.Config(gan=protocol.gan),
-        _under("prior", protocol.priors.get(name, {}), overrides),
+        _under("prior", protocol.priors.get(name, {})),
         "prior",
+        _of_card(protocol, "priors", name),
     )
+    config = with_overrides(config, _under("prior", overrides), "prior")
+    general = [path for path in overrides if path.startswith("prior.gan")]
+    if general and "prior" in protocol.assets and config.source == "protocol":
+        raise RequestError(
+            f"--set {plain(general[0])}: {protocol.name} pins its general prior, which these "
+            "settings are no longer of; to train another one, add --set prior.source=scratch"
+        )
+    return config
 
 
-def _prior_kind(
+def prior_kind_of(
     wanted: str | type[PriorKind[Any]], attack: str, attack_class: type[Attack[Any]]
 ) -> type[PriorKind[Any]]:
-    """The kind of prior that is asked for, if the attack may see what that sees of the target."""
+    """The kind of prior that is asked for, if the attack may see what that sees of the target.
+
+    Raises:
+        RequestError: it is none, or the attack cannot have it.
+    """
     kind = PRIORS.get(wanted) if isinstance(wanted, str) else wanted
     if not (isinstance(kind, type) and issubclass(kind, PriorKind)):
         raise RequestError(
             f"{shown(attack)}: its prior is {shown(kind)}; write a registered name or a class that "
             "extends mibench.priors.PriorKind"
+        )
+    check_method(PRIORS.name_of(kind), kind)
+    if attack_class.needs_realism and not kind.scores_realism:
+        raise RequestError(
+            f"the prior {shown(PRIORS.name_of(kind))} does not score how real images look, which "
+            f"the attack {shown(attack)} asks for: choose another one with --prior"
         )
     levels = list(ACCESS)  # from the most to the least
     if kind.needs and levels.index(kind.needs) < levels.index(attack_class.access):
@@ -313,39 +338,36 @@ def _check_architecture(name: str, resolution: int) -> None:
         Classifier(name, 2, resolution)
 
 
-def _check_card(
-    name: str, method: type[Attack[Any]] | type[Defense[Any]], kind: type[Card]
-) -> None:
-    """Refuse a method without its card, which the record at the end reads."""
-    if not isinstance(getattr(method, "card", None), kind):
+def check_method(name: str, method: type[Attack[Any] | Defense[Any] | PriorKind[Any]]) -> None:
+    """Refuse a class that does not say what a cell needs of it, before anything long.
+
+    Raises:
+        RequestError: its card, its options or its main knob are not as the base class says.
+    """
+    bases = ((Attack, AttackCard), (Defense, DefenseCard), (PriorKind, None))
+    base, card = next(each for each in bases if issubclass(method, each[0]))
+    where = f"{shown(name)}: {method.__name__}"
+    if card is not None and not isinstance(getattr(method, "card", None), card):
         raise RequestError(
-            f"{shown(name)}: {method.__name__} has no card; write `card = {kind.__name__}(…)` in "
-            "it, as CONTRIBUTING.md shows"
+            f"{where} has no card; write `card = {card.__name__}(…)` in it, as CONTRIBUTING.md "
+            "shows"
         )
-
-
-def _check_paths(overrides: Mapping[str, Any]) -> None:
-    """Refuse paths of no part of a cell, and a path beside one that holds it."""
-    for path in overrides:
-        part, dot, _ = path.partition(".")
-        if part not in PARTS or not dot:
-            raise RequestError(
-                f"--set {plain(path)}: paths start with one of {', '.join(p + '.' for p in PARTS)}"
-            )
-        moved = ".".join(path.split(".")[:2])
-        if moved in _MOVED:
-            raise RequestError(
-                f"--set {plain(path)}: a prior's settings are no longer the attack's; write "
-                f"{plain('prior' + path.removeprefix(moved))}"
-            )
-        above = path
-        while "." in above:
-            above = above.rpartition(".")[0]
-            if above in overrides:
-                raise RequestError(
-                    f"--set {plain(path)}: it lies in {plain(above)}, which is set as a whole; "
-                    "set one of them"
-                )
+    own, config = base.Config, method.Config
+    if not (isinstance(config, type) and issubclass(config, own)):
+        raise RequestError(f"{where}.Config is {shown(config)}: it must extend {own.__name__}")
+    for each, info in config.model_fields.items():
+        if info.is_required():
+            raise RequestError(f"{where}.Config: {each}: every field needs a default")
+    if issubclass(method, Defense) and method.strength not in (None, *config.model_fields):
+        hint = closest(str(method.strength), config.model_fields)
+        raise RequestError(
+            f"{where}.strength is {method.strength!r}, and its Config has no such field"
+            f"{'; ' + hint if hint else ''}"
+        )
+    stated = method.needs if issubclass(method, PriorKind) else None
+    stated = method.access if issubclass(method, Attack) else stated
+    if stated not in (None, *ACCESS):
+        raise RequestError(f"{where}: {stated!r} is no access; write one of {', '.join(ACCESS)}")
 
 
 def _judges(protocol: Protocol) -> tuple[Protocol, dict[str, type[Judge]]]:
@@ -423,67 +445,30 @@ def _protocol(request: Request) -> tuple[Protocol, Protocol]:
     return card, with_overrides(card, wanted, "protocol")
 
 
-def _under(part: str, *settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings below ``part.``, later ones winning."""
-    return {
-        path.partition(".")[2]: value
-        for each in settings
-        for path, value in each.items()
-        if path.partition(".")[0] == part
-    }
+def _under(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings below ``part.``."""
+    found = {path.partition("."): value for path, value in settings.items()}
+    return {field: value for (own, _, field), value in found.items() if own == part}
 
 
-def with_overrides(config: Model, settings: Mapping[str, Any], where: str) -> Model:
-    """A copy of ``config`` with dotted paths set.
+def _of_card(protocol: Protocol, methods: str, name: str) -> str:
+    return f"the protocol {protocol.name}, {methods}.{name}:"
 
-    Raises:
-        RequestError: a path does not exist (close ones are offered) or a value does not fit.
+
+def _check_tables(protocol: Protocol, used: Mapping[str, str]) -> None:
+    """Refuse a card's settings of a method that is a slip of the pen for a registered one.
+
+    Of what is registered nowhere the card may hold settings: a file's method is known by its name
+    in the cells that run it.
+
+    Args:
+        used: the cell's own methods, by what the card calls their settings.
     """
-    values = config.model_dump()
-    known = list(_paths(values))
-    for path, value in settings.items():
-        if path not in known:
-            fields = [f"{where}.{each}" for each in known]
-            hint = closest(f"{where}.{path}", fields) or "fields: " + ", ".join(fields)
-            raise RequestError(f"--set {where}.{plain(path)}: there is no such field; {hint}")
-        *parents, last = path.split(".")
-        place = values
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    # A part keeps its own type, so that a wrong value of it is not held against other types too.
-    for name, part in config:
-        if isinstance(part, Frozen):
-            values[name] = _validated(type(part), values[name], f"{where}.{name}")
-    made = _validated(type(config), values, where)
-    found = made.model_dump()
-    for path, value in settings.items():
-        _check_kind(value, functools.reduce(dict.__getitem__, path.split("."), found), path, where)
-    return made
-
-
-def _check_kind(given: Any, found: Any, path: str, where: str) -> None:
-    """Refuse true and false that pydantic has read as 1 and 0, and the other way round."""
-    if isinstance(given, Mapping) and isinstance(found, Mapping):
-        for key in given.keys() & found.keys():
-            _check_kind(given[key], found[key], f"{path}.{key}", where)
-    elif isinstance(given, list | tuple) and isinstance(found, list | tuple):
-        for index, pair in enumerate(zip(given, found, strict=False)):
-            _check_kind(*pair, f"{path}.{index}", where)
-    elif isinstance(given, bool) != isinstance(found, bool):
-        wanted = "true or false" if isinstance(found, bool) else "a number"
-        raise RequestError(f"--set {where}.{path}: {shown(given)} is not {wanted}")
-
-
-def _validated(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise RequestError(f"--set {explain(error, where)}") from error
-
-
-def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in values.items():
-        yield prefix + key
-        if isinstance(value, Mapping):
-            yield from _paths(value, f"{prefix}{key}.")
+    for methods, registry in (("attacks", ATTACKS), ("defenses", DEFENSES), ("priors", PRIORS)):
+        names: list[str] = registry.names()  # type: ignore[attr-defined]
+        for name in getattr(protocol, methods).keys() - {*names, used[methods]}:
+            if hint := closest(name, names):
+                raise RequestError(
+                    f"the protocol {protocol.name}, {methods}.{plain(name)}: nothing is called so; "
+                    f"{hint}"
+                )

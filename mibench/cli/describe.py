@@ -14,16 +14,25 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mibench.cell.request import Request
-from mibench.cell.resolve import attack_settings, defense_settings, prior_settings
+from mibench.cell.resolve import (
+    attack_settings,
+    check_method,
+    defense_settings,
+    prior_kind_of,
+    prior_settings,
+)
 from mibench.cli.known import Entry, nothing_called, registry
 from mibench.data.folder import FolderOptions
+from mibench.data.source import SOURCES
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.judges import JUDGES
 from mibench.metrics import METRICS
 from mibench.names import AttackName, variants
 from mibench.priors import PRIORS
-from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, protocol_named
+from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, is_file, protocol_named
+from mibench.registry import closest, named_in_file
+from mibench.settings import shown
 from mibench.training.defense import DEFENSES
 
 _FIXED = {"attack.augment", "attack.identity.objective"}  # chosen by the attack's name
@@ -40,19 +49,33 @@ def describe(name: str, protocol: str | None = None) -> Entry:
             is no such protocol.
     """
     card = _card(protocol or Request.model_fields["protocol"].default)
+    kind = _kind_in_file(name) if is_file(name) else _kind(name)
+    if protocol is not None and kind not in ("attack", "defense", "prior", "target"):
+        raise RequestError(
+            f"--protocol is for attacks, defenses, priors and targets; {shown(name)} is none"
+        )
+    return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
+
+
+def _kind_in_file(name: str) -> str:
     if name.endswith(".toml"):
-        return {"kind": "protocol", "name": name, **_protocol(name, card)}
-    if ".py:" not in name:
-        kind = _kind(name)
-        if protocol is not None and kind not in ("attack", "defense", "prior", "target"):
-            raise RequestError(
-                f"--protocol is for attacks, defenses, priors and targets; {name!r} is none"
-            )
-        return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
-    for kind in ("attack", "prior", "judge", "source"):
-        with contextlib.suppress(RequestError):  # it is of another kind
-            return {"kind": kind, "name": name, **_DESCRIBED[kind](name, card)}
-    return {"kind": "defense", "name": name, **_defense(name, card)}
+        return "protocol"
+    module, attribute = named_in_file(AttackName.parse(name).base, "the file")
+    there = {each: kind for each, value in vars(module).items() if (kind := _kind_of(value))}
+    if attribute not in there:
+        hint = closest(attribute, there) or f"there are {', '.join(there) or 'none'}"
+        raise RequestError(
+            f"{module.__file__} has no method, source, judge or protocol {attribute!r}; {hint}"
+        )
+    return there[attribute]
+
+
+def _kind_of(value: object) -> str | None:
+    """What kind of thing a file's object is, if any that ``info`` knows; no base class is one."""
+    for each in (ATTACKS, DEFENSES, PRIORS, JUDGES, SOURCES):
+        if isinstance(value, type) and issubclass(value, each.base) and value is not each.base:
+            return each.kind
+    return "protocol" if isinstance(value, Protocol) else None
 
 
 def _kind(name: str) -> str:
@@ -79,9 +102,10 @@ def _card(name: str) -> Protocol:
 def _attack(asked: str, protocol: Protocol) -> Entry:
     name = AttackName.parse(asked)
     cls = ATTACKS.get(name.base)
-    if (name.lom or name.ma) and not cls.optimises_identity:
+    check_method(name.base, cls)
+    if (name.lom or name.ma) and not cls.varied():
         raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
-    kind = PRIORS.get(cls.prior) if isinstance(cls.prior, str) else cls.prior
+    kind = prior_kind_of(cls.prior, name.base, cls)
     prior = PRIORS.name_of(kind)
     config = cls.Config.model_validate({})
     identity = config.identity.model_copy(
@@ -90,7 +114,7 @@ def _attack(asked: str, protocol: Protocol) -> Entry:
     config = config.model_copy(update={"augment": name.ma, "identity": identity})
     return {
         "name": name.full,
-        "variants": variants(name.base) if cls.optimises_identity else [name.base],
+        "variants": variants(name.base) if cls.varied() else [name.base],
         "access": cls.access,
         "prior": prior,
         "from_protocol": ["attack.students", "prior.gan"],
@@ -106,6 +130,7 @@ def _attack(asked: str, protocol: Protocol) -> Entry:
 
 def _defense(name: str, protocol: Protocol) -> Entry:
     cls = DEFENSES.get(name)
+    check_method(name, cls)
     config, training = defense_settings(name, cls, protocol, {})
     return {
         "strength": cls.knob(),
@@ -124,6 +149,7 @@ def _defense(name: str, protocol: Protocol) -> Entry:
 
 def _prior(name: str, protocol: Protocol) -> Entry:
     cls = PRIORS.get(name)
+    check_method(name, cls)
     return {
         "title": cls.title,
         "about": _about(cls),

@@ -176,7 +176,7 @@ def _attacks() -> list[Entry]:
     found.sort(key=lambda each: (order.get(each["access"], len(order)), each["prior"]))
     entries = []
     for facts in found:
-        base, varied = facts.pop("base"), facts.pop("varied")
+        base, varied = facts.pop("base"), facts.pop("varied") and facts["access"] == "white-box"
         for improvements, says in VARIANTS.items() if varied else [((), "")]:
             title = facts["title"] + (f", {says}" if says else "")
             name = AttackName(base, *improvements).full

@@ -79,7 +79,10 @@ class Problem:
     def white_box(self) -> tuple[WhiteBoxTarget, IdentityLoss]:
         """The target and the identity loss of a white-box attack."""
         if not isinstance(self.target, WhiteBoxTarget) or self.identity_loss is None:
-            raise TypeError("this problem gives no white-box access")
+            raise TypeError(
+                "this problem gives no white-box access: the attack's `access` says less; ask "
+                "problem.target"
+            )
         return self.target, self.identity_loss
 
 
@@ -98,16 +101,23 @@ class Attack(ABC, Generic[Config_co]):
             ``+lom``, ``+ma`` and ``improved-``.
         prior: the kind of image prior that it takes unless asked otherwise: a registered name, or
             a class of the attack's own file.
+        needs_realism: whether it asks the prior how real images look.
     """
 
     card: ClassVar[AttackCard]
     access: ClassVar[Access] = "white-box"
     optimises_identity: ClassVar[bool] = True
     prior: ClassVar[str | type[PriorKind[Any]]] = "gan"
+    needs_realism: ClassVar[bool] = False
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 
     def __init__(self, config: Config_co) -> None:
         self.config = config
+
+    @classmethod
+    def varied(cls) -> bool:
+        """Whether it has variants: an identity loss is minimised by white-box access alone."""
+        return cls.optimises_identity and cls.access == "white-box"
 
     @abstractmethod
     def invert(self, problem: Problem) -> Tensor:

@@ -165,12 +165,14 @@ class PriorKind(ABC, Generic[C]):
             one that public images alone decide. No attack takes a prior that sees more than itself.
         title: what records and tables call it.
         stream: name of its random stream; None: the kind's own name.
+        scores_realism: whether its priors have :meth:`Prior.realism`.
     """
 
     Config: ClassVar[type[PriorConfig]] = PriorConfig
     needs: ClassVar[Access | None] = None
     title: ClassVar[str]
     stream: ClassVar[str | None] = None
+    scores_realism: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config

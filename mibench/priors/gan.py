@@ -66,6 +66,7 @@ class Gan(PriorKind[PriorConfig]):
     """
 
     title = "general GAN"
+    scores_realism = True
 
     @classmethod
     def check(cls, resolution: int) -> None:

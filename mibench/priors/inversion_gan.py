@@ -217,6 +217,7 @@ class InversionGan(PriorKind["InversionGan.Config"]):
 
     needs = "black-box"  # of the target it is the confidence scores that are distilled
     title = "target-specific GAN"
+    scores_realism = True
     stream = "kedmi"  # whose part it was before priors had kinds: numbers stay what they were
 
     class Config(PriorConfig):

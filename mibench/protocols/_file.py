@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -13,17 +12,17 @@ from pydantic import ValidationError
 
 from mibench.assets import load_asset
 from mibench.errors import ArtifactError, RequestError
-from mibench.files import read_toml, user_path
+from mibench.files import read_toml
 from mibench.protocols._card import Protocol
-from mibench.registry import closest, import_file
-from mibench.settings import check_value, explain, named_code, plain, shown
+from mibench.registry import closest, named_in_file
+from mibench.settings import check_value, explain, moved, named_code, plain, shown
 from mibench.types import Frozen, canonical_json
 
 _WHAT = "the protocol file"
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # Where a method's settings on a card may lie; a name with another one is never looked up.
 _PLACES = {
-    "attacks": ("attack.", "prior."),
+    "attacks": ("attack.",),
     "defenses": ("defense.", "target."),
     "priors": ("prior.",),
 }
@@ -72,7 +71,13 @@ def faults(card: Protocol) -> Iterator[str]:
                     "improvements: kedmi, not improved-kedmi or kedmi+lom"
                 )
             for path in settings:
-                if not path.startswith(places):
+                if now := moved(path) or (path if path.startswith("prior.") else None):
+                    if methods != "priors" or now != path:
+                        yield (
+                            f"{methods}.{name}: {plain(path)}: it is a setting of the prior: write "
+                            f"{plain(now)}, under [priors.KIND]"
+                        )
+                elif not path.startswith(places):
                     yield (
                         f"{methods}.{name}: {plain(path)}: paths of settings begin with "
                         f"{' or '.join(places)}"
@@ -100,19 +105,12 @@ def _pinned(card: Protocol, role: str) -> Iterator[str]:
 
 
 def _import(spec: str) -> Protocol:
-    path_text, _, name = spec.rpartition(":")
-    if not path_text.endswith(".py") or not name.isidentifier():
-        raise RequestError(
-            f"{shown(spec)} names no card in a file; write path/to/mine.toml, or "
-            "path/to/mine.py:CARD"
-        )
-    path = Path(os.path.realpath(user_path(path_text, _WHAT)))
-    module = import_file(path, _WHAT)
+    module, name = named_in_file(spec, _WHAT, "CARD")
     card = getattr(module, name, None)
     if not isinstance(card, Protocol):
         found = [each for each, value in vars(module).items() if isinstance(value, Protocol)]
         hint = closest(name, found) or f"its cards: {', '.join(found) or 'none'}"
-        raise RequestError(f"{path} has no protocol card {name!r}; {hint}")
+        raise RequestError(f"{module.__file__} has no protocol card {name!r}; {hint}")
     return card
 
 

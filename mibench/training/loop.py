@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet, to_float
-from mibench.errors import RequestError
+from mibench.errors import MibenchError, RequestError
 from mibench.models.classifiers import Classifier
 from mibench.progress import Progress
 from mibench.streams import seeded
@@ -257,6 +257,11 @@ def train(job: Job, hooks: Hooks | None = None) -> TrainingResult:
             images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)
             found = hooks.backward(job.model, images, labels, state)
+            if not isinstance(found, Tensor):
+                raise MibenchError(
+                    f"{type(hooks).__name__}.backward() returned {found!r}: it returns the "
+                    "batch's loss, a scalar tensor"
+                )
             optimizer.step()
             state.step += 1
             loss = found.item()  # only now, since it waits for the device

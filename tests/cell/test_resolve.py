@@ -227,7 +227,7 @@ def test_values_that_do_not_fit_are_refused_with_the_value(path: str, value: Any
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        ("data.classes", "1,2", "a valid tuple (got '1,2'), which is written as JSON: '[1, 2]'"),
+        ("data.classes", "1,2", "a valid tuple (got '1,2'), which is written as [1, 2]"),
         ("data.val_fraction", 0.9, "--set protocol.data.val_fraction: Input should be less"),
     ],
 )

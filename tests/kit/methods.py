@@ -11,5 +11,5 @@ def attack_names() -> list[str]:
     return [
         name
         for base in ATTACKS.names()
-        for name in (variants(base) if ATTACKS.get(base).optimises_identity else [base])
+        for name in (variants(base) if ATTACKS.get(base).varied() else [base])
     ]

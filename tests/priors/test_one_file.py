@@ -140,7 +140,7 @@ def test_an_attack_that_asks_for_a_realism_it_lacks_is_told(
     tiny: Protocol, tiny_store: Path, tmp_path: Path, attack: str
 ) -> None:
     kind = attack.replace(":Mine", ":MyPrior")
-    with pytest.raises(MibenchError, match="Palette does not score how real images look"):
+    with pytest.raises(MibenchError, match="palette' does not score how real images look"):
         mibench.run(
             protocol=tiny.name, attack="gmi", prior=kind, store=tiny_store, out=tmp_path / "out"
         )
