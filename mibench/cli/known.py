@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from mibench.errors import RequestError
+from mibench.files import read_file, read_toml
 from mibench.names import VARIANTS, AttackName
 from mibench.reading import Call, Class, UnreadableError, known, read_module
 from mibench.registry import Registry, closest, no_such
@@ -97,15 +98,18 @@ def refuse_unknown(
 ) -> None:
     """Refuse a protocol or a method that does not exist, before anything is imported for it.
 
-    Methods of a file are let pass: only running it tells.
+    What is in a file is let pass, if there is one: only running it tells.
 
     Raises:
-        RequestError: there is none of that name; the message offers close ones.
+        RequestError: there is none of that name (the message offers close ones), or no such file.
     """
     loaded = sys.modules.get("mibench.protocols")  # which may know more than its files say
     protocols = [*loaded.PROTOCOLS, "folder"] if loaded else names("protocols")
-    # A file is let pass: only reading it tells.
-    if protocol not in protocols and ".py" not in protocol and not protocol.endswith(".toml"):
+    if protocol.endswith(".toml"):
+        read_toml(protocol, "the protocol file")
+    elif ".py" in protocol:
+        read_file(protocol.rpartition(":")[0] or protocol, "the protocol file")
+    elif protocol not in protocols:
         raise RequestError(no_such("protocol", protocol, protocols))
     kinds = {"defense": defenses, "attack": attacks, "prior": filter(None, priors)}
     for kind, methods in kinds.items():
@@ -113,6 +117,8 @@ def refuse_unknown(
             base = AttackName.parse(name).base if kind == "attack" else name
             if ".py" not in base:
                 registry(kind).check(base)
+            elif ".py:" in base:
+                read_file(base.rpartition(":")[0], f"the {kind} file")
 
 
 def refuse_misspelt(name: str) -> None:

@@ -189,6 +189,11 @@ def verify(
     Exit codes: 0 the claim holds, 1 it does not, 2 it could not be asked for (no such file, or no
     reconstructions), 3 it holds as far as it can be checked here, but part of it cannot.
     """
+    files = {"defense": defense, "attack": attack, "prior": prior}
+    if (by or any(files.values())) and not again:
+        raise click.UsageError("--by, --defense, --attack and --prior need --retrain")
+    if everything == (record is not None) or (everything and again):
+        raise click.UsageError("name one RECORD, or --all without --retrain")
     from mibench.cli.show.progress import display
     from mibench.leaderboard.checks import faults
     from mibench.leaderboard.parsing import read_record
@@ -198,11 +203,6 @@ def verify(
     from mibench.verify.recompute import Place, evaluation_of, read_images, recompute
     from mibench.verify.settings import foreign
 
-    files = {"defense": defense, "attack": attack, "prior": prior}
-    if (by or any(files.values())) and not again:
-        raise click.UsageError("--by, --defense, --attack and --prior need --retrain")
-    if everything == (record is not None) or (everything and again):
-        raise click.UsageError("name one RECORD, or --all without --retrain")
     board, root = user_path(folder, "--folder"), _store(store)
     if record is None:
         _verify_all(_existing(folder), root, data, device)
@@ -213,6 +213,11 @@ def verify(
         raise RequestError(f"there is no record {path}")
     claim = read_record(path)
     problems = faults(claim)
+    if claim.protocol.source is not None:
+        raise RequestError(
+            f"{path} is of somebody's own protocol, {claim.protocol.name}: records of mibench's "
+            "protocols alone can be checked"
+        )
     if reasons := foreign(claim):
         raise MibenchError(f"{path} does not compare with this mibench: {'; '.join(reasons)}")
     # All that can be wrong with the request, before anything long.
@@ -334,19 +339,25 @@ def export(
 
     Records that cannot be taken are named, and the exit code is 1.
     """
+    from mibench.leaderboard.names import RECORDS
+    from mibench.registry import closest
+
+    wanted, place = _conditions(conditions), _existing(folder)
+    drawn = None if figure is None else _figure_place(figure)
+    there = sorted(each.name for each in (place / RECORDS).glob("*") if each.is_dir())
+    if there and protocol not in there:  # before all records are read
+        hint = closest(protocol, there) or f"boards: {', '.join(there)}"
+        raise RequestError(f"there is no board of {protocol!r} in {folder}; {hint}")
     from mibench.leaderboard.build import boards
     from mibench.leaderboard.formats import FORMATS as WRITERS
     from mibench.leaderboard.formats import columns_of, rows_of
-    from mibench.registry import closest
 
-    wanted = _conditions(conditions)
-    made = boards(_existing(folder), _cards())
+    made = boards(place, _cards())
     found = {board.protocol: board for board in made.boards}
     if protocol not in found:
-        hint = closest(protocol, found) or f"boards: {', '.join(found)}"
-        raise RequestError(f"there is no board of {protocol!r} in {folder}; {hint}")
-    if figure is not None:
-        _write_figure(found[protocol], wanted, figure)
+        raise RequestError(f"no record of {protocol!r} in {folder} can be taken")
+    if drawn is not None:
+        _write_figure(found[protocol], wanted, drawn)
     else:
         chosen: Table = next(each for each in found[protocol].tables if each.key == table)
         chosen = rows_of(chosen, wanted)
@@ -368,14 +379,18 @@ def _conditions(texts: Sequence[str]) -> dict[str, set[str]]:
     return found
 
 
-def _write_figure(board: Board, wanted: Mapping[str, Collection[str]], figure: str) -> None:
-    from mibench.files import user_path, write_atomic
-    from mibench.leaderboard.figure import privacy_utility_figure
-    from mibench.leaderboard.series import curves_of
-
+def _figure_place(figure: str) -> Path:
     place = user_path(figure, "--figure")
     if place.suffix not in (".pdf", ".svg") or place.is_dir():
         raise RequestError(f"--figure {figure}: name a file that ends in .pdf or .svg")
+    return place
+
+
+def _write_figure(board: Board, wanted: Mapping[str, Collection[str]], place: Path) -> None:
+    from mibench.files import write_atomic
+    from mibench.leaderboard.figure import privacy_utility_figure
+    from mibench.leaderboard.series import curves_of
+
     shape: Literal["pdf", "svg"] = "pdf" if place.suffix == ".pdf" else "svg"
     write_atomic(place, privacy_utility_figure(curves_of(board, wanted), shape))
     click.echo(f"wrote {place}")

@@ -59,7 +59,7 @@ budget_option = click.option(
     "--budget",
     type=FiniteRange(0, 1, min_open=True),
     help="Share of all epochs and steps, and of the identities, samples and images that are "
-    "judged, as 0.01 for trying out; without it, all of them. Boards refuse records of less.",
+    "judged, as 0.05 for trying out; without it, all of them. Boards refuse records of less.",
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet, to_float
-from mibench.errors import RequestError
+from mibench.errors import MibenchError, RequestError
 from mibench.models.classifiers import Classifier
 from mibench.progress import SILENT, Progress
 from mibench.streams import seeded, stream
@@ -140,6 +140,15 @@ def test_hooks_are_asked_before_anything_is_trained() -> None:
 
     with pytest.raises(RequestError, match="21 images in batches of 8"):
         train(Refusing())
+
+
+def test_a_backward_that_returns_nothing_is_named() -> None:
+    class Forgetful(Hooks):
+        def backward(self, *arguments: Any) -> Any:
+            super().backward(*arguments)
+
+    with pytest.raises(MibenchError, match=r"Forgetful\.backward\(\) returned None: it returns"):
+        train(Forgetful())
 
 
 class Noisy(Hooks):

@@ -353,6 +353,15 @@ def test_another_version_of_the_protocol_is_not_verified(
     assert "made under another version of tiny" in result.stderr
 
 
+def test_a_record_of_somebodys_own_protocol_is_no_claim_to_check(run_folder: Path) -> None:
+    """Not wrong: it could not be asked for."""
+    data = json.loads((run_folder / "record.json").read_text())
+    tamper(run_folder, protocol={**data["protocol"], "source": "0" * 64})
+    result = invoke("verify", run_folder)
+    assert result.exit_code == 2
+    assert "is of somebody's own protocol, tiny" in result.stderr
+
+
 def test_a_cell_is_run_anew(run_folder: Path, tmp_path: Path) -> None:
     """Without the reconstructions; natural accuracy is claimed as no target has it."""
     (run_folder / IMAGES).unlink()

@@ -85,8 +85,8 @@ def warnings(record: Record) -> list[str]:
         found.append(
             f"The target is hardly better than guessing: it is right on {_percent(known[0])} of "
             f"{known[1]:,.0f} validation images, guessing on {_percent(known[2])}. Attacks on it "
-            "say little: train it longer (target.epochs, target.learning_rate), or under a weaker "
-            "defense."
+            "say little: train it longer (target.epochs, target.learning_rate, a larger "
+            "--budget), or under a weaker defense."
         )
     if (budget := record.protocol.passed.get("budget")) is not None:
         judged = record.metrics["attack_accuracy_top1"]
