@@ -79,16 +79,17 @@ def missing_reasons(record: Record) -> list[str]:
 def warnings(record: Record) -> list[str]:
     """What makes a cell's numbers say little: a target near chance, a share of the budget."""
     found = []
+    budget = record.protocol.passed.get("budget")
     names = ("validation_accuracy", "validation_images", "chance_accuracy")
     known = [each for n in names if isinstance(each := record.utility.get(n), float | int)]
     if len(known) == len(names) and near_chance(known[0], int(known[1]), known[2]):
         found.append(
             f"The target is hardly better than guessing: it is right on {_percent(known[0])} of "
             f"{known[1]:,.0f} validation images, guessing on {_percent(known[2])}. Attacks on it "
-            "say little: train it longer (target.epochs, target.learning_rate, a larger "
-            "--budget), or under a weaker defense."
+            f"say little: train it longer ({'a larger --budget, ' if budget is not None else ''}"
+            "target.epochs, target.learning_rate), or under a weaker defense."
         )
-    if (budget := record.protocol.passed.get("budget")) is not None:
+    if budget is not None:
         judged = record.metrics["attack_accuracy_top1"]
         over = ""
         if judged.n and judged.per_identity:
