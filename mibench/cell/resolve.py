@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mibench.cell.overrides import with_overrides
+from mibench.cell.overrides import Model, with_overrides
 from mibench.cell.request import Request, check_paths
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
@@ -231,16 +231,11 @@ def defense_settings(
     Raises:
         RequestError: an override names no field, or does not fit.
     """
-    card, said = protocol.defenses.get(name, {}), _of_card(protocol, "defenses", name)
-    config = with_overrides(method.Config(), _under("defense", card), "defense", said)
     training = with_overrides(
         protocol.training, method.training, "target", f"{method.__name__}.training:"
     )
-    training = with_overrides(training, _under("target", card), "target", said)
-    return (
-        with_overrides(config, _under("defense", overrides), "defense"),
-        with_overrides(training, _under("target", overrides), "target"),
-    )
+    layers = (protocol, "defenses", name, overrides)
+    return _set(method.Config(), "defense", *layers), _set(training, "target", *layers)
 
 
 def attack_settings(
@@ -254,13 +249,8 @@ def attack_settings(
     base = method.Config(students=protocol.students).model_dump()
     base["augment"] = name.ma
     base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
-    config = with_overrides(
-        method.Config.model_validate(base),
-        _under("attack", protocol.attacks.get(name.base, {})),
-        "attack",
-        _of_card(protocol, "attacks", name.base),
-    )
-    config = with_overrides(config, _under("attack", overrides), "attack")
+    config = method.Config.model_validate(base)
+    config = _set(config, "attack", protocol, "attacks", name.base, overrides)
     for fixed, value, named in (
         ("augment", config.augment, base["augment"]),
         ("identity.objective", config.identity.objective, base["identity"]["objective"]),
@@ -281,13 +271,7 @@ def prior_settings(
     Raises:
         RequestError: an override names no field, or does not fit.
     """
-    config = with_overrides(
-        kind.Config(gan=protocol.gan),
-        _under("prior", protocol.priors.get(name, {})),
-        "prior",
-        _of_card(protocol, "priors", name),
-    )
-    config = with_overrides(config, _under("prior", overrides), "prior")
+    config = _set(kind.Config(gan=protocol.gan), "prior", protocol, "priors", name, overrides)
     general = [path for path in overrides if path.startswith("prior.gan")]
     if general and "prior" in protocol.assets and config.source == "protocol":
         raise RequestError(
@@ -445,14 +429,24 @@ def _protocol(request: Request) -> tuple[Protocol, Protocol]:
     return card, with_overrides(card, wanted, "protocol")
 
 
+def _set(
+    config: Model,
+    part: str,
+    protocol: Protocol,
+    methods: str,
+    name: str,
+    overrides: Mapping[str, Any],
+) -> Model:
+    """A method's settings below ``part.``: its defaults, then the card's, then what was passed."""
+    card, said = getattr(protocol, methods).get(name, {}), f"the protocol {protocol.name}, "
+    config = with_overrides(config, _under(part, card), part, f"{said}{methods}.{name}:")
+    return with_overrides(config, _under(part, overrides), part)
+
+
 def _under(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings below ``part.``."""
     found = {path.partition("."): value for path, value in settings.items()}
     return {field: value for (own, _, field), value in found.items() if own == part}
-
-
-def _of_card(protocol: Protocol, methods: str, name: str) -> str:
-    return f"the protocol {protocol.name}, {methods}.{name}:"
 
 
 def _check_tables(protocol: Protocol, used: Mapping[str, str]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("latex", "csv", "markdown", "html")  # as in leaderboard.formats, unimported
 TABLES = ("defenses", "cells", "improvement", "published")
+Body = TypeVar("Body", bound=Callable[..., Any])
 
 folder_option = click.option(
     "--folder",
@@ -34,6 +35,15 @@ device_option = click.option(
     show_default=True,
     help="Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU where there is one.",
 )
+
+
+def _file_option(part: str) -> Callable[[Body], Body]:
+    return click.option(
+        f"--{part}",
+        metavar="FILE.py:CLASS",
+        help=f"Where the record's {part} is, if it is not a registered one; only with --retrain. "
+        "It runs here: read it first.",
+    )
 
 
 @click.group("leaderboard")
@@ -145,24 +155,9 @@ def add(
     help="Note beside the filed record that NAME has run the cell anew and found the same; only "
     "with --retrain, and on success.",
 )
-@click.option(
-    "--defense",
-    metavar="FILE.py:CLASS",
-    help="Where the record's defense is, if it is not a registered one; only with --retrain. It "
-    "runs here: read it first.",
-)
-@click.option(
-    "--attack",
-    metavar="FILE.py:CLASS",
-    help="Where the record's attack is, if it is not a registered one; only with --retrain. It "
-    "runs here: read it first.",
-)
-@click.option(
-    "--prior",
-    metavar="FILE.py:CLASS",
-    help="Where the record's kind of prior is, if it was asked for by --prior and is not a "
-    "registered one; only with --retrain. It runs here: read it first.",
-)
+@_file_option("defense")
+@_file_option("attack")
+@_file_option("prior")
 @folder_option
 @data_option
 @store_option

@@ -24,6 +24,7 @@ A file, as ``mibench grid board.toml`` takes it::
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -109,8 +110,9 @@ class Grid(Frozen):
                     f"{', '.join(self.defenses)}"
                 )
         points = {defense: self._points(defense) for defense in dict.fromkeys(self.defenses)}
-        count = len(self.targets) * len(self.seeds) * len(self.attacks) * len(self.priors)
-        count *= sum(len(points[defense]) for defense in self.defenses)
+        defended = [(name, settings) for name in self.defenses for settings in points[name]]
+        axes = (self.targets, self.seeds, defended, self.attacks, self.priors)
+        count = math.prod(map(len, axes))
         if count > MOST_CELLS:
             raise RequestError(
                 f"the grid has {count:,} cells ({len(self.targets):,} targets, "
@@ -118,19 +120,10 @@ class Grid(Frozen):
                 f"{len(self.priors):,} priors, {len(self.seeds):,} seeds), more than "
                 f"{MOST_CELLS:,}: make several grids of it"
             )
-        for target in self.targets:
-            for seed in self.seeds:
-                for defense in self.defenses:
-                    for settings in points[defense]:
-                        for attack, prior in itertools.product(self.attacks, self.priors):
-                            yield self._cell(
-                                settings,
-                                target=target,
-                                defense=defense,
-                                attack=attack,
-                                prior=prior,
-                                seed=seed,
-                            )
+        for target, seed, (defense, settings), attack, prior in itertools.product(*axes):
+            yield self._cell(
+                settings, target=target, defense=defense, attack=attack, prior=prior, seed=seed
+            )
 
     def _cell(self, settings: dict[str, Any], **axes: Any) -> Request:
         request = make_request(
