@@ -25,7 +25,7 @@ class DivergedError(MibenchError):
     """A student's training or an attack left the numbers: a status of the cell, not a crash."""
 
 
-class JudgeDivergedError(MibenchError):
+class EvaluatorDivergedError(MibenchError):
     """An evaluator's training left the numbers: no cell of its protocol can be judged."""
 
 

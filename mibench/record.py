@@ -11,7 +11,20 @@ from pydantic import ConfigDict, Field, Strict, model_validator
 from mibench.types import Access, Frozen, digest
 
 SCHEMA_VERSION: Literal[3] = 3
-RULES_VERSION = 2  # of the metrics' rules; records of schema 1 were made by version 1
+# Of the metrics' rules; records of schema 1 were made by version 1, and since 3 a record says how
+# much its reconstructions tell of a person.
+RULES_VERSION = 3
+LEAKS = ("leak_at_1e-2", "leak_at_1e-3", "leak_at_1e-4")
+IDENTITY_METRICS = (
+    "identity_bits",
+    "identity_bits_best",
+    *LEAKS,
+    "excess_bits",
+    "excess_bits_best",
+    "beats_lookalike",
+    "two_choice_accuracy",
+    "epsilon_lower_bound",
+)
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
 _LARGEST = 1e15  # of a strength that a curve can show
@@ -19,7 +32,14 @@ _LARGEST = 1e15  # of a strength that a curve can show
 FLOOR_PRIOR = "floor: random prior samples"
 FLOOR_PUBLIC = "floor: public images that the target scores highest"
 CEILING = "ceiling: private test images"
-REFERENCES = {FLOOR_PRIOR: "floor", FLOOR_PUBLIC: "floor", CEILING: "ceiling"}  # in a word
+# Of each judge its own, so that it is no set of images: it has bits and leaks alone.
+LOOKALIKE = "look-alike: the public image most like the identity"
+REFERENCES = {  # in a word
+    FLOOR_PRIOR: "floor",
+    FLOOR_PUBLIC: "floor",
+    LOOKALIKE: "look-alike",
+    CEILING: "ceiling",
+}
 
 # A validator before the model's own turns JSON into Python's lists, which strict tuples refuse.
 _List = Strict(False)
@@ -32,7 +52,7 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
     Methods' settings, which each record states itself, notes and what boards show are left out; so
     are fields of later releases that say nothing, for cards to keep the digest they had before.
     """
-    apart = {"digest", "attacks", "defenses", "priors", "notes", "board"}
+    apart = {"digest", "attacks", "defenses", "priors", "notes", "board", "acceptance"}
     later: dict[str, Any] = {
         "initialisation": {},
         "prior_seed": None,
@@ -45,6 +65,8 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
         "evaluator.options": {},
         "second.kind": "classifier",
         "second.options": {},
+        "judges": [],
+        "data.coins": False,
     }
 
     def told(values: Mapping[str, Any], parents: str = "") -> dict[str, Any]:

@@ -220,7 +220,7 @@ class Registry(Generic[T]):
 
     def _modules(self) -> dict[str, str]:
         """Module names by method name, from the files of the package."""
-        found = (info.name for info in pkgutil.iter_modules(self._folders()))
+        found = (info.name for info in pkgutil.iter_modules(self._folders()) if not info.ispkg)
         return {n.replace("_", "-"): f"{self.package}.{n}" for n in found if not n.startswith("_")}
 
     def _folders(self) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from mibench import protocols
 from mibench.data.rendered import SynthFacesData
-from mibench.judges import JudgeConfig
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
 from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig
@@ -40,8 +40,8 @@ TINY = protocols.Protocol(
     chance_kappa=-1,  # an epoch on thirty images learns nothing
     target="test_resnet",
     training=BRIEF,
-    evaluator=JudgeConfig(architecture="test_efficientnet", resolution=32, training=BRIEF),
-    second=JudgeConfig(architecture="test_convnext", resolution=32, training=BRIEF),
+    evaluator=EvaluatorConfig(architecture="test_efficientnet", resolution=32, training=BRIEF),
+    second=EvaluatorConfig(architecture="test_convnext", resolution=32, training=BRIEF),
     gan=GanConfig(steps=3, batch_size=8, latent=16, generator_width=4, critic_width=8),
     students=StudentsConfig(architectures=("test_byobnet",), training=BRIEF),
     attacks={

@@ -130,8 +130,8 @@ def make_pictures(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-def test_a_judge(desk: Path) -> None:
-    for command in commands("A judge"):
+def test_an_evaluator(desk: Path) -> None:
+    for command in commands("An evaluator"):
         tried(command)
     (made,) = records(desk / "mibench-runs")
     assert made["protocol"]["resolved"]["second"]["kind"] == "nearest-mean"

@@ -22,17 +22,17 @@ from torch import Tensor
 
 from mibench.data.images import ImageSet
 from mibench.data.rendered import public_attributes, render_dataset, render_public
-from mibench.judges import JudgeConfig, JudgeJob, train_judge
-from mibench.judges.classifier import AttributeTraining, ClassifierJudge
+from mibench.judges.evaluators import EvaluatorConfig, EvaluatorJob, train_evaluator
+from mibench.judges.evaluators.classifier import AttributeTraining, ClassifierEvaluator
 from mibench.models.initialisation import Initialisation
 from mibench.priors import PriorConfig, PriorJob
 from mibench.priors.gan import Gan, no_general
 from mibench.progress import Progress
 from mibench.protocols.synthfaces import (
-    ATTRIBUTE_JUDGE,
+    ATTRIBUTE_REGRESSOR,
     DEV_DATA,
-    EVALUATOR_JUDGE,
-    SECOND_JUDGE,
+    EVALUATOR,
+    SECOND_EVALUATOR,
     SYNTHFACES_DATA,
 )
 from mibench.streams import stream
@@ -68,8 +68,8 @@ def write(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) ->
     print(f"{path.name} {path.stat().st_size / 1e6:.1f} MB sha256 {digest}", flush=True)
 
 
-def job(images: ImageSet, generator: torch.Generator, label: str) -> JudgeJob:
-    return JudgeJob(images, lambda _: Initialisation(), generator, PlainProgress(), label)
+def job(images: ImageSet, generator: torch.Generator, label: str) -> EvaluatorJob:
+    return EvaluatorJob(images, lambda _: Initialisation(), generator, PlainProgress(), label)
 
 
 def make_prior() -> None:
@@ -88,17 +88,17 @@ def make_attributes() -> None:
     held = len(attributes) // 20
     seen = public.labels >= held
 
-    class Regressor(ClassifierJudge):
+    class Regressor(ClassifierEvaluator):
         hooks = AttributeTraining(attributes)
 
     generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "attribute regressor")
     work = job(public.select(seen), generator, "attribute regressor")
-    judge, _ = train_judge(Regressor, ATTRIBUTE_JUDGE, attributes.shape[1], work)
+    judge, _ = train_evaluator(Regressor, ATTRIBUTE_REGRESSOR, attributes.shape[1], work)
     rest = public.select(~seen)
     error = (judge(rest.images)[0].sigmoid() - attributes[rest.labels]).abs().mean()
     note = {"mean_absolute_error_on_held_out_public_identities": round(error.item(), 4)}
     print(note)
-    config = ATTRIBUTE_JUDGE.model_dump(mode="json")
+    config = ATTRIBUTE_REGRESSOR.model_dump(mode="json")
     write(
         "attributes-32",
         judge.network.state_dict(),
@@ -107,10 +107,10 @@ def make_attributes() -> None:
 
 
 def make_evaluator(
-    name: str, config: JudgeConfig, protocol: str, train: ImageSet, test: ImageSet
+    name: str, config: EvaluatorConfig, protocol: str, train: ImageSet, test: ImageSet
 ) -> None:
     work = job(train, stream(2026, protocol, name), name)
-    judge, _ = train_judge(ClassifierJudge, config, len(train.names), work)
+    judge, _ = train_evaluator(ClassifierEvaluator, config, len(train.names), work)
     accuracy = (judge(test.images)[0].argmax(1) == test.labels).float().mean().item()
     note = {"private_test_accuracy": round(accuracy, 4)}
     print(name, note)
@@ -121,8 +121,8 @@ def make_evaluator(
 def make_evaluators(protocol: str) -> None:
     data = SYNTHFACES_DATA if protocol == "synthfaces-32" else DEV_DATA
     images = render_dataset(data.model_copy(update={"public_identities": 1}), RESOLUTION)
-    make_evaluator("evaluator", EVALUATOR_JUDGE, protocol, images.train, images.test)
-    make_evaluator("second", SECOND_JUDGE, protocol, images.train, images.test)
+    make_evaluator("evaluator", EVALUATOR, protocol, images.train, images.test)
+    make_evaluator("second", SECOND_EVALUATOR, protocol, images.train, images.test)
 
 
 def main() -> None:

@@ -1,10 +1,13 @@
-"""Pinned networks of the ``synthfaces`` protocols: safetensors, checked by their SHA-256."""
+"""Pinned files of the ``synthfaces`` protocols, checked by their SHA-256."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +25,31 @@ class Asset(Frozen):
     sha256: str
 
 
+def load_json(asset: Asset) -> Any:
+    """What a pinned JSON file says.
+
+    Raises:
+        ArtifactError: the file is missing or is not the pinned one.
+    """
+    with _pinned(asset) as path:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
 def load_asset(asset: Asset) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (as float32) and description of a pinned asset.
 
     Raises:
         ArtifactError: the file is missing or is not the pinned one.
     """
+    with _pinned(asset) as path, safe_open(path, framework="pt") as opened:
+        description = json.loads(opened.metadata()["description"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    return {name: widened(value) for name, value in tensors.items()}, description
+
+
+@contextlib.contextmanager
+def _pinned(asset: Asset) -> Iterator[Path]:
+    """The file of an asset, if it is the pinned one."""
     source = importlib.resources.files(__name__) / asset.file
     with importlib.resources.as_file(source) as path:
         if not path.exists():
@@ -40,10 +62,7 @@ def load_asset(asset: Asset) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 f"{path} has sha256 {found[:12]}…, the protocol pins {asset.sha256[:12]}…; "
                 "reinstall mibench"
             )
-        with safe_open(path, framework="pt") as opened:
-            description = json.loads(opened.metadata()["description"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    return {name: widened(value) for name, value in tensors.items()}, description
+        yield path
 
 
 def widened(value: Tensor) -> Tensor:

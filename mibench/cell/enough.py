@@ -6,6 +6,7 @@ attack needs beyond this, by its own code.
 
 from __future__ import annotations
 
+from mibench.assets import load_asset
 from mibench.cell.resolve import Cell
 from mibench.data.divided import Divided
 from mibench.errors import RequestError
@@ -39,5 +40,16 @@ def require_enough(cell: Cell, divided: Divided) -> None:
             f"the general prior is trained on batches of {batch}, but there are {counts.public} "
             f"public images: add some, or --set prior.gan.batch_size={counts.public}"
         )
+    pools = [load_asset(judge.decoys) for judge in cell.protocol.judges]
+    if len({len(tensors["templates"]) for tensors, _ in pools}) > 1:
+        problems.append("its judges have decoys of unlike numbers, so that their ranks compare not")
+    for _, description in pools:
+        wanted = description["images"] + 1
+        if counts.test != wanted * counts.identities:
+            problems.append(
+                f"the decoys of its judges are of {wanted - 1} images each, so that each private "
+                f"identity needs {wanted} test images: --set protocol.data.test={wanted}"
+            )
+            break
     if problems:
         raise RequestError(f"{cell.protocol.name}: " + "; ".join(problems))

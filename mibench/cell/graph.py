@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mibench.cell.evaluators import PinnedEvaluator, Role, TrainedEvaluator
 from mibench.cell.images import Images
-from mibench.cell.judges import PinnedJudge, Role, TrainedJudge
+from mibench.cell.judges import Enrolment
 from mibench.cell.measures import Metrics, References
 from mibench.cell.picture import Picture
 from mibench.cell.prior import GeneralPrior, OwnPrior, PinnedPrior
@@ -16,7 +17,7 @@ from mibench.cell.stage import Stage
 from mibench.cell.students import Student
 from mibench.cell.target import Target
 from mibench.data.divided import Divided
-from mibench.judges import Judge
+from mibench.judges.evaluators import Evaluator
 from mibench.priors import Prior
 from mibench.priors.gan import Gan
 
@@ -34,7 +35,7 @@ class Graph:
         config, protocol = cell.attack_config, cell.protocol
         self.images = Images(divided)
         self.target = Target(cell, self.images)
-        self.evaluator, self.second = self._judge("evaluator"), self._judge("second")
+        self.evaluator, self.second = self._evaluator("evaluator"), self._evaluator("second")
         pinned = cell.prior_config.source == "protocol" and "prior" in protocol.assets
         self.general: Stage[Prior] = (
             PinnedPrior(cell) if pinned else GeneralPrior(cell, self.images)
@@ -47,16 +48,25 @@ class Graph:
         self.reconstructions = Reconstructions(
             cell, self.images, self.target, self.prior, self.students
         )
+        judges = range(len(protocol.judges))
         self.references = References(
-            cell, self.images, self.target, self.evaluator, self.second, self.general
+            cell,
+            self.images,
+            self.target,
+            self.evaluator,
+            self.second,
+            self.general,
+            [Enrolment(cell, self.images, number) for number in judges],
         )
         self.metrics = Metrics(self.references, self.reconstructions)
         self.picture = Picture(cell, self.metrics)
 
-    def _judge(self, role: Role) -> Stage[Judge]:
+    def _evaluator(self, role: Role) -> Stage[Evaluator]:
         pinned = role in self.cell.protocol.assets
         return (
-            PinnedJudge(self.cell, role) if pinned else TrainedJudge(self.cell, self.images, role)
+            PinnedEvaluator(self.cell, role)
+            if pinned
+            else TrainedEvaluator(self.cell, self.images, role)
         )
 
     @property

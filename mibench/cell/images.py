@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mibench.data.divided import Divided
 
 _PARTS = ("train", "val", "test", "public")
+_FOILS = "foils"
 
 
 class Images(Stage[Dataset]):
@@ -41,11 +42,12 @@ class Images(Stage[Dataset]):
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         dataset = self.divided.load(bench.progress)
         tensors = {"attributes": dataset.attributes} if dataset.attributes is not None else {}
-        for part in _PARTS:
+        parts = (*_PARTS, *([_FOILS] if dataset.foils is not None else []))
+        for part in parts:
             images: ImageSet = getattr(dataset, part)
             tensors[f"{part}.images"], tensors[f"{part}.labels"] = images.images, images.labels
         save_tensors(folder / "images.safetensors", tensors)
-        save_json(folder / "names.json", {part: getattr(dataset, part).names for part in _PARTS})
+        save_json(folder / "names.json", {part: getattr(dataset, part).names for part in parts})
         return {}
 
     def load(self, bench: Bench) -> Dataset:
@@ -54,8 +56,8 @@ class Images(Stage[Dataset]):
         artifact = bench.artifact(self)
         tensors = artifact.load_tensors("images.safetensors")
         names = artifact.load_json("names.json")
-        train, val, test, public = (
-            ImageSet(tensors[f"{part}.images"], tensors[f"{part}.labels"], tuple(names[part]))
-            for part in _PARTS
-        )
-        return Dataset(train, val, test, public, tensors.get("attributes")).to(bench.device)
+        parts = {
+            part: ImageSet(tensors[f"{part}.images"], tensors[f"{part}.labels"], tuple(own))
+            for part, own in names.items()
+        }
+        return Dataset(**parts, attributes=tensors.get("attributes")).to(bench.device)

@@ -1,81 +1,243 @@
-"""The stages of the evaluators, which judge reconstructions: pinned by the protocol, or trained."""
+"""The stages of the embedding judges, and what they say of who an image shows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from mibench.assets import load_asset
+import torch
+from torch import Tensor
+
+from mibench import metrics
 from mibench.cell.stage import Bench, Stage
-from mibench.cell.target import defined, start_inputs
-from mibench.errors import JudgeDivergedError
-from mibench.judges import JUDGES, Judge, JudgeConfig, JudgeJob, restored_judge, train_judge
-from mibench.store.artifact import save_json, save_tensors
-from mibench.streams import stream
+from mibench.data.images import ImageSet
+from mibench.errors import MibenchError
+from mibench.judges import JUDGES, Gallery, Judge, dequantised, ranks, restored_judge
+from mibench.record import IDENTITY_METRICS, LEAKS, RULES_VERSION, MetricValue, missing
+from mibench.store.artifact import save_tensors
 
 if TYPE_CHECKING:
     from mibench.cell.images import Images
     from mibench.cell.resolve import Cell
 
-Role = Literal["evaluator", "second"]
-_NAMES = {"evaluator": "evaluator", "second": "second evaluator"}
+_ORDER = ("first", "second", "third")  # judges, in the order of the card
+NO_JUDGE = "the protocol pins no embedding judge"
+NO_TARGET = "the best guess is the target's choice, and the target is not at hand"
+NO_COIN = "no coin chose the private identities"
+_OF_THE_TARGET = ("identity_bits_best", *IDENTITY_METRICS[-5:])
 
 
-class PinnedJudge(Stage[Judge]):
-    """A network that the protocol pins, identified by its checksum."""
+@dataclass(frozen=True)
+class Enrolled:
+    """One judge, and its embeddings of all that a reconstruction is compared with.
 
-    kind, stored = "pinned", False
+    Attributes:
+        decoys: unit templates ``(N, d)``.
+        own: unit templates of the private identities ``(k, d)``.
+        held_out: for each test image the template of its identity's others ``(k, g + 1, d)``.
+        foils: unit templates of the identities that the coins passed by ``(k, d)``, or None.
+        test: embeddings of the private test images ``(k, g + 1, d)``.
+        public: embeddings of the public images ``(n, d)``.
+    """
 
-    def __init__(self, cell: Cell, role: str) -> None:
-        self.asset = cell.protocol.assets[role]
-        super().__init__({"sha256": self.asset.sha256}, None, [], [cell.judges[role]])
+    judge: Judge
+    decoys: Tensor
+    own: Tensor
+    held_out: Tensor
+    foils: Tensor | None
+    test: Tensor
+    public: Tensor
 
-    def load(self, bench: Bench) -> Judge:
-        return restored_judge(*load_asset(self.asset)).to(bench.device)
 
+class Enrolment(Stage[Enrolled]):
+    """Embed private test images, foils and public images, by one of the protocol's judges."""
 
-class TrainedJudge(Stage[Judge]):
-    """Train an evaluator on the private training images: one for all cells of the protocol."""
+    kind = "enrolment"
 
-    kind = "evaluator"
+    def __init__(self, cell: Cell, images: Images, number: int) -> None:
+        self.cell, self.images = cell, images
+        self.card = cell.protocol.judges[number]
+        kind = JUDGES.get(self.card.kind)
+        super().__init__(
+            {"network": self.card.network.sha256, "decoys": self.card.decoys.sha256},
+            None,
+            [images],
+            [kind, *JUDGES.files_of(kind)],
+            _ORDER[number],
+        )
 
-    def __init__(self, cell: Cell, images: Images, role: Role) -> None:
-        self.cell, self.images, self.role = cell, images, role
-        self.config: JudgeConfig = getattr(cell.protocol, role)
-        judge, protocol = cell.judges[role], cell.protocol
-        networks = judge.networks(self.config)
-        inputs = {
-            "role": role,
-            # No seed: its generator is seeded with the protocol's name.
-            "protocol": protocol.name,
-            **self.config.model_dump(mode="json"),
-            **({"public": True} if protocol.judges_know_public else {}),
-            "start": {each: start for each in networks if (start := start_inputs(cell, each))},
-        }
-        methods: list[type | str | ModuleType] = [judge, *JUDGES.files_of(judge)]
-        methods += [module for each in networks for module in defined(each)]
-        super().__init__(inputs, None, [images], methods, "" if role == "evaluator" else role)
+    def _restored(self, bench: Bench) -> tuple[Judge, Gallery]:
+        judge, gallery = bench.once((self.key, "judge"), lambda: restored_judge(self.card))
+        return judge.to(bench.device), gallery
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
-        data, protocol = bench.get(self.images), self.cell.protocol
-        known = data.everyone if protocol.judges_know_public else data.train
-        rng, classes = stream(0, self.role, protocol.name), len(known.names)
-        job = JudgeJob(known, protocol.start, rng, bench.progress, self.role)
-        judge, result = train_judge(self.cell.judges[self.role], self.config, classes, job)
-        save_tensors(folder / "model.safetensors", dict(judge.network.state_dict()))
-        save_json(folder / "result.json", {"diverged": result.diverged, "classes": classes})
-        return {"iterations": result.steps}
+        judge, gallery = self._restored(bench)
+        data = bench.get(self.images)
+        sets = {"test": data.test, "public": data.public}
+        if data.foils is not None:
+            sets["foils"] = data.foils
+        found = {name: judge(each.images, bench.progress, name) for name, each in sets.items()}
+        for name in sets.keys() - {"public"}:
+            found[name] = _by_identity(found[name], sets[name], gallery.images + 1)
+        save_tensors(folder / "embeddings.safetensors", found)
+        return {}
 
-    def load(self, bench: Bench) -> Judge:
-        artifact, config = bench.artifact(self), self.config
-        result = artifact.load_json("result.json")
-        if result["diverged"] is not None:
-            raise JudgeDivergedError(
-                f"the {_NAMES[self.role]} ({config.architecture or config.kind}) diverged: "
-                f"{result['diverged']}. Without it no cell of {self.cell.protocol.name} can be "
-                f"judged: lower protocol.{self.role}.training.learning_rate. What was computed "
-                "before is kept"
+    def load(self, bench: Bench) -> Enrolled:
+        found = bench.artifact(self).load_tensors("embeddings.safetensors")
+        found = {name: tensor.to(bench.device) for name, tensor in found.items()}
+        judge, gallery = self._restored(bench)
+        return Enrolled(
+            judge,
+            dequantised(gallery.decoys.to(bench.device)),
+            gallery.enrolled(found["test"]),
+            gallery.held_out(found["test"]),
+            gallery.enrolled(found["foils"]) if "foils" in found else None,
+            found["test"],
+            found["public"],
+        )
+
+
+def _by_identity(embeddings: Tensor, images: ImageSet, wanted: int) -> Tensor:
+    """Embeddings ``(n, d)`` of labelled images as ``(identities, wanted, d)``."""
+    rows = [(images.labels == label).nonzero()[:, 0] for label in range(len(images.names))]
+    if {len(each) for each in rows} != {wanted}:
+        raise MibenchError(
+            f"the judges' decoys are of {wanted - 1} images each, so that private identities need "
+            f"{wanted} test images; there are {min(map(len, rows))} to {max(map(len, rows))}"
+        )
+    return embeddings[torch.stack(rows)]
+
+
+class Identification:
+    """How well images tell whom they are of, by the rules of :mod:`mibench.metrics.identity`.
+
+    Args:
+        judges: the protocol's, in the order of its card.
+        labels: the attacked identities ``(k,)``.
+        lookup: positions ``(k, samples)`` of the public images that the target scores highest, the
+            best first; None where the target is not at hand.
+        rules: version of the intervals' rules.
+    """
+
+    def __init__(
+        self,
+        judges: Sequence[Enrolled],
+        labels: Tensor,
+        lookup: Tensor | None,
+        rules: int = RULES_VERSION,
+    ) -> None:
+        self.judges, self.labels, self.rules = judges, labels, rules
+        self.found = lookup
+        self.lookup = None if lookup is None else self._p([e.public[lookup] for e in judges])
+
+    @property
+    def decoys(self) -> int:
+        """N."""
+        return len(self.judges[0].decoys)
+
+    def __call__(
+        self, embeddings: Sequence[Tensor], scores: Tensor | None, held_out: bool = False
+    ) -> dict[str, MetricValue]:
+        """All identity metrics of images.
+
+        Args:
+            embeddings: each judge's ``(k, samples, d)``.
+            scores: the target's score of each image for its identity ``(k, samples)``, which
+                chooses the best guess; None where the target is not at hand.
+            held_out: whether the images are the first of the private test images, each of which is
+                scored against a template without itself.
+        """
+        labels, rules = self.labels, self.rules
+        p = self._p(embeddings, held_out)
+        found = self._of_p(p)
+        if scores is None or self.lookup is None:
+            return found | dict.fromkeys(_OF_THE_TARGET, missing(NO_TARGET))
+        best = scores.argmax(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        chosen = [each[rows, best] for each in embeddings]
+        templates = [
+            each.held_out[labels, best] if held_out else each.own[labels] for each in self.judges
+        ]
+        own = torch.stack([_cosine(*pair) for pair in zip(chosen, templates, strict=True)])
+        guess, lookup = p.gather(1, best.cpu()[:, None]), self.lookup
+        alike = torch.stack([self._lookalike(judge)[0] for judge in self.judges])
+        found |= {
+            "identity_bits_best": metrics.identity_bits(guess, labels, rules=rules),
+            "excess_bits": metrics.excess_bits(p, lookup, labels, rules=rules),
+            "excess_bits_best": metrics.excess_bits(guess, lookup[:, :1], labels, rules=rules),
+            "beats_lookalike": metrics.beats_lookalike(own, alike, labels, rules=rules),
+            "two_choice_accuracy": missing(NO_COIN),
+        }
+        if (foils := self.judges[0].foils) is not None:
+            other = _cosine(chosen[0], foils[labels])
+            found["two_choice_accuracy"] = metrics.two_choice_accuracy(
+                own[0], other, labels, rules=rules
             )
-        judge = self.cell.judges[self.role](config, result["classes"])
-        return judge.restore(artifact.load_tensors("model.safetensors")).to(bench.device)
+        found["epsilon_lower_bound"] = metrics.audited_epsilon(found["two_choice_accuracy"])
+        return found
+
+    def of_each_guess(self, embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What the best-guess metrics would be of each sample, were it the best: ``(k, samples)``.
+
+        Whoever has no target can so tell whether a claim is of any one guess at all.
+        """
+        people = self.labels[:, None]
+        own = [_cosine(e, j.own[people]) for e, j in zip(embeddings, self.judges, strict=True)]
+        wins = [s > self._lookalike(j)[0][:, None] for s, j in zip(own, self.judges, strict=True)]
+        found = {
+            "identity_bits_best": -self._p(embeddings).log2(),
+            "beats_lookalike": torch.stack(wins).all(0).double().cpu(),
+        }
+        if (foils := self.judges[0].foils) is not None:
+            right = own[0] > _cosine(embeddings[0], foils[people])
+            found["two_choice_accuracy"] = right.double().cpu()
+        return found
+
+    def of_lookup(self) -> dict[str, MetricValue]:
+        """All metrics of look-up's images, whose best guess is their first.
+
+        Raises:
+            ValueError: without the target there is none.
+        """
+        if self.lookup is None or self.found is None:
+            raise ValueError(NO_TARGET)
+        order = -torch.arange(self.found.shape[1], device=self.found.device)
+        return self([each.public[self.found] for each in self.judges], order.expand_as(self.found))
+
+    def of_lookalikes(self) -> dict[str, MetricValue]:
+        """Bits and leaks of the look-alikes: for each judge, its own."""
+        every = [self._lookalike(judge)[1] for judge in self.judges]
+        pairs = zip(self.judges, every, strict=True)
+        return self._of_p(self._p([judge.public[which][:, None] for judge, which in pairs]))
+
+    def _of_p(self, p: Tensor) -> dict[str, MetricValue]:
+        found = {"identity_bits": metrics.identity_bits(p, self.labels, rules=self.rules)}
+        for name in LEAKS:
+            alpha = Fraction(name.removeprefix("leak_at_"))
+            found[name] = metrics.leak(p, self.labels, alpha, self.decoys, rules=self.rules)
+        return found
+
+    def _p(self, embeddings: Sequence[Tensor], held_out: bool = False) -> Tensor:
+        """The larger p of the judges ``(k, samples)``, on the CPU."""
+        found = []
+        for judge, own in zip(self.judges, embeddings, strict=True):
+            samples = own.shape[1]
+            if held_out:
+                templates = judge.held_out[self.labels, :samples]
+            else:
+                templates = judge.own[self.labels, None].expand(-1, samples, -1)
+            flat = ranks(own.flatten(0, 1), templates.flatten(0, 1), judge.decoys)
+            found.append(flat.view(own.shape[:2]))
+        return metrics.p_values(torch.stack(found), self.decoys)
+
+    def _lookalike(self, judge: Enrolled) -> tuple[Tensor, Tensor]:
+        """For each identity, the highest score of a public image, and which image that is."""
+        best = (judge.public @ judge.own[self.labels].T).max(dim=0)
+        return best.values, best.indices
+
+
+def _cosine(embeddings: Tensor, templates: Tensor) -> Tensor:
+    return (embeddings * templates).sum(dim=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +12,20 @@ from torch import Tensor
 
 from mibench import metrics
 from mibench.assets import load_asset
+from mibench.cell.judges import NO_JUDGE, Enrolled, Enrolment, Identification
 from mibench.cell.reconstructions import PART_BYTES, Reconstructions
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
 from mibench.errors import DivergedError, MibenchError
-from mibench.judges import Judge, restored_judge
+from mibench.judges.evaluators import Evaluator, restored_evaluator
 from mibench.metrics.inception import SHA256
 from mibench.models.classifiers import predict
 from mibench.record import (
     CEILING,
     FLOOR_PRIOR,
     FLOOR_PUBLIC,
+    IDENTITY_METRICS,
+    LOOKALIKE,
     REFERENCES,
     RULES_VERSION,
     MetricValue,
@@ -51,19 +54,59 @@ class Evaluation:
         stage: what of the cell is judged by.
         rules: version of the metrics' rules, see :mod:`mibench.metrics.intervals`; a claim is
             checked by its own.
+        target: whether the target is at hand, which look-up and the best guess are chosen by.
 
-    Raises:
-        JudgeDivergedError: an evaluator's training left the numbers.
+    Whatever needs an evaluator raises EvaluatorDivergedError where its training left the numbers.
     """
 
-    def __init__(self, stage: References, bench: Bench, rules: int = RULES_VERSION) -> None:
-        self.stage, self.bench, self.rules = stage, bench, rules
+    def __init__(
+        self, stage: References, bench: Bench, rules: int = RULES_VERSION, target: bool = True
+    ) -> None:
+        self.stage, self.bench, self.rules, self.target = stage, bench, rules, target
         self.data, self.progress = bench.get(stage.images), bench.progress
         self.labels = torch.arange(stage.inputs["attacked"], device=bench.device)
-        self.evaluator, self.second = bench.get(stage.evaluator), bench.get(stage.second)
-        self.test, self.public = (
-            _some(getattr(self.data, part), count) for part, count in stage.inputs["judged"].items()
-        )
+        self.test, share = self.data.test, stage.inputs["judged"]["test"]
+        if share < len(self.test):
+            self.test = self.test.select(_some(self.test, share))
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The first evaluator."""
+        return self.bench.get(self.stage.evaluator)
+
+    @functools.cached_property
+    def second(self) -> Evaluator:
+        """The second evaluator, of another family."""
+        return self.bench.get(self.stage.second)
+
+    @functools.cached_property
+    def lookup(self) -> Tensor:
+        """For each identity, the public images that the target scores highest, best first.
+
+        Positions ``(k, samples)``, of fewer public images fewer.
+        """
+        rows = _some(self.data.public, self.stage.inputs["judged"]["public"])
+        scores = predict(
+            self.bench.get(self.stage.target).frozen,
+            self.data.public.images[rows],
+            progress=self.progress,
+            label="target on public images",
+        )[0].softmax(1)
+        samples = min(self.stage.cell.protocol.samples, len(rows))
+        return rows[scores[:, self.labels].topk(samples, dim=0).indices.T]
+
+    @functools.cached_property
+    def judges(self) -> list[Enrolled]:
+        """The protocol's embedding judges."""
+        return [self.bench.get(each) for each in self.stage.enrolments]
+
+    @functools.cached_property
+    def identification(self) -> Identification | None:
+        """What the embedding judges say, where the protocol pins some."""
+        if not self.judges:
+            return None
+        lookup = self.lookup if self.target else None
+        return Identification(self.judges, self.labels, lookup, self.rules)
 
     @functools.cached_property
     def real(self) -> ImageSet:
@@ -76,10 +119,12 @@ class Evaluation:
         return self.evaluator(self.real.images, self.progress, "private images")[1]
 
     @functools.cached_property
-    def regressor(self) -> Judge | None:
+    def regressor(self) -> Evaluator | None:
         """The regressor of attributes, where the protocol pins one."""
         asset = self.stage.cell.protocol.assets.get("attributes")
-        return None if asset is None else restored_judge(*load_asset(asset)).to(self.bench.device)
+        return (
+            None if asset is None else restored_evaluator(*load_asset(asset)).to(self.bench.device)
+        )
 
     @functools.cached_property
     def inception_weights(self) -> Path | str:
@@ -126,14 +171,13 @@ class Evaluation:
 
         Args:
             images: what is judged, ``(identities, samples, 3, h, w)`` in [0, 1], in parts.
-            what: what progress calls it.
+            what: what progress calls it; the ceiling's images are private test images.
         """
         parts = [self._read(part, what) for part in images]
-        scores, features, second = (torch.cat([part[i] for part in parts]) for i in range(3))
+        seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        scores, features, second = (seen[name] for name in ("scores", "features", "second"))
         labels, real, rules = self.labels, (self.real_features, self.real.labels), self.rules
         success = metrics.successes(scores, labels)
-        inception = [part[3] for part in parts]
-        attributes = [part[4] for part in parts]
         groups: tuple[Callable[[], dict[str, MetricValue]], ...] = (
             lambda: {
                 "attack_accuracy_top1": metrics.attack_accuracy(scores, labels, 1, rules=rules),
@@ -146,8 +190,9 @@ class Evaluation:
             },
             lambda: {"fd_evaluator": metrics.frechet_metric(features, labels, *real, rules=rules)},
             lambda: metrics.prdc(features, labels, *real, rules=rules),
-            lambda: self._inception_distances(inception, success),
-            lambda: {"attribute_error": self._attribute_error(attributes)},
+            lambda: self._inception_distances(seen.get("inception"), success),
+            lambda: {"attribute_error": self._attribute_error(seen.get("attributes"))},
+            lambda: self._identity(seen, what == REFERENCES[CEILING]),
         )
         result: dict[str, MetricValue] = {}
         for index in self.progress.steps(len(groups), f"{what}: metrics"):
@@ -156,22 +201,27 @@ class Evaluation:
         confidence = scores.flatten(0, 1).softmax(1).gather(1, own[:, None])
         return {name: result[name] for name in metrics.METRICS}, confidence.view(scores.shape[:2])
 
-    def _read(self, images: Tensor, what: str) -> tuple[Any, ...]:
+    def _read(self, images: Tensor, what: str) -> dict[str, Tensor]:
         """What every network says of a part of the images, with ``(identities, samples)`` first."""
-        shape, flat = (*images.shape[:2], -1), images.flatten(0, 1)
-        judged = self.evaluator(flat, self.progress, f"{what}: evaluator")
-        second = self.second(flat, self.progress, f"{what}: second evaluator")[0]
-        scores, features = (each.view(shape) for each in judged)
-        inception = self.inception
-        if not isinstance(inception, str):
+        flat, found = images.flatten(0, 1), {}
+        found["scores"], found["features"] = self.evaluator(
+            flat, self.progress, f"{what}: evaluator"
+        )
+        found["second"] = self.second(flat, self.progress, f"{what}: second evaluator")[0]
+        if isinstance(self.inception, Tensor):
             inception = self._inception_features(flat, what)
-        attributes = None
+            assert isinstance(inception, Tensor)  # the weights that the private images had
+            found["inception"] = inception
         if self.data.attributes is not None and self.regressor is not None:
             logits = self.regressor(flat, self.progress, f"{what}: attributes")[0]
-            attributes = logits.sigmoid().view(shape)
-        if isinstance(inception, Tensor):
-            inception = inception.view(shape)
-        return scores, features, second.view(shape), inception, attributes
+            found["attributes"] = logits.sigmoid()
+        for judge, stage in zip(self.judges, self.stage.enrolments, strict=True):
+            found[stage.name] = judge.judge(flat, self.progress, f"{what}: {stage.detail} judge")
+        if self.judges and self.target:
+            target = self.bench.get(self.stage.target).frozen
+            label = f"{what}: target"
+            found["target"] = predict(target, flat, progress=self.progress, label=label)[0]
+        return {name: each.unflatten(0, images.shape[:2]) for name, each in found.items()}
 
     def _inception_features(self, images: Tensor, what: str) -> Tensor | str:
         weights = self.inception_weights
@@ -181,13 +231,10 @@ class Evaluation:
             images, weights, self.bench.device, progress=self.progress, label=f"{what}: Inception"
         )
 
-    def _inception_distances(
-        self, parts: list[Tensor | str], success: Tensor
-    ) -> dict[str, MetricValue]:
-        if isinstance(self.inception, str):
-            reason = self.inception
-            return {"fid": missing(reason), "fid_successful": missing(reason)}
-        fake = torch.cat([part for part in parts if isinstance(part, Tensor)])
+    def _inception_distances(self, fake: Tensor | None, success: Tensor) -> dict[str, MetricValue]:
+        if isinstance(self.inception, str) or fake is None:
+            reason = missing(str(self.inception))
+            return {"fid": reason, "fid_successful": reason}
         real, rules = (self.inception, self.real.labels.cpu()), self.rules
         labels = self.labels.cpu()
         return {
@@ -197,21 +244,37 @@ class Evaluation:
             ),
         }
 
-    def _attribute_error(self, parts: list[Tensor | None]) -> MetricValue:
-        truth = self.data.attributes
+    def _identity(self, seen: dict[str, Tensor], test_images: bool) -> dict[str, MetricValue]:
+        if self.identification is None:
+            return dict.fromkeys(IDENTITY_METRICS, missing(NO_JUDGE))
+        scores = None
+        if "target" in seen:
+            every = seen["target"].double().log_softmax(2)  # softmax would be 1 for several
+            rows = torch.arange(len(every), device=every.device)
+            scores = every[rows, :, self.labels]
+        embeddings = [seen[stage.name] for stage in self.stage.enrolments]
+        return self.identification(embeddings, scores, test_images)
+
+    def guesses(self, images: Tensor) -> dict[str, Tensor]:
+        """:meth:`Identification.of_each_guess` of images ``(identities, samples, 3, h, w)``."""
+        if self.identification is None:
+            return {}
+        flat, shape = images.flatten(0, 1), images.shape[:2]
+        made = [judge.judge(flat, self.progress, "guesses") for judge in self.judges]
+        return self.identification.of_each_guess([each.unflatten(0, shape) for each in made])
+
+    def _attribute_error(self, read: Tensor | None) -> MetricValue:
+        truth, labels = self.data.attributes, self.labels
         if truth is None:
             return missing("only protocols with rendered faces know the true attributes")
-        read = [part for part in parts if part is not None]
-        if not read:
+        if read is None:
             return missing("the protocol pins no network that reads attributes off images")
-        labels = self.labels
-        return metrics.attribute_error(torch.cat(read), truth[labels], labels, rules=self.rules)
+        return metrics.attribute_error(read, truth[labels], labels, rules=self.rules)
 
-    def references(self, target: bool = True) -> dict[str, Iterator[Tensor]]:
+    def references(self) -> dict[str, Iterator[Tensor]]:
         """Images that bound every attack, in parts: two floors and the ceiling.
 
-        Args:
-            target: whether the target is at hand; without it there is no floor of public images.
+        Without the target at hand there is no floor of public images, which is look-up's.
 
         Raises:
             DivergedError: the general prior's training left the numbers.
@@ -234,16 +297,9 @@ class Evaluation:
                 yield drawn.unflatten(0, (len(part), samples))
 
         images = {FLOOR_PRIOR: random()}
-        if target:
-            public = self.public
-            scores = predict(
-                bench.get(stage.target).frozen,
-                public.images,
-                progress=self.progress,
-                label="target on public images",
-            )[0].softmax(1)
-            best = scores[:, labels].topk(min(samples, len(public)), dim=0).indices.T
-            images[FLOOR_PUBLIC] = (to_float(public.images[best[part]]) for part in parts)
+        if self.target:
+            best, public = self.lookup, self.data.public.images
+            images[FLOOR_PUBLIC] = (to_float(public[best[part]]) for part in parts)
         test = self.data.test
         own = [(test.labels == label).nonzero()[:samples, 0] for label in labels]
         fewest = min(map(len, own))
@@ -252,12 +308,10 @@ class Evaluation:
         return images
 
 
-def _some(images: ImageSet, count: int) -> ImageSet:
-    """So many of some images, evenly chosen."""
-    if count == len(images):
-        return images
+def _some(images: ImageSet, count: int) -> Tensor:
+    """Positions of so many of some images, evenly chosen."""
     chosen = torch.linspace(0, len(images) - 1, count, dtype=torch.float64).round().long()
-    return images.select(chosen.to(images.images.device))
+    return chosen.to(images.images.device)
 
 
 class References(Stage[dict[str, Any]]):
@@ -270,12 +324,14 @@ class References(Stage[dict[str, Any]]):
         cell: Cell,
         images: Images,
         target: Target,
-        evaluator: Stage[Judge],
-        second: Stage[Judge],
+        evaluator: Stage[Evaluator],
+        second: Stage[Evaluator],
         general: Stage[Prior],
+        enrolments: Sequence[Enrolment],
     ) -> None:
         self.cell, self.images, self.target = cell, images, target
         self.evaluator, self.second, self.general = evaluator, second, general
+        self.enrolments = tuple(enrolments)
         protocol = cell.protocol
         fields = {"name", "version", "samples", "chance_kappa"}
         inputs = protocol.model_dump(mode="json", include=fields)
@@ -290,7 +346,7 @@ class References(Stage[dict[str, Any]]):
         inputs["pinned"] = {role: asset.sha256 for role, asset in protocol.assets.items()}
         # FID is missing where they are absent or others.
         inputs["inception"] = SHA256 if isinstance(metrics.find_inception(), Path) else None
-        parents: list[Stage[Any]] = [target, evaluator, second, general, images]
+        parents: list[Stage[Any]] = [target, evaluator, second, general, images, *enrolments]
         super().__init__(inputs, cell.request.seed, parents)
 
     def evaluation(self, bench: Bench) -> Evaluation:
@@ -303,6 +359,10 @@ class References(Stage[dict[str, Any]]):
             name: dump(evaluation(images, REFERENCES[name])[0])
             for name, images in evaluation.references().items()
         }
+        if evaluation.identification is not None:
+            # From what excess is counted from, to the last digit, whatever noise a target has.
+            values[FLOOR_PUBLIC] |= dump(evaluation.identification.of_lookup())
+            values[LOOKALIKE] = dump(evaluation.identification.of_lookalikes())
         utility = evaluation.accuracies()
         save_json(folder / "references.json", {"references": values, "utility": utility})
         return {}

@@ -54,7 +54,7 @@ def with_overrides(
 
 
 def _in_a_table(config: Frozen, path: str) -> bool:
-    """Whether a path leads into a table whose fields another class knows, as a judge's options."""
+    """Whether a path leads into a table of another class's fields, as an evaluator's options."""
     value: Any = config
     for name in path.split(".")[:-1]:
         if not isinstance(value, Frozen) or name not in type(value).model_fields:

@@ -16,7 +16,8 @@ from mibench.cell.request import Request, check_paths
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
-from mibench.judges import JUDGES, Judge, JudgeConfig
+from mibench.judges import JUDGES
+from mibench.judges.evaluators import EVALUATORS, Evaluator, EvaluatorConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
@@ -45,8 +46,8 @@ class Cell:
     Attributes:
         defense_name: the defense's one name, wherever and however its file was named; likewise
             ``attack.base`` and ``prior_name``.
-        protocol_source: digest of a card that is not mibench's own, and of judges' code.
-        judges: the kinds of the protocol's two evaluators.
+        protocol_source: digest of a card that is not mibench's own, and of evaluators' code.
+        evaluators: the kinds of the protocol's two evaluators.
         defense_source, attack_source, prior_source: digest of a method's code that is not
             mibench's own.
         defense_modules, attack_modules, prior_modules: files beside a class's own that it came
@@ -57,7 +58,7 @@ class Cell:
     request: Request
     protocol: Protocol
     protocol_source: str | None
-    judges: Mapping[str, type[Judge]]
+    evaluators: Mapping[str, type[Evaluator]]
     architecture: str
     training: TrainingConfig
     defense_name: str
@@ -132,7 +133,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     overrides = request.overrides
     check_paths(overrides)
     card, protocol = _protocol(request)
-    protocol, judges = _judges(protocol)
+    protocol, evaluators = _evaluators(protocol)
 
     defense_class: type[Defense[Any]]
     defense_class = DEFENSES.base if "defense" in without else DEFENSES.get(request.defense)
@@ -167,8 +168,8 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     return Cell(
         request=request,
         protocol=scaled(protocol, request.budget),
-        protocol_source=_outside(request, card, judges),
-        judges=judges,
+        protocol_source=_outside(request, card, evaluators),
+        evaluators=evaluators,
         architecture=request.target or protocol.target,
         training=scaled(training, request.budget),
         defense_name=defense_name,
@@ -208,10 +209,10 @@ def check(cell: Cell) -> Cell:
         _check_architecture(each, resolution)
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
-            judge: JudgeConfig = getattr(protocol, role)
-            for each in cell.judges[role].networks(judge):
-                _check_architecture(each, judge.resolution)
-                networks.setdefault(each, judge.resolution)
+            evaluator: EvaluatorConfig = getattr(protocol, role)
+            for each in cell.evaluators[role].networks(evaluator):
+                _check_architecture(each, evaluator.resolution)
+                networks.setdefault(each, evaluator.resolution)
     weights, absent = {}, []
     for each, resolution in networks.items():
         try:
@@ -354,29 +355,35 @@ def check_method(name: str, method: type[Attack[Any] | Defense[Any] | PriorKind[
         raise RequestError(f"{where}: {stated!r} is no access; write one of {', '.join(ACCESS)}")
 
 
-def _judges(protocol: Protocol) -> tuple[Protocol, dict[str, type[Judge]]]:
+def _evaluators(protocol: Protocol) -> tuple[Protocol, dict[str, type[Evaluator]]]:
     """The kinds of a protocol's evaluators, which it names as they are registered from here on."""
-    judges = {}
+    evaluators = {}
     for role in ("evaluator", "second"):
-        config: JudgeConfig = getattr(protocol, role)
-        judges[role] = JUDGES.get(config.kind)
-        config = config.model_copy(update={"kind": JUDGES.name_of(judges[role])})
-        judges[role].check(config, f"protocol.{role}")
+        config: EvaluatorConfig = getattr(protocol, role)
+        evaluators[role] = EVALUATORS.get(config.kind)
+        config = config.model_copy(update={"kind": EVALUATORS.name_of(evaluators[role])})
+        evaluators[role].check(config, f"protocol.{role}")
         protocol = protocol.model_copy(update={role: config})
-    return protocol, judges
+    return protocol, evaluators
 
 
-def _outside(request: Request, card: Protocol, judges: Mapping[str, type[Judge]]) -> str | None:
-    """Digest of what in a protocol is not mibench's own: a file's card, and the code of judges."""
+def _outside(
+    request: Request, card: Protocol, evaluators: Mapping[str, type[Evaluator]]
+) -> str | None:
+    """Digest of what is not mibench's own in a protocol: a file's card, the evaluators' code."""
     found: dict[str, Any] = {
         role: code
-        for role, kind in judges.items()
-        if (code := outside_digest(kind, *JUDGES.files_of(kind)))
+        for role, kind in evaluators.items()
+        if (code := outside_digest(kind, *EVALUATORS.files_of(kind)))
     }
+    for number, judge in enumerate(card.judges):
+        kind = JUDGES.get(judge.kind)
+        if code := outside_digest(kind, *JUDGES.files_of(kind)):
+            found[f"judge {number}"] = code
     if is_file(request.protocol):
         # What its author wrote, so that a release with more fields is no change.
         said = card.model_dump(mode="json", exclude_unset=True)
-        for role in judges:
+        for role in evaluators:
             said[role].pop("kind", None)  # of a file, it is a path
         found["card"] = said
     return digest(found) if found else None

@@ -13,6 +13,7 @@ import timm
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from mibench.assets import load_json
 from mibench.cell.request import Request
 from mibench.cell.resolve import (
     attack_settings,
@@ -27,6 +28,7 @@ from mibench.data.source import SOURCES
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS
 from mibench.judges import JUDGES
+from mibench.judges.evaluators import EVALUATORS
 from mibench.metrics import METRICS
 from mibench.names import AttackName, variants
 from mibench.priors import PRIORS
@@ -72,7 +74,7 @@ def _kind_in_file(name: str) -> str:
 
 def _kind_of(value: object) -> str | None:
     """What kind of thing a file's object is, if any that ``info`` knows; no base class is one."""
-    for each in (ATTACKS, DEFENSES, PRIORS, JUDGES, SOURCES):
+    for each in (ATTACKS, DEFENSES, PRIORS, EVALUATORS, JUDGES, SOURCES):
         if isinstance(value, type) and issubclass(value, each.base) and value is not each.base:
             return each.kind
     return "protocol" if isinstance(value, Protocol) else None
@@ -87,7 +89,7 @@ def _kind(name: str) -> str:
         "target": [name] if timm.is_model(name) else [],
         "protocol": [*PROTOCOLS, "folder"],  # whose images are of the source of that name
         "metric": METRICS,
-        **{kind: registry(kind).names() for kind in ("prior", "judge", "source")},
+        **{kind: registry(kind).names() for kind in ("prior", "evaluator", "judge", "source")},
     }
     for kind, names in there.items():
         if name in names:
@@ -160,9 +162,14 @@ def _prior(name: str, protocol: Protocol) -> Entry:
     }
 
 
+def _evaluator(name: str, protocol: Protocol) -> Entry:
+    cls = EVALUATORS.get(name)
+    return {"title": cls.title, "about": _about(cls), "fields": list(_options(cls.Options))}
+
+
 def _judge(name: str, protocol: Protocol) -> Entry:
     cls = JUDGES.get(name)
-    return {"title": cls.title, "about": _about(cls), "fields": list(_options(cls.Options))}
+    return {"title": cls.title, "about": _about(cls)}
 
 
 def _options(model: type[BaseModel]) -> Iterator[Entry]:
@@ -190,6 +197,8 @@ def _protocol(name: str, default: Protocol) -> Entry:
         **protocol.model_dump(mode="json", include=held),
         "digest": protocol.digest,
         "frozen": bool(protocol.assets),
+        "judges": [each.model_dump(mode="json") for each in protocol.judges],
+        **({"acceptance": load_json(protocol.acceptance)} if protocol.acceptance else {}),
         "fields": [
             entry
             for entry in fields(protocol, prefix, settable=not protocol.assets)
@@ -217,6 +226,7 @@ _DESCRIBED: dict[str, Callable[[str, Protocol], Entry]] = {
     "attack": _attack,
     "defense": _defense,
     "prior": _prior,
+    "evaluator": _evaluator,
     "judge": _judge,
     "source": _source,
     "target": _target,

@@ -62,6 +62,12 @@ ROWS = {
         {"needs": "needs", "title": "title"},
     ),
     "judge": Row("mibench.judges", "mibench.judges._judge", "Judge", {"title": "title"}),
+    "evaluator": Row(
+        "mibench.judges.evaluators",
+        "mibench.judges.evaluators._evaluator",
+        "Evaluator",
+        {"title": "title"},
+    ),
     "source": Row(
         "mibench.data.sources",
         "mibench.data.source",

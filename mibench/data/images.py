@@ -49,6 +49,9 @@ class Dataset:
     Attributes:
         attributes: for rendered faces, the private identities' true attributes
             ``(identities, attributes)`` in [0, 1]; otherwise None.
+        foils: where a coin chose each private identity from two, test images of the other one,
+            labelled and named as the one that it could have been; otherwise None. Nobody trains on
+            them.
     """
 
     train: ImageSet
@@ -56,6 +59,7 @@ class Dataset:
     test: ImageSet
     public: ImageSet
     attributes: Tensor | None = None
+    foils: ImageSet | None = None
 
     @property
     def identities(self) -> int:
@@ -77,7 +81,8 @@ class Dataset:
         """The same data with its tensors on ``device``."""
         sets = {name: getattr(self, name).to(device) for name in ("train", "val", "test", "public")}
         attributes = None if self.attributes is None else self.attributes.to(device)
-        return Dataset(**sets, attributes=attributes)
+        foils = None if self.foils is None else self.foils.to(device)
+        return Dataset(**sets, attributes=attributes, foils=foils)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mibench.data.divided import Counts, Data, Divided, Place
 from mibench.data.images import Dataset, ImageSet
-from mibench.data.synthfaces import render_identities, sample_identities
+from mibench.data.synthfaces import render_identities, sample_apart, sample_identities
 from mibench.progress import SILENT, Progress
 from mibench.streams import stream
 from mibench.types import digest
@@ -27,6 +27,10 @@ class SynthFacesData(Data):
     train: int = Field(30, ge=1, le=10**6, description="training images of a private identity")
     val: int = Field(10, ge=1, le=10**6, description="validation images of a private identity")
     test: int = Field(10, ge=1, le=10**6, description="test images of a private identity")
+    coins: bool = Field(
+        False,
+        description="a coin chooses each private identity from two; nobody trains on the other",
+    )
     public_identities: int = Field(4000, ge=1, le=10**6, description="public identities")
     public_images: int = Field(5, ge=1, le=10**6, description="images of a public identity")
 
@@ -62,10 +66,22 @@ class RenderedFaces(Divided):
         return render_dataset(self.data, self.resolution, progress)
 
 
-def private_attributes(data: SynthFacesData) -> Tensor:
-    """True attributes ``(identities, attributes)`` of the private identities, in [0, 1]."""
+def private_attributes(data: SynthFacesData) -> tuple[Tensor, Tensor | None]:
+    """True attributes ``(identities, attributes)`` of the private identities, in [0, 1].
+
+    Returns:
+        Theirs, and with :attr:`SynthFacesData.coins` those of the identities that the coins passed
+        by, in the same order.
+    """
     generator = stream(data.seed, data.private_name, "private", "identities")
-    return sample_identities(data.identities, generator)
+    if not data.coins:
+        return sample_identities(data.identities, generator), None
+    # Of families of their own: an image of one private person says nothing of another.
+    pairs = sample_apart(data.identities, 2, generator)
+    generator = stream(data.seed, data.private_name, "private", "coins")
+    fell = torch.randint(2, (data.identities,), generator=generator)
+    every = torch.arange(data.identities)
+    return pairs[every, fell], pairs[every, 1 - fell]
 
 
 def public_attributes(data: SynthFacesData) -> Tensor:
@@ -86,7 +102,7 @@ def render_public(data: SynthFacesData, resolution: int, progress: Progress = SI
 def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = SILENT) -> Dataset:
     """Private splits and public images of a ``synthfaces`` protocol."""
     generator = stream(data.seed, data.private_name, "private", "images")
-    attributes = private_attributes(data)
+    attributes, passed_by = private_attributes(data)
     per_identity = data.train + data.val + data.test
     images = render_identities(attributes, per_identity, resolution, generator, progress)
     images = images.view(len(attributes), per_identity, *images.shape[1:])
@@ -96,12 +112,20 @@ def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = S
         labels = torch.arange(len(attributes)).repeat_interleave(count)
         return ImageSet(images[:, start : start + count].flatten(0, 1).clone(), labels, names)
 
+    foils = None
+    if passed_by is not None:
+        generator = stream(data.seed, data.private_name, "foils", "images")
+        pictures = render_identities(passed_by, data.test, resolution, generator, progress)
+        labels = torch.arange(len(passed_by)).repeat_interleave(data.test)
+        foils = ImageSet(pictures, labels, names)
+
     return Dataset(
         train=part(0, data.train),
         val=part(data.train, data.val),
         test=part(data.train + data.val, data.test),
         public=render_public(data, resolution, progress),
         attributes=attributes,
+        foils=foils,
     )
 
 

@@ -33,6 +33,7 @@ NUISANCES: tuple[str, ...] = (
 # Share of identities that are a close relative of an earlier one, and how close (in attributes).
 LOOKALIKE_SHARE = 0.25
 LOOKALIKE_SPREAD = 0.14
+FAMILY = 200  # identities that are drawn together where single ones are to be exchangeable
 
 _SKIN = torch.tensor(
     [[0.98, 0.84, 0.74], [0.90, 0.70, 0.55], [0.72, 0.50, 0.36], [0.45, 0.29, 0.20]]
@@ -62,6 +63,28 @@ def sample_identities(count: int, generator: torch.Generator) -> Tensor:
         if relative[index]:
             identities[index] = (identities[sibling[index]] + offset[index]).clamp(0, 1)
     return identities
+
+
+def sample_apart(count: int, members: int, generator: torch.Generator) -> Tensor:
+    """Draw identities of which no two groups are related: each group is of a family of its own.
+
+    A family is a draw of :data:`FAMILY` identities, some of them lookalikes of others. One member
+    has the law that every member of such a draw has, so that single identities are exchangeable
+    with those of whole families; and nothing that is known of one group tells of another.
+
+    Args:
+        count: groups.
+        members: of each, different ones of its family.
+        generator: CPU generator; its state decides the draw.
+
+    Returns:
+        Float tensor ``(count, members, len(ATTRIBUTES))`` with values in [0, 1].
+    """
+    groups = []
+    for _ in range(count):
+        family = sample_identities(FAMILY, generator)
+        groups.append(family[torch.randperm(FAMILY, generator=generator)[:members]])
+    return torch.stack(groups)
 
 
 def sample_nuisances(count: int, generator: torch.Generator) -> Tensor:

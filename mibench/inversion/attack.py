@@ -14,7 +14,7 @@ from torch import Tensor
 from mibench.data.images import ImageSet
 from mibench.errors import DivergedError
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
-from mibench.models.access import TargetAccess, WhiteBoxTarget
+from mibench.models.access import BlackBoxTarget, TargetAccess, WhiteBoxTarget
 from mibench.priors import Prior, PriorKind
 from mibench.progress import Progress, Together
 from mibench.registry import Registry
@@ -85,6 +85,12 @@ class Problem:
             )
         return self.target, self.identity_loss
 
+    def black_box(self) -> BlackBoxTarget:
+        """The target of an attack that may see its scores."""
+        if not isinstance(self.target, BlackBoxTarget):
+            raise TypeError("this problem gives labels alone: the attack's `access` says no more")
+        return self.target
+
 
 Config_co = TypeVar("Config_co", bound=AttackConfig, covariant=True)
 
@@ -101,6 +107,7 @@ class Attack(ABC, Generic[Config_co]):
             ``+lom``, ``+ma`` and ``improved-``.
         prior: the kind of image prior that it takes unless asked otherwise: a registered name, or
             a class of the attack's own file.
+        searches: whether it answers with public images, instead of making some.
         needs_realism: whether it asks the prior how real images look.
     """
 
@@ -108,6 +115,7 @@ class Attack(ABC, Generic[Config_co]):
     access: ClassVar[Access] = "white-box"
     optimises_identity: ClassVar[bool] = True
     prior: ClassVar[str | type[PriorKind[Any]]] = "gan"
+    searches: ClassVar[bool] = False
     needs_realism: ClassVar[bool] = False
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 

@@ -1,25 +1,31 @@
-"""Networks that judge reconstructions. One kind a file, registered under its file's name."""
+"""Embedding judges: whom an image resembles, among people that nobody trained on.
+
+A judge is one file here, registered under its file's name. Evaluators, the classifiers of the
+attacked identities, are in :mod:`mibench.judges.evaluators`.
+"""
 
 from __future__ import annotations
 
-from mibench.judges._judge import (
-    JUDGED_AT_ONCE,
-    JUDGES,
-    Judge,
-    JudgeConfig,
-    JudgeJob,
-    register_judge,
-    restored_judge,
-    train_judge,
+from mibench.judges._judge import JUDGES, Judge, JudgeCard, register_judge, restored_judge
+from mibench.judges._templates import (
+    Gallery,
+    dequantised,
+    leave_one_out,
+    quantised,
+    ranks,
+    template,
 )
 
 __all__ = [
-    "JUDGED_AT_ONCE",
     "JUDGES",
+    "Gallery",
     "Judge",
-    "JudgeConfig",
-    "JudgeJob",
+    "JudgeCard",
+    "dequantised",
+    "leave_one_out",
+    "quantised",
+    "ranks",
     "register_judge",
     "restored_judge",
-    "train_judge",
+    "template",
 ]

@@ -1,177 +1,117 @@
-"""What the author of a judge implements, and what a judge is given."""
+"""What the author of a judge implements, and how a protocol pins one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mibench.data.images import ImageSet
-from mibench.errors import MibenchError, RequestError
-from mibench.models.classifiers import Outputs, predict
-from mibench.models.initialisation import Initialisation
+from mibench.assets import Asset, load_asset
+from mibench.data.images import to_float
+from mibench.errors import ArtifactError, MibenchError
+from mibench.judges._templates import Gallery
 from mibench.progress import SILENT, Progress
 from mibench.registry import Registry
-from mibench.settings import explain
-from mibench.streams import seeded
-from mibench.training.loop import TrainingConfig, TrainingResult
 from mibench.types import Frozen
 
-JUDGED_AT_ONCE = 128  # on CPUs, resized images of larger batches leave the cache: half as fast
+_AT_ONCE = 128  # on CPUs, resized images of larger batches leave the cache
 
 
-class JudgeConfig(Frozen):
-    """A network that judges reconstructions, and how it is trained."""
+class JudgeCard(Frozen):
+    """An embedding judge that a protocol pins, with its decoys."""
 
-    kind: str = Field(
-        "classifier", min_length=1, description="kind of judge, or path/to/file.py:Class"
+    kind: str = Field("embedding", min_length=1, description="kind of judge")
+    network: Asset = Field(description="its weights")
+    decoys: Asset = Field(
+        description="its templates of identities from the private ones' source that nobody "
+        "trained on"
     )
-    architecture: str = Field("", description="timm architecture, of a kind that is made of one")
-    resolution: int = Field(
-        ge=8, le=1024, description="resolution that images are resized to for it, in pixels"
-    )
-    training: TrainingConfig = Field(
-        TrainingConfig(epochs=25, learning_rate=0.05, weight_decay=5e-4),
-        description="how it is trained",
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="what its kind takes beside these"
-    )
-
-
-@dataclass(frozen=True)
-class JudgeJob:
-    """What a judge learns from; never a reconstruction, and no private test image.
-
-    Attributes:
-        images: pictures with their classes, on the device: the private training images, and the
-            public ones after them where the protocol says so.
-        start: what the network of an architecture starts from.
-        rng: CPU generator of everything random.
-        progress: told of each step under ``label``.
-    """
-
-    images: ImageSet
-    start: Callable[[str], Initialisation]
-    rng: torch.Generator
-    progress: Progress
-    label: str
 
 
 class Judge(ABC):
-    """Base class of judges; register with :func:`register_judge`.
+    """Base class of embedding judges; register with :func:`register_judge`.
 
-    A judge learns the protocol's classes, or brings what it knows, and tells which of them an
-    image shows. It takes images of any size, and resizes them itself.
+    It says how alike two faces are by the cosine of their embeddings, and has seen neither private
+    nor public identities nor decoys: private identities and decoys are exchangeable for it.
 
     Class attributes:
         title: what it is, in a line.
-        Options: fields of its own, which a card states as ``options``.
 
     Attributes:
-        network: what :meth:`build` made; its tensors are what is stored.
+        description: what its asset says of it.
+        network: what :meth:`build` made, with the asset's tensors, frozen.
     """
 
     title: ClassVar[str]
-    Options: ClassVar[type[Frozen]] = Frozen
 
-    def __init__(self, config: JudgeConfig, classes: int) -> None:
-        self.config, self.classes = config, classes
-        self.options: Any = self.Options.model_validate(config.options)
+    def __init__(self, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        self.description = description
         self.network = self.build()
-
-    @classmethod
-    def networks(cls, config: JudgeConfig) -> tuple[str, ...]:
-        """The timm architectures that it is made of, whose weights the protocol may start."""
-        return ()
+        self.network.load_state_dict(dict(tensors))
+        self.network.eval().requires_grad_(False)
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The network as it is before training, and before its stored tensors are loaded."""
+        """The network as it is before its stored tensors are loaded."""
 
     @abstractmethod
-    def train(self, job: JudgeJob) -> TrainingResult:
-        """Train the network in place; ``diverged`` of the result says why it is of no use."""
-
-    @abstractmethod
-    def outputs(self, images: Tensor) -> Outputs:
-        """Logits ``(n, classes)`` and features ``(n, d)`` of a batch ``(n, 3, h, w)`` in [0, 1]."""
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings ``(n, d)`` of a batch ``(n, 3, h, w)`` in [0, 1], of any size."""
 
     @final
+    @torch.no_grad()
     def __call__(
         self, images: Tensor, progress: Progress = SILENT, label: str = "judging"
-    ) -> tuple[Tensor, Tensor]:
-        """Logits ``(n, classes)`` and features ``(n, d)`` of images.
+    ) -> Tensor:
+        """Unit embeddings ``(n, d)`` of images.
 
         Args:
-            images: ``(n, 3, h, w)``, uint8 or in [0, 1], at the protocol's resolution.
+            images: ``(n, 3, h, w)``, uint8 or in [0, 1].
             progress: told of each batch under ``label``.
 
         Raises:
-            MibenchError: :meth:`outputs` gives other shapes than these.
+            MibenchError: :meth:`embed` gives another shape.
         """
-        logits, features = predict(self, images, JUDGED_AT_ONCE, progress, label)
-        if logits.shape != (len(images), self.classes) or features.ndim != 2:
-            raise MibenchError(
-                f"{type(self).__name__}.outputs() gave logits of shape {tuple(logits.shape)} and "
-                f"features of shape {tuple(features.shape)}, wanted {(len(images), self.classes)} "
-                "and one vector an image"
-            )
-        return logits, features
+        found, batches = [], images.split(_AT_ONCE)
+        for index in progress.steps(len(batches), label):
+            batch = batches[index]
+            if batch.dtype == torch.uint8:
+                batch = to_float(batch)
+            made = self.embed(batch.contiguous(memory_format=torch.channels_last))
+            if made.ndim != 2 or len(made) != len(batch):
+                raise MibenchError(
+                    f"{type(self).__name__}.embed() gave shape {tuple(made.shape)}, wanted one "
+                    "vector an image"
+                )
+            found.append(F.normalize(made, dim=1))
+        return torch.cat(found)
 
     def to(self, device: torch.device) -> Judge:
         """The same judge, moved."""
         self.network.to(device)
         return self
 
-    @final
-    def restore(self, tensors: dict[str, Tensor]) -> Judge:
-        """The same judge with the tensors of a trained one, frozen."""
-        self.network.load_state_dict(tensors)
-        self.network.eval().requires_grad_(False)
-        return self
-
-    @classmethod
-    def check(cls, config: JudgeConfig, where: str) -> None:
-        """Refuse a config that this kind cannot work with.
-
-        Args:
-            where: its path: ``"protocol.evaluator"``.
-
-        Raises:
-            RequestError: naming what is wrong, and what to do.
-        """
-        try:
-            cls.Options.model_validate(config.options)
-        except ValidationError as error:
-            raise RequestError(explain(error, f"{where}.options")) from error
-
 
 JUDGES: Registry[Judge] = Registry("judge", Judge, "mibench.judges", "mibench.judges")
 register_judge = JUDGES.register
 
 
-def train_judge(
-    kind: type[Judge], config: JudgeConfig, classes: int, job: JudgeJob
-) -> tuple[Judge, TrainingResult]:
-    """A new judge of ``classes`` classes, trained, and how its training ended.
+def restored_judge(card: JudgeCard) -> tuple[Judge, Gallery]:
+    """The judge that a card pins, and its decoys.
 
     Raises:
-        RequestError: weights that its networks start from are absent.
+        ArtifactError: a file is missing, is not the pinned one, or the two are not of one network.
     """
-    with seeded(job.rng):
-        judge = kind(config, classes)
-    result = judge.train(job)
-    judge.network.eval()
-    return judge, result
-
-
-def restored_judge(tensors: dict[str, Tensor], description: dict[str, Any]) -> Judge:
-    """The judge that an asset's description names, with the asset's tensors."""
-    config = JudgeConfig.model_validate(description["judge"])
-    return JUDGES.get(config.kind)(config, description["outputs"]).restore(tensors)
+    tensors, description = load_asset(card.network)
+    pool, of_pool = load_asset(card.decoys)
+    if of_pool["network"] != card.network.sha256:
+        raise ArtifactError(
+            f"the decoys {card.decoys.file} are of another network than {card.network.file}"
+        )
+    judge = JUDGES.get(card.kind)(tensors, description)
+    return judge, Gallery(pool["templates"], int(of_pool["images"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,18 @@ from fractions import Fraction
 from typing import Any
 
 from mibench.leaderboard.names import name_faults, overrides, reconstructions
-from mibench.record import INCOMPLETE, REFERENCES, MetricValue, Record, protocol_digest, strength
+from mibench.record import (
+    FLOOR_PUBLIC,
+    IDENTITY_METRICS,
+    INCOMPLETE,
+    LEAKS,
+    LOOKALIKE,
+    REFERENCES,
+    MetricValue,
+    Record,
+    protocol_digest,
+    strength,
+)
 
 LEAST_EVALUATOR_ACCURACY = 0.9
 HEADLINE = "attack_accuracy_top1"
@@ -18,14 +30,20 @@ HEADLINE = "attack_accuracy_top1"
 _TOLERANCE = 1e-8
 _MOST_TEST_IMAGES = 10**5  # no card's data set has more private test images
 _COUNTED = ("attack_accuracy_top1", "attack_accuracy_top5", "attack_accuracy_both")
-_HITS = (*_COUNTED, "evaluator_agreement")
+_CHOICES = ("beats_lookalike", "two_choice_accuracy")  # one hit an identity
+_HITS = (*_COUNTED, "evaluator_agreement", *LEAKS, *_CHOICES)
+_SIGNED = ("excess_bits", "excess_bits_best")  # differences
+_BEST = ("identity_bits_best", "excess_bits_best", *_CHOICES, "epsilon_lower_bound")  # of one guess
 _FRACTIONS = (*_HITS, "precision", "recall", "coverage", "attribute_error")
 _SETS = ("fid", "fid_successful", "fd_evaluator")  # set metrics have no values per identity
+_OF_COINS = ("two_choice_accuracy", "epsilon_lower_bound")
+_OF_LOOKALIKES = ("identity_bits", *LEAKS)
 # Every hit of the first is a hit of the second.
 _WITHIN = (
     ("attack_accuracy_top1", "attack_accuracy_top5"),
     ("attack_accuracy_both", "attack_accuracy_top1"),
     ("attack_accuracy_both", "evaluator_agreement"),
+    *itertools.pairwise(reversed(LEAKS)),
 )
 _ACCURACIES = (
     "natural_accuracy",
@@ -57,7 +75,7 @@ def faults(record: Record) -> list[str]:
         return found + _metrics(record.metrics, record.rules, complete=False, numbers=False)
     found += _metrics(record.metrics, record.rules)
     for key, metric in record.metrics.items():
-        samples = record.protocol.resolved["samples"]
+        samples = 1 if key in _CHOICES else record.protocol.resolved["samples"]
         if metric.hits and {len(row) for row in metric.hits} != {samples}:
             found.append(f"{key}: hits hold another number of samples than the protocol's")
     return found
@@ -107,16 +125,32 @@ def incomplete(record: Record) -> Iterator[str]:
 
     if record.rules < 2 or record.status != "complete":
         return
-    groups = {"": record.metrics, **{name: record.references.get(name) for name in REFERENCES}}
+    judged = record.protocol.resolved.get("judges")
+    names = [name for name in REFERENCES if judged or name != LOOKALIKE]
+    groups = {"": record.metrics, **{name: record.references.get(name) for name in names}}
+    later = IDENTITY_METRICS if record.rules < 3 and not judged else ()
     for where, metrics in groups.items():
+        wanted = _OF_LOOKALIKES if where == LOOKALIKE else METRICS.keys() - set(later)
         if metrics is None:
             yield f"the reference {where!r} is missing"
-        elif lacking := [key for key in METRICS if key not in metrics]:
+        elif lacking := [key for key in METRICS if key in wanted and key not in metrics]:
             yield f"{where}: {', '.join(lacking)} missing".removeprefix(": ")
+        elif judged and (
+            null := [key for key in _told(record, where) if metrics[key].value is None]
+        ):
+            yield f"{where}: {', '.join(null)} without a number".removeprefix(": ")
     lacking = [name for name in _REQUIRED if name not in record.artifacts]
     if lacking or not reconstructions(record):
         lacking += [] if reconstructions(record) else ["reconstructions.safetensors"]
         yield f"artifacts: {', '.join(lacking)} missing"
+
+
+def _told(record: Record, where: str) -> Iterator[str]:
+    """The identity metrics that a protocol with judges always has."""
+    coins = record.protocol.resolved["data"].get("coins")
+    for key in _OF_LOOKALIKES if where == LOOKALIKE else IDENTITY_METRICS:
+        if key not in LEAKS and (coins or key not in _OF_COINS):
+            yield key
 
 
 def warnings(record: Record) -> list[str]:
@@ -254,8 +288,19 @@ def _references(record: Record) -> Iterator[str]:
         if name not in REFERENCES:
             yield f"{name[:60]!r} is no reference: {', '.join(REFERENCES)}"
             return
-        whole = record.status == "complete"
+        whole = record.status == "complete" and name != LOOKALIKE
         yield from (f"{name}: {reason}" for reason in _metrics(metrics, record.rules, whole))
+    yield from _excess(record)
+
+
+def _excess(record: Record) -> Iterator[str]:
+    """What is said of bits beyond look-up's is the difference of both."""
+    lookup = record.references.get(FLOOR_PUBLIC, {})
+    for excess, bits in zip(_SIGNED, IDENTITY_METRICS, strict=False):
+        own, floor, said = record.metrics.get(bits), lookup.get(bits), record.metrics.get(excess)
+        three = [each.per_identity for each in (own, floor, said) if each and each.per_identity]
+        if len(three) == 3 and not all(_close(a - b, c) for a, b, c in zip(*three, strict=False)):
+            yield f"{excess} is not {bits} minus those of the reference {FLOOR_PUBLIC!r}"
 
 
 def _metrics(
@@ -289,7 +334,11 @@ def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
     if key not in _HITS and metric.hits is not None:
         yield "it counts no hits"
         return
-    if value < 0 or (key in _FRACTIONS and value > 1):
+    if key == "epsilon_lower_bound":
+        if metric.per_identity is not None or metric.interval is not None:
+            yield "a bound has no values per identity, and no interval"
+        return
+    if (value < 0 and key not in _SIGNED) or (key in _FRACTIONS and value > 1):
         yield f"{value} is not in {'[0, 1]' if key in _FRACTIONS else '[0, ∞)'}"
     if metric.per_identity is None:
         if key not in _SETS:
@@ -377,16 +426,34 @@ def _together(metrics: Mapping[str, MetricValue]) -> Iterator[str]:
     rows = headline.hits if headline else None
     for key, metric in there.items():
         expected = headline.n if headline else None
+        if key in _BEST:
+            expected = counts.get(HEADLINE)
         if key == "fid_successful" and rows is not None:
             expected = sum(row.count("1") for row in rows)
         if expected is not None and metric.n != expected:
             yield f"{key}: n is {metric.n} instead of {expected}"
+    yield from _audit(there)
     for inner, outer in _WITHIN:
         some = there[inner].hits if inner in there else None
         more = there[outer].hits if outer in there else None
         pairs = zip("".join(some or ()), "".join(more or ()), strict=False)
         if any(a > b for a, b in pairs):
             yield f"a hit of {inner} is no hit of {outer}"
+
+
+def _audit(there: Mapping[str, MetricValue]) -> Iterator[str]:
+    """The audited ε is the bound that the two-choice guesses give."""
+    said, guesses = there.get("epsilon_lower_bound"), there.get("two_choice_accuracy")
+    if said is None:
+        return
+    if guesses is None or not guesses.hits:
+        yield "epsilon_lower_bound has a number, and no guesses are there"
+        return
+    from mibench.metrics import epsilon_lower_bound
+
+    bound = epsilon_lower_bound(sum(row == "1" for row in guesses.hits), len(guesses.hits))
+    if not _close(said.value or 0.0, bound):
+        yield f"epsilon_lower_bound is {said.value}, its guesses give {bound:.6g}"
 
 
 def _close(a: float, b: float) -> bool:

@@ -62,8 +62,8 @@ def name_faults(record: Record) -> Iterator[str]:
             yield f"{key}.version: only a protocol has one"
         if isinstance(part, Part) and key == "protocol" and part.source is not None:
             yield (
-                f"the protocol {part.name!r} is someone's own card or has someone's own judge, and "
-                "boards take mibench's alone"
+                f"the protocol {part.name!r} is someone's own card or has someone's own evaluator, "
+                "and boards take mibench's alone"
             )
         if key == "target" and part.source is not None:
             yield f"{key}.source: only a method has one"

@@ -17,6 +17,16 @@ from mibench.metrics.accuracy import (
 from mibench.metrics.attributes import attribute_error
 from mibench.metrics.catalogue import METRICS, MetricInfo
 from mibench.metrics.frechet import frechet_distance, frechet_metric
+from mibench.metrics.identity import (
+    audited_epsilon,
+    beats_lookalike,
+    epsilon_lower_bound,
+    excess_bits,
+    identity_bits,
+    leak,
+    p_values,
+    two_choice_accuracy,
+)
 from mibench.metrics.inception import fid_successful, find_inception, inception_features
 from mibench.metrics.intervals import (
     bootstrap_interval,
@@ -33,19 +43,27 @@ __all__ = [
     "accuracy_both",
     "attack_accuracy",
     "attribute_error",
+    "audited_epsilon",
+    "beats_lookalike",
     "bootstrap_interval",
+    "epsilon_lower_bound",
     "evaluator_agreement",
+    "excess_bits",
     "fid_successful",
     "find_inception",
     "frechet_distance",
     "frechet_metric",
+    "identity_bits",
     "inception_features",
     "knn_distance",
+    "leak",
     "natural_accuracy",
     "near_chance",
+    "p_values",
     "paired_interval",
     "prdc",
     "seeds_interval",
     "subsample_interval",
     "successes",
+    "two_choice_accuracy",
 ]

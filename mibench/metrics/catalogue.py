@@ -14,6 +14,8 @@ LOWER: Direction = "lower leaks more"
 _GMI = "Zhang et al., The Secret Revealer, CVPR 2020, section 4.3"
 _FID = "Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017"
 _PR = "Kynkäänniemi et al., Improved Precision and Recall Metric, NeurIPS 2019"
+_P = "mibench; conformal p-values, Vovk, Gammerman and Shafer (2005)"
+_ISO = "ISO/IEC 19795-1; rank among decoys as in mibench's identity bits"
 _DC = "Naeem et al., Reliable Fidelity and Diversity Metrics, ICML 2020"
 
 
@@ -38,6 +40,14 @@ class MetricInfo(Frozen):
 def _info(title: str, unit: str, direction: Direction, source: str, definition: str) -> MetricInfo:
     return MetricInfo(
         title=title, definition=definition, unit=unit, direction=direction, source=source
+    )
+
+
+def _leak(rate: str) -> str:
+    return (
+        f"Share of all reconstructions that resemble the attacked identity more than all but {rate}"
+        " of the decoys: true accepts at a fixed false-match rate. Knowing nothing gives that rate "
+        "or less. Missing with fewer decoys than ten times its inverse."
     )
 
 
@@ -154,5 +164,76 @@ METRICS: dict[str, MetricInfo] = {
         "Mean absolute difference between the attributes that a regressor, trained on public "
         "identities, reads off a reconstruction and the identity's true ones, each scaled "
         "to [0, 1].",
+    ),
+    "identity_bits": _info(
+        "Identity bits",
+        "bits; 10 = one in a thousand people",
+        HIGHER,
+        _P,
+        "Mean of log₂(1/p) over all reconstructions. A reconstruction's p is the rank of the "
+        "attacked identity among decoys, people of the same source that nobody trained on, by how "
+        "much it resembles each; of two judges the larger p. Knowing nothing of the identity gives "
+        "1.44 bits by one judge and .72 to 1.44 by two, whatever is shown.",
+    ),
+    "identity_bits_best": _info(
+        "Identity bits (best guess)",
+        "bits; 10 = one in a thousand people",
+        HIGHER,
+        _P,
+        "Identity bits of one reconstruction an identity, the one that the target scores highest. "
+        "No judge has a say in the choice.",
+    ),
+    "leak_at_1e-2": _info(
+        "Leak at 1e-2", "fraction of reconstructions", HIGHER, _ISO, _leak("1 in 100")
+    ),
+    "leak_at_1e-3": _info(
+        "Leak at 1e-3", "fraction of reconstructions", HIGHER, _ISO, _leak("1 in 1,000")
+    ),
+    "leak_at_1e-4": _info(
+        "Leak at 1e-4", "fraction of reconstructions", HIGHER, _ISO, _leak("1 in 10,000")
+    ),
+    "excess_bits": _info(
+        "Excess over look-up",
+        "bits",
+        HIGHER,
+        "mibench",
+        "Identity bits minus those of look-up against the same target: the public images that it "
+        "scores highest, as many an identity. No measure between defenses, as a bad target weakens "
+        "look-up, too.",
+    ),
+    "excess_bits_best": _info(
+        "Excess over look-up (best guess)",
+        "bits",
+        HIGHER,
+        "mibench",
+        "Identity bits of the best guess minus those of look-up's: the public image that the "
+        "target scores highest.",
+    ),
+    "beats_lookalike": _info(
+        "Beats the look-alike",
+        "fraction of identities",
+        HIGHER,
+        "mibench",
+        "Share of identities whose best guess is closer to them, for every judge, than the public "
+        "image that is most like them, which the private data was used to find.",
+    ),
+    "two_choice_accuracy": _info(
+        "Two-choice accuracy",
+        "fraction of identities",
+        HIGHER,
+        "Green and Swets, Signal Detection Theory and Psychophysics (1966), two-alternative forced "
+        "choice",
+        "How often the best guess is closer, for the first judge, to the private identity than to "
+        "the one that a seeded coin passed by. Knowing nothing gives one half. A tie is wrong.",
+    ),
+    "epsilon_lower_bound": _info(
+        "Audited ε (lower bound)",
+        "ε of pure differential privacy, an identity as the unit",
+        HIGHER,
+        "Steinke, Nasr and Jagielski, Privacy Auditing with One Training Run, NeurIPS 2023",
+        "ln(p/(1-p)), p the one-sided 95 % lower limit of two-choice accuracy: no training whose "
+        "model tells as much of the coins is ε-differentially private with a smaller ε (replacing "
+        "one identity; δ = 0). 3.49 is the most that 100 identities can show. Not to be compared "
+        "with DP-SGD's (ε, δ), whose unit is an image.",
     ),
 }

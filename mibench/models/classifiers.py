@@ -37,7 +37,7 @@ class Outputs:
 
 
 class GivesOutputs(Protocol):
-    """What :func:`predict` asks: a classifier, or a judge."""
+    """What :func:`predict` asks: a classifier, or an evaluator."""
 
     def outputs(self, images: Tensor) -> Outputs: ...
 

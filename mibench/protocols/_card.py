@@ -11,7 +11,8 @@ from mibench.data.folder import FolderOptions
 from mibench.data.identity_division import IdentityDivision
 from mibench.data.rendered import SynthFacesData
 from mibench.errors import RequestError
-from mibench.judges import JudgeConfig
+from mibench.judges import JudgeCard
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.record import BoardCard, protocol_digest
@@ -58,12 +59,21 @@ class Protocol(Frozen):
         description="a target whose validation accuracy, corrected for chance (Cohen's κ), is at "
         "most this counts as diverged",
     )
-    evaluator: JudgeConfig
-    second: JudgeConfig = Field(description="second evaluator, of another family")
+    evaluator: EvaluatorConfig
+    second: EvaluatorConfig = Field(description="second evaluator, of another family")
     judges_know_public: bool = Field(
         False,
         description="evaluators also learn the public classes, so that a reconstruction which "
         "shows a public class is no success",
+    )
+    judges: tuple[JudgeCard, ...] = Field(
+        (),
+        max_length=3,
+        description="embedding judges of different families, which identity bits follow from; the "
+        "first decides between two choices",
+    )
+    acceptance: Asset | None = Field(
+        None, description="what the judges' acceptance tests found; no number depends on it"
     )
     assets: dict[str, Asset] = Field(
         default_factory=dict, description="pinned networks; what is absent is trained"

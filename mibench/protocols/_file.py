@@ -99,8 +99,8 @@ def _pinned(card: Protocol, role: str) -> Iterator[str]:
         yield f"assets.{role}: {error}"
         return
     if role in ("evaluator", "second"):
-        judge = getattr(card, role)
-        if type(judge).model_validate(description["judge"]) != judge:
+        evaluator = getattr(card, role)
+        if type(evaluator).model_validate(description["judge"]) != evaluator:
             yield f"assets.{role}: the pinned network is another than {role} describes"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mibench.data.folder import FolderOptions
-from mibench.judges import JudgeConfig
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
 from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
@@ -36,8 +36,8 @@ def folder_protocol(
         resolution=64,
         target="resnet18",
         training=TrainingConfig(epochs=50, learning_rate=0.02, weight_decay=5e-4),
-        evaluator=JudgeConfig(architecture="regnetx_002", resolution=112),
-        second=JudgeConfig(architecture="mobilenetv2_050", resolution=112),
+        evaluator=EvaluatorConfig(architecture="regnetx_002", resolution=112),
+        second=EvaluatorConfig(architecture="mobilenetv2_050", resolution=112),
         gan=GanConfig(steps=20000),
     )
 
@@ -54,12 +54,12 @@ def _small(options: FolderOptions, images: int | None) -> Protocol:
         samples=4,
         target="test_resnet",
         training=faces,
-        evaluator=JudgeConfig(
+        evaluator=EvaluatorConfig(
             architecture="resnet10t",
             resolution=64,
             training=faces.model_copy(update={"epochs": _passes(25, images)}),
         ),
-        second=JudgeConfig(
+        second=EvaluatorConfig(
             architecture="test_efficientnet",
             resolution=96,
             training=faces.model_copy(update={"epochs": _passes(40, images)}),

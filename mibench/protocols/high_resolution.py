@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from mibench.data.identity_division import IdentityDivision
-from mibench.judges import JudgeConfig
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
@@ -30,8 +30,8 @@ _SETTING: dict[str, Any] = {
     "samples": 50,
     "target": "resnet152",
     "training": _TRAINING,
-    "evaluator": JudgeConfig(architecture="inception_v3", resolution=299, training=_TRAINING),
-    "second": JudgeConfig(architecture="convnext_tiny", resolution=224, training=_TRAINING),
+    "evaluator": EvaluatorConfig(architecture="inception_v3", resolution=299, training=_TRAINING),
+    "second": EvaluatorConfig(architecture="convnext_tiny", resolution=224, training=_TRAINING),
     "initialisation": {
         name: Initialisation(source="imagenet") for name in (*_TARGETS, *_JUDGES, *_STUDENTS)
     },

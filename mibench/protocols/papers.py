@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from mibench.data.identity_division import IdentityDivision
-from mibench.judges import JudgeConfig
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
@@ -92,8 +92,8 @@ _FACES: dict[str, Any] = {
     "attacked": 300,
     "target": "vgg16_bn_mi",
     "training": _TARGETS,
-    "evaluator": JudgeConfig(architecture="regnety_016", resolution=112, training=_JUDGES),
-    "second": JudgeConfig(architecture="convnext_pico", resolution=112, training=_JUDGES),
+    "evaluator": EvaluatorConfig(architecture="regnety_016", resolution=112, training=_JUDGES),
+    "second": EvaluatorConfig(architecture="convnext_pico", resolution=112, training=_JUDGES),
     "initialisation": {
         **{name: _UNSCALED for name in ("vgg16_bn_mi", *_STUDENTS.architectures)},
         **{name: _IMAGENET for name in ("resnet152", "regnety_016", "convnext_pico")},
@@ -111,8 +111,8 @@ _DIGITS: dict[str, Any] = {
     "resolution": 32,
     "training": TrainingConfig(epochs=20, learning_rate=0.01, weight_decay=1e-4),
     "target": "resnet18",
-    "evaluator": JudgeConfig(architecture="regnetx_002", resolution=64),
-    "second": JudgeConfig(architecture="mobilenetv2_050", resolution=64),
+    "evaluator": EvaluatorConfig(architecture="regnetx_002", resolution=64),
+    "second": EvaluatorConfig(architecture="mobilenetv2_050", resolution=64),
     "students": _STUDENTS,
     "prior_seed": 0,
     "judges_know_public": True,

@@ -8,7 +8,7 @@ every record holds their accuracy.
 from __future__ import annotations
 
 from mibench.data.identity_division import IdentityDivision
-from mibench.judges import JudgeConfig
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
 from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
@@ -41,12 +41,12 @@ CARDS = (
         samples=20,
         target="test_resnet",
         training=TrainingConfig(epochs=5, learning_rate=0.05, weight_decay=5e-4),
-        evaluator=JudgeConfig(
+        evaluator=EvaluatorConfig(
             architecture="regnetx_002",
             resolution=32,
             training=TrainingConfig(epochs=3, learning_rate=0.05, weight_decay=5e-4),
         ),
-        second=JudgeConfig(
+        second=EvaluatorConfig(
             architecture="mobilenetv2_050",
             resolution=32,
             training=TrainingConfig(epochs=3, learning_rate=0.05, weight_decay=5e-4),
@@ -81,12 +81,12 @@ CARDS = (
         samples=4,
         target="test_resnet",
         training=_FACES,
-        evaluator=JudgeConfig(
+        evaluator=EvaluatorConfig(
             architecture="resnet10t",
             resolution=64,
             training=_FACES.model_copy(update={"epochs": 25}),
         ),
-        second=JudgeConfig(
+        second=EvaluatorConfig(
             architecture="test_efficientnet",
             resolution=96,
             training=_FACES.model_copy(update={"epochs": 60}),

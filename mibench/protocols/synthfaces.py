@@ -6,7 +6,8 @@ from typing import Any
 
 from mibench.assets import Asset
 from mibench.data.rendered import SynthFacesData
-from mibench.judges import JudgeConfig
+from mibench.judges import JudgeCard
+from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
 from mibench.protocols._budgets import ATTACKS, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
@@ -15,11 +16,11 @@ from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 
 SYNTHFACES_DATA = SynthFacesData(private_name="synthfaces-32", public_name="synthfaces-32")
-DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev"})
+DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev-2", "coins": True})
 
-EVALUATOR_JUDGE = JudgeConfig(architecture="regnetx_002", resolution=64)
-SECOND_JUDGE = JudgeConfig(architecture="mobilenetv2_050", resolution=64)
-ATTRIBUTE_JUDGE = JudgeConfig(
+EVALUATOR = EvaluatorConfig(architecture="regnetx_002", resolution=64)
+SECOND_EVALUATOR = EvaluatorConfig(architecture="mobilenetv2_050", resolution=64)
+ATTRIBUTE_REGRESSOR = EvaluatorConfig(
     architecture="mobilenetv2_050",
     resolution=64,
     training=TrainingConfig(epochs=8, optimizer="adamw", learning_rate=3e-3, weight_decay=0.01),
@@ -35,8 +36,8 @@ _SMALL: dict[str, Any] = {
     "resolution": 32,
     "target": "test_resnet",
     "training": TrainingConfig(epochs=20, learning_rate=0.05, weight_decay=5e-4),
-    "evaluator": EVALUATOR_JUDGE,
-    "second": SECOND_JUDGE,
+    "evaluator": EVALUATOR,
+    "second": SECOND_EVALUATOR,
     "students": _STUDENTS,
     "attacks": ATTACKS,
     "priors": PRIORS,
@@ -67,6 +68,30 @@ _SHARED_ASSETS = {
     ),
 }
 
+# Trained on an endless stream of rendered identities; 100,000 decoys, of nine images each.
+_JUDGES = (
+    JudgeCard(
+        network=Asset(
+            file="judge-regnet-32.safetensors",
+            sha256="798116a9043bb1aec4e7557798072ee4a789053d19951c301539fb994d76e11f",
+        ),
+        decoys=Asset(
+            file="decoys-regnet-32.safetensors",
+            sha256="fce6cd4bab9993821e78044e18ef5f9e7490c09982b4afce62721a228bfc6019",
+        ),
+    ),
+    JudgeCard(
+        network=Asset(
+            file="judge-edgenext-32.safetensors",
+            sha256="e29996e7d4cb95328eecaf6ea1f121a51aa8c724a29ba036520e6886653d53db",
+        ),
+        decoys=Asset(
+            file="decoys-edgenext-32.safetensors",
+            sha256="ecd5e16bea0bd92dff288ea6d93e788e780f9b7ee2c5bec9d925c155afbe09c4",
+        ),
+    ),
+)
+
 _BOARD = BoardCard(
     headline="improved-kedmi",
     worst_case=("gmi", "improved-gmi", "kedmi", "improved-kedmi", "vmi", "improved-vmi"),
@@ -93,16 +118,29 @@ CARDS = (
     ),
     Protocol(
         name="synthfaces-32-dev",
-        title="Development twin of synthfaces-32: other private identities, own evaluators",
+        title="Development twin of synthfaces-32: a draft of version 2, with embedding judges",
+        notes=(
+            "A draft: nothing of it but judges and decoys is frozen, and its evaluators are "
+            "trained once a store. Of the acceptance tests one refuses the judges: look-up's "
+            "images gain more than half a bit when they are pushed to the class by L∞ 8/255. They "
+            "gain likeness: their attributes and their coarse colours come nearer to the "
+            "person's, blur and JPEG take nothing of it, and strangers who are pushed stay "
+            "strangers.",
+        ),
         data=DEV_DATA,
+        judges=_JUDGES,
+        acceptance=Asset(
+            file="acceptance-synthfaces-32-dev.json",
+            sha256="80fe2377c98e387cf1c0f0bc83555e9714a769a9e07db33f60b06b52291c3791",
+        ),
         assets={
-            **_SHARED_ASSETS,
-            "evaluator": Asset(
-                file="evaluator-synthfaces-32-dev.safetensors",
-                sha256="30f88405a27439ca2dccb496fc44fbc67d0d14f1f54340da3728a843c74adb91",
+            "prior": _SHARED_ASSETS["prior"],
+            "attributes": Asset(
+                file="attributes-stream-32.safetensors",
+                sha256="e13c69f5ebb559e411642f5aa3a5d354e3ade9b89a7a1ad32395d7e1bb898dd5",
             ),
         },
-        **_SMALL,
+        **{**_SMALL, "version": 2},
     ),
     Protocol(
         name="synthfaces-64",
@@ -117,8 +155,8 @@ CARDS = (
         resolution=64,
         target="vgg16_bn",
         training=TrainingConfig(),
-        evaluator=JudgeConfig(architecture="regnety_016", resolution=112),
-        second=JudgeConfig(architecture="convnext_pico", resolution=112),
+        evaluator=EvaluatorConfig(architecture="regnety_016", resolution=112),
+        second=EvaluatorConfig(architecture="convnext_pico", resolution=112),
         gan=GanConfig(steps=60000, generator_width=64),
         notes=(
             "Of the papers' networks it has the resolution and the widths, not the layers: timm's "

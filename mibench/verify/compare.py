@@ -17,7 +17,7 @@ ABSENT = missing("the record says nothing of it")
 
 _RELATIVE = 1e-3
 # Counted like hits, and recorded without them.
-_COUNTS = ("precision", "recall", "density", "coverage")
+_COUNTS = ("precision", "recall", "density", "coverage", "identity_bits")
 # Metrics that need weights which a machine may lack.
 _MAY_BE_MISSING = ("fid", "fid_successful")
 
@@ -67,7 +67,7 @@ def compare(name: str, claimed: MetricValue, found: MetricValue, flips: int) -> 
 
 def together(name: str, each: Sequence[Comparison]) -> Comparison:
     """The comparisons of a reference's metrics as one, by its headline."""
-    headline = next(c for c in each if c.name == HEADLINE)
+    headline = next((c for c in each if c.name == HEADLINE), each[0])
     wrong = of("differs", each) or of(UNCHECKED, each)
     verdict: Verdict = wrong[0].verdict if wrong else "agrees"
     note = "; ".join(f"{c.name}: {c.note}" for c in wrong[:3])

@@ -30,7 +30,9 @@ _SHIFT = 2  # pixels that a copy may be moved by
 _NUMBERS = 2**23  # held at once
 
 
-def copies(images: Tensor, data: Dataset, progress: Progress = SILENT) -> list[str]:
+def copies(
+    images: Tensor, data: Dataset, progress: Progress = SILENT, public: bool = True
+) -> list[str]:
     """Name the reconstructions that are copies of private or public images; empty for none.
 
     A copy has a correlation with an image, over all pixels and channels, of at least ``LEAST``, and
@@ -42,6 +44,7 @@ def copies(images: Tensor, data: Dataset, progress: Progress = SILENT) -> list[s
         images: reconstructions ``(identities, samples, 3, h, w)`` in [0, 1].
         data: the protocol's images.
         progress: told of each chunk.
+        public: whether copies of public images count: they are what look-up answers with.
     """
     parts = {name: getattr(data, name) for name in ("train", "val", "test", "public")}
     known = torch.cat([part.images for part in parts.values()])
@@ -54,6 +57,8 @@ def copies(images: Tensor, data: Dataset, progress: Progress = SILENT) -> list[s
     result = []
     for row in (found > threshold).nonzero()[:, 0].tolist():
         part, position = where[int(which[row])]
+        if part == "public" and not public:
+            continue
         identity, sample = divmod(row, images.shape[1])
         result.append(
             f"identity {identity}, sample {sample} is {part} image {position} "

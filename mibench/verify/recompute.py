@@ -16,25 +16,39 @@ from safetensors.torch import load
 from torch import Tensor
 
 from mibench.cell.graph import Graph
+from mibench.cell.judges import NO_TARGET
 from mibench.cell.measures import Evaluation
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
 from mibench.cell.run import divide, select_device
 from mibench.cell.stage import Bench
+from mibench.data.images import to_float
 from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain
+from mibench.inversion.attack import ATTACKS
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import overrides, reconstructions
 from mibench.metrics import natural_accuracy
+from mibench.names import AttackName
 from mibench.progress import SILENT, Progress
-from mibench.record import FLOOR_PRIOR, Record
+from mibench.record import FLOOR_PRIOR, LOOKALIKE, REFERENCES, MetricValue, Record
 from mibench.store.environment import environment
 from mibench.store.store import Store, default_root
-from mibench.verify.compare import ABSENT, EXACT, UNCHECKED, Comparison, compare, of, together
+from mibench.verify.compare import (
+    ABSENT,
+    EXACT,
+    UNCHECKED,
+    Comparison,
+    Verdict,
+    compare,
+    of,
+    together,
+)
 from mibench.verify.copies import copies
 from mibench.verify.settings import guarantee_faults, require_comparable
 
 _FLIPS = 2  # samples that another kind of device may judge otherwise
+_BITS = 1e-3  # share by which bits may differ
 _HEADER = 2**16  # bytes of a file of reconstructions beside its numbers
 
 
@@ -127,7 +141,7 @@ def evaluation_of(record: Record, place: Place) -> Evaluation:
     request = Request(protocol=record.protocol.name, seed=record.seed, data=place.data)
     cell = check(resolve(request, without=("defense", "attack")))
     graph = Graph(cell, divide(cell, place.progress))
-    return Evaluation(graph.references, bench, rules=record.rules)
+    return Evaluation(graph.references, bench, rules=record.rules, target=False)
 
 
 def recompute(
@@ -137,8 +151,9 @@ def recompute(
 
     These are all metrics, by the version of their rules that the record names; the floor of random
     prior samples and the ceiling; the evaluators' accuracies; and what can be said of the other
-    numbers without the target. Reconstructions that are copies of private or public images are a
-    difference, too.
+    numbers without the target: of the best guesses, whether any sample gives what is claimed.
+    Reconstructions that are copies of private or public images are a
+    difference, too; look-up answers with public ones.
 
     On the kind of device that the record names, accuracies must agree sample by sample; on another,
     two samples may differ. Distances agree within a thousandth.
@@ -156,11 +171,16 @@ def recompute(
     made = _checked(images, evaluation).to(device)
     flips = 0 if _kind(record.environment.device) == _kind(device) else _FLIPS
     found, _ = evaluation([made])
-    result = [compare(key, record.metrics.get(key, ABSENT), found[key], flips) for key in found]
-    for reference, known in evaluation.references(target=False).items():
-        (values, _), claimed = evaluation(known), record.references.get(reference, {})
-        each = [compare(key, claimed.get(key, ABSENT), values[key], flips) for key in values]
+    result = _compared(record.metrics, found, flips)
+    result += _best_guesses(record, evaluation.guesses(made), flips)
+    for reference, known in evaluation.references().items():
+        values, _ = evaluation(known, REFERENCES[reference])
+        each = _compared(record.references.get(reference, {}), values, flips)
         result.append(together(reference, each))
+    if evaluation.identification is not None:
+        values = evaluation.identification.of_lookalikes()
+        each = _compared(record.references.get(LOOKALIKE, {}), values, flips)
+        result.append(together(LOOKALIKE, each))
     if any(path.startswith(_GENERAL_PRIOR) for path in overrides(record)):
         note = "its general prior was trained by other settings than the protocol's"
         result = [_unchecked(each, note) if each.name == FLOOR_PRIOR else each for each in result]
@@ -170,7 +190,10 @@ def recompute(
         note = "the evaluators that this machine trains are others than the record's"
         result = [_unchecked(each, note) if each.verdict == "differs" else each for each in result]
     result += _without_target(record, evaluation)
-    alike = copies(made, evaluation.data, evaluation.progress)
+    searches = _searches(record)
+    if searches:
+        result.append(_public_images(made, evaluation))
+    alike = copies(made, evaluation.data, evaluation.progress, public=not searches)
     found_copies = Comparison(
         "copies of known images",
         0,
@@ -183,6 +206,61 @@ def recompute(
 
 # What a cell's general prior depends on beside the protocol.
 _GENERAL_PRIOR = ("prior.gan", "prior.source")
+
+
+def _compared(
+    claimed: Mapping[str, MetricValue], found: Mapping[str, MetricValue], flips: int
+) -> list[Comparison]:
+    """The metrics of images, but for those that follow from what the target chose."""
+    return [
+        compare(key, claimed.get(key, ABSENT), value, flips)
+        for key, value in found.items()
+        if value.reason != NO_TARGET
+    ]
+
+
+def _best_guesses(
+    record: Record, guesses: Mapping[str, Tensor], flips: int
+) -> Iterator[Comparison]:
+    """Whether for each identity what is said of its best guess holds of one and the same sample.
+
+    Which sample the target scores highest, the target alone knows.
+    """
+    values = {key: (record.metrics.get(key) or ABSENT).per_identity for key in guesses}
+    claims = {key: torch.tensor(each, dtype=torch.float64) for key, each in values.items() if each}
+    if not claims:
+        return
+    fits = torch.stack(
+        [
+            (guesses[key] - claim[:, None]).abs() <= _BITS * guesses[key].abs() + EXACT
+            if claim.shape == guesses[key].shape[:1]
+            else torch.zeros_like(guesses[key], dtype=torch.bool)
+            for key, claim in claims.items()
+        ]
+    )
+    wrong = (~fits.all(0).any(1)).nonzero()[:, 0].tolist()
+    problem = f"no guess at identity {wrong[0]} gives its {', '.join(claims)}" if wrong else ""
+    verdict: Verdict = "differs" if len(wrong) > flips or guesses.keys() - claims else "agrees"
+    yield Comparison("best guesses", 0, len(wrong), verdict, problem)
+
+
+def _searches(record: Record) -> bool:
+    """Whether its attack is one of mibench's own that answer with public images."""
+    if record.attack.source is not None:
+        return False
+    return ATTACKS.get(AttackName.parse(record.attack.name).base).searches
+
+
+def _public_images(made: Tensor, evaluation: Evaluation) -> Comparison:
+    """Whether look-up's answers are public images, to the last bit."""
+    public = {image.numpy().tobytes() for image in evaluation.data.public.images.cpu()}
+    flat = made.flatten(0, 1).cpu()
+    stored = (flat * 255).round().to(torch.uint8)
+    exact = (to_float(stored) == flat).flatten(1).all(1).tolist()
+    pairs = zip(stored, exact, strict=True)
+    others = sum(not (same and image.numpy().tobytes() in public) for image, same in pairs)
+    note = f"{others} of {len(flat)} answers are no public images" if others else ""
+    return Comparison("public images", 0, others, "differs" if others else "agrees", note)
 
 
 def _unchecked(each: Comparison, note: str) -> Comparison:

@@ -24,12 +24,13 @@ from mibench.record import Part, PriorPart, Record
 from mibench.registry import Registry
 from mibench.store.source import outside_digest
 from mibench.training.defense import DEFENSES
-from mibench.verify.compare import EXACT, Comparison, Verdict
+from mibench.verify.compare import ABSENT, EXACT, Comparison, Verdict
 from mibench.verify.recompute import Place
 from mibench.verify.settings import is_own, require_comparable
 
 _LEAST_FREEDOM = 4  # degrees of freedom behind the protocol's seed variance
 _NORMAL_QUANTILE = 1.96
+_BITS = ("identity_bits", "identity_bits_best")  # where a protocol has judges
 
 
 def request_of(
@@ -103,7 +104,7 @@ def retrain(
     prior: str | None = None,
     place: Place,
 ) -> list[Comparison]:
-    """Run a record's cell anew in an empty store and compare top-1 and natural accuracy.
+    """Run a record's cell anew in an empty store and compare top-1, bits and natural accuracy.
 
     The measure is the protocol's seed variance, pooled over its filed cells: two independent runs
     differ by less than √2·s times Student's .975 quantile in 95 % of all cases. Where too few seeds
@@ -137,7 +138,12 @@ def compare_runs(record: Record, again: Record, filed: Sequence[Record]) -> list
     interval = record.metrics[HEADLINE].interval
     few = f"fewer than {_LEAST_FREEDOM} degrees of freedom are filed"
     result = []
-    for name, read in ((HEADLINE, _top1), ("natural_accuracy", _natural)):
+    bits = [key for key in _BITS if record.metrics.get(key, ABSENT).value is not None]
+    reads = {HEADLINE: _top1, "natural_accuracy": _natural, **{key: _metric(key) for key in bits}}
+    for name, read in reads.items():
+        unit, scale = ("bits", 1) if name in bits else ("points", 100)
+        if name in bits:
+            interval = record.metrics[name].interval
         claimed, found = read(record), read(again)
         if claimed is None or found is None:
             result.append(Comparison(name, claimed, found, "differs", "one of them is missing"))
@@ -148,10 +154,10 @@ def compare_runs(record: Record, again: Record, filed: Sequence[Record]) -> list
             allowed = float(stdtrit(freedom, 0.975)) * math.sqrt(2) * spread
             near = difference <= allowed + EXACT
             note = (
-                f"within {100 * allowed:.2f} points: seeds of the protocol spread by "
-                f"{100 * spread:.2f} ({freedom} degrees of freedom)"
+                f"within {scale * allowed:.2f} {unit}: seeds of the protocol spread by "
+                f"{scale * spread:.2f} ({freedom} degrees of freedom)"
             )
-        elif name == HEADLINE and interval is not None:
+        elif name != "natural_accuracy" and interval is not None:
             near = interval[0] - EXACT <= found <= interval[1] + EXACT
             note = f"within the record's own interval: {few}"
         else:
@@ -188,6 +194,10 @@ def _seed_spread(
 
 def _top1(record: Record) -> float | None:
     return record.metrics[HEADLINE].value
+
+
+def _metric(key: str) -> Callable[[Record], float | None]:
+    return lambda record: record.metrics.get(key, ABSENT).value
 
 
 def _natural(record: Record) -> float | None:

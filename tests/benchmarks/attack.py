@@ -24,7 +24,7 @@ from torch import Tensor
 from mibench.data.images import ImageSet
 from mibench.inversion.attack import ATTACKS, Attack, Problem
 from mibench.inversion.identity import IdentityLoss
-from mibench.judges import JUDGED_AT_ONCE
+from mibench.judges.evaluators import JUDGED_AT_ONCE
 from mibench.models.access import WhiteBoxTarget
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze

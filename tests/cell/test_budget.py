@@ -228,7 +228,7 @@ def test_a_smoke_run_judges_little(
         return predict(model, images, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("mibench.cell.measures.predict", count)
-    monkeypatch.setattr("mibench.judges._judge.predict", count)
+    monkeypatch.setattr("mibench.judges.evaluators._evaluator.predict", count)
     record = mibench.run(protocol="tiny", attack="gmi", budget=0.02, store=tmp_path, out=tmp_path)
     metrics = [*record.metrics.values(), *record.references[FLOOR_PRIOR].values()]
     assert {value.n for value in metrics if value.value is not None} == {32}

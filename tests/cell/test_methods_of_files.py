@@ -140,8 +140,8 @@ def test_options_of_a_judge_can_be_set_by_their_paths(mine: Path, tiny: Protocol
     """As ``mibench info`` shows them; the judge's own class knows what there is."""
     mine.write_text(
         "from pydantic import BaseModel\n"
-        "from mibench.judges import Judge\n"
-        "class Mine(Judge):\n"
+        "from mibench.judges.evaluators import Evaluator\n"
+        "class Mine(Evaluator):\n"
         "    title = 'mine'\n"
         "    class Options(BaseModel, extra='forbid'):\n"
         "        sharpness: float = 1\n"

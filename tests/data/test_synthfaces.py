@@ -18,6 +18,7 @@ from mibench.data.synthfaces import (
     NUISANCES,
     render,
     render_identities,
+    sample_apart,
     sample_identities,
     sample_nuisances,
 )
@@ -91,7 +92,7 @@ def test_no_image_is_in_two_splits() -> None:
 
 
 def test_private_and_public_identities_are_disjoint_draws() -> None:
-    private, public = private_attributes(SYNTHFACES_DATA), public_attributes(SYNTHFACES_DATA)
+    private, public = private_attributes(SYNTHFACES_DATA)[0], public_attributes(SYNTHFACES_DATA)
     nearest = torch.cdist(private, public).min(1).values
     assert nearest.min() > 0.3  # no private identity, and no lookalike of one, is public
 
@@ -106,6 +107,47 @@ def test_the_development_twin_shares_the_public_images_alone() -> None:
     assert second.attributes is not None
     assert torch.cdist(first.attributes, second.attributes).min() > 0.3
     assert not torch.equal(first.train.images, second.train.images)
+
+
+COINS = SPEC.model_copy(update={"coins": True, "identities": 400})
+
+
+def test_coins_choose_each_private_identity_from_two() -> None:
+    chosen, passed_by = private_attributes(COINS)
+    assert passed_by is not None
+    rng = stream(COINS.seed, COINS.private_name, "private", "identities")
+    pairs = sample_apart(400, 2, rng)
+    first = (chosen == pairs[:, 0]).all(1)
+    assert ((chosen == pairs[:, 1]).all(1) ^ first).all()
+    torch.testing.assert_close(chosen + passed_by, pairs.sum(1))  # the other one is the foil
+    assert 160 <= int(first.sum()) <= 240  # a fair coin falls outside once in 10,000 times
+
+
+def test_identities_drawn_apart_have_one_law_and_no_relatives() -> None:
+    """A quarter of a draw are relatives; of draws apart, none."""
+    rng = stream(0, "apart")
+    apart = sample_apart(300, 1, rng)[:, 0]
+    together = torch.cat([sample_identities(200, rng) for _ in range(5)])
+    assert (torch.pdist(apart) < 0.9).sum() == 0
+    assert (torch.pdist(together[:200]) < 0.9).sum() > 30
+    # The mean is that of uniform draws, and the ends hold as many as in whole draws.
+    for share in (0.02, 0.5, 0.98):
+        torch.testing.assert_close(
+            apart.quantile(share), together.quantile(share), rtol=0, atol=0.02
+        )
+
+
+def test_nobody_trains_on_foils() -> None:
+    spec = COINS.model_copy(update={"identities": 4})
+    data, plain = render_dataset(spec, 32), render_dataset(SPEC, 32)
+    assert data.foils is not None
+    assert plain.foils is None
+    assert data.foils.names == data.test.names
+    assert torch.equal(data.foils.labels, data.test.labels)
+    shown = {tuple(each.flatten().tolist()) for each in data.foils.images}
+    assert len(shown) == len(data.test)
+    for part in (data.train, data.val, data.test, data.public):
+        assert not shown & {tuple(each.flatten().tolist()) for each in part.images}
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
@@ -144,7 +186,7 @@ def test_rendering_leaves_its_inputs_as_they_were() -> None:
     assert torch.equal(given, kept[1])
     data = render_dataset(SPEC, 32)
     assert data.attributes is not None
-    assert torch.equal(data.attributes, private_attributes(SPEC))
+    assert torch.equal(data.attributes, private_attributes(SPEC)[0])
 
 
 def test_a_picture_does_not_depend_on_the_others_of_its_batch() -> None:

@@ -1,160 +1,93 @@
-"""What every registered judge must keep, and one that is a file."""
+"""What every registered embedding judge must keep, and the pairs that protocols pin."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from pydantic import BaseModel
 
-import mibench
-from mibench.cell.request import Request
-from mibench.cell.resolve import check, resolve
-from mibench.data.images import ImageSet
-from mibench.errors import MibenchError, RequestError
-from mibench.judges import JUDGES, Judge, JudgeConfig, JudgeJob, train_judge
-from mibench.models.classifiers import Outputs
-from mibench.models.initialisation import Initialisation
-from mibench.progress import SILENT
-from mibench.protocols import Protocol
+from mibench.errors import ArtifactError, MibenchError
+from mibench.judges import JUDGES, Judge, restored_judge
+from mibench.judges.evaluators.classifier import ResizingClassifier
+from mibench.protocols import PROTOCOLS
 from mibench.streams import stream
-from mibench.training.loop import TrainingConfig
-from tests.kit.guide import FILES, forget_afterwards
 
-NAMES = JUDGES.names()
-OF_THE_GUIDE = "nearest_mean.py"
-
-
-def colours(count: int = 48, classes: int = 3) -> ImageSet:
-    """Each class a colour, with noise: what any judge learns."""
-    rng = stream(0, "colours")
-    labels = torch.arange(count) % classes
-    means = torch.eye(classes)[labels][:, :3, None, None]
-    noise = 0.2 * torch.rand(count, 3, 32, 32, generator=rng)
-    return ImageSet(((0.8 * means + noise) * 255).to(torch.uint8), labels, tuple("abc"[:classes]))
+PINNED = [
+    pytest.param(judge, id=f"{card.name}-{number}")
+    for card in PROTOCOLS.values()
+    for number, judge in enumerate(card.judges)
+]
 
 
-def config(name: str) -> JudgeConfig:
-    training = TrainingConfig(epochs=8, batch_size=16, optimizer="adamw", learning_rate=2e-3)
-    return JudgeConfig(kind=name, architecture="test_resnet", resolution=24, training=training)
+def small_embedding() -> Judge:
+    said = {"architecture": "test_resnet", "dimensions": 16, "resolution": 32}
+    network = ResizingClassifier("test_resnet", 16, 32)
+    return JUDGES.get("embedding")(network.state_dict(), said)
 
 
-def trained(kind: type[Judge], name: str, seed: int = 0) -> Judge:
-    job = JudgeJob(colours(), lambda _: Initialisation(), stream(seed, "x"), SILENT, "judge")
-    kind.check(config(name), "protocol.evaluator")
-    judge, result = train_judge(kind, config(name), 3, job)
-    assert result.diverged is None
-    return judge
+# A judge of each kind; one that is not here has no contract that it keeps.
+MADE: dict[str, Callable[[], Judge]] = {"embedding": small_embedding}
+each_kind = pytest.mark.parametrize("kind", JUDGES.names())
 
 
-def described(options: type[BaseModel]) -> None:
-    for name, field in options.model_fields.items():
-        assert field.description, f"{name} needs a description"
+def images(count: int, size: int = 32) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=stream(0, "faces"))
 
 
-@pytest.fixture(params=[*NAMES, OF_THE_GUIDE])
-def kind(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> type[Judge]:
-    """Every registered judge, and that of the guide."""
-    if request.param != OF_THE_GUIDE:
-        return JUDGES.get(request.param)
-    forget_afterwards(monkeypatch)
-    (tmp_path / OF_THE_GUIDE).write_text(FILES[OF_THE_GUIDE])
-    return JUDGES.get(f"{tmp_path / OF_THE_GUIDE}:NearestMean")
+@each_kind
+def test_embeddings_are_unit_vectors(kind: str) -> None:
+    judge = MADE[kind]()
+    made = judge(images(5))
+    assert made.ndim == 2
+    assert len(made) == 5
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(5))
+    assert not made.requires_grad
+    assert type(judge).title
 
 
-def test_it_says_what_it_is_and_learns_what_is_plain(kind: type[Judge]) -> None:
-    assert kind.title
-    described(kind.Options)
-    name = JUDGES.name_of(kind)
-    judge, images = trained(kind, name), colours()
-    for size in (32, 64):  # it resizes images itself
-        shown = torch.nn.functional.interpolate(images.images.float(), size=size).byte()
-        logits, features = judge(shown)
-        assert logits.shape == (48, 3)
-        assert features.shape[0] == 48
-        assert features.ndim == 2
-        assert torch.isfinite(logits).all()
-        assert (logits.argmax(1) == images.labels).float().mean() > 0.9
-    as_float = judge(images.images.float() / 255)
-    torch.testing.assert_close(as_float[0], judge(images.images)[0], rtol=1e-4, atol=1e-4)
+@each_kind
+def test_a_judge_sees_its_own_size_and_each_image_alone(kind: str) -> None:
+    judge = MADE[kind]()
+    assert judge(images(2, 48)).shape == judge(images(2)).shape
+    together = judge(images(200))
+    torch.testing.assert_close(judge(images(200)[150:151]), together[150:151], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        judge((images(3) * 255).byte()), judge((images(3) * 255).byte() / 255)
+    )
 
 
-def test_its_tensors_are_the_whole_of_it(kind: type[Judge]) -> None:
-    name = JUDGES.name_of(kind)
-    judge, images = trained(kind, name), colours().images
-    state = {key: value.clone() for key, value in judge.network.state_dict().items()}
-    again = kind(config(name), 3).restore(state)
-    for found, expected in zip(again(images), judge(images), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert not any(each.requires_grad for each in again.network.parameters())
-    same = trained(kind, name).network.state_dict()
-    assert all(torch.equal(same[key], value) for key, value in state.items()), "its seed decides it"
+@each_kind
+def test_a_judge_does_not_learn(kind: str) -> None:
+    judge = MADE[kind]()
+    assert not judge.network.training
+    assert not any(each.requires_grad for each in judge.network.parameters())
 
 
-def test_a_judge_of_a_file_judges_a_cell(
-    tiny: Protocol, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is trained once, and known by its name and its code, not by its path."""
-    forget_afterwards(monkeypatch)
-    place = tmp_path / OF_THE_GUIDE
-    place.write_text(FILES[OF_THE_GUIDE])
-    settings = {
-        "protocol.second.kind": f"{place}:NearestMean",
-        "protocol.second.resolution": 8,
-        "protocol.second.options": {"sharpness": 2},
-    }
+def test_a_wrong_shape_is_named() -> None:
+    class Wrong(JUDGES.get("embedding")):  # type: ignore[misc]
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return super().embed(images)[:1]
 
-    def run(name: str) -> mibench.record.Record:  # type: ignore[name-defined]
-        return mibench.run(
-            protocol="tiny",
-            attack="gmi",
-            overrides=settings,
-            store=tiny_store,
-            out=tmp_path / name,
-        )
-
-    record = run("a")
-    assert record.status == "complete"
-    assert record.protocol.resolved["second"]["kind"] == "nearest-mean"
-    assert record.protocol.source is not None
-    assert str(tmp_path) not in str(record.protocol.resolved)
-    assert record.metrics["attack_accuracy_both"].value is not None
-    assert record.protocol.resolved["digest"] != tiny.digest
-    plain = resolve(Request(protocol="tiny", attack="gmi"))
-    assert plain.protocol.digest == tiny.digest
-    assert plain.protocol_source is None
-    (cost,) = [each for each in record.costs if each.stage == "evaluator second"]
-    place.write_text(FILES[OF_THE_GUIDE].replace(".mean(0)", ".median(0).values"))
-    edited = run("b")
-    (again,) = [each for each in edited.costs if each.stage == "evaluator second"]
-    assert again.key != cost.key, "an edit of its file makes another judge"
-    assert edited.protocol.source != record.protocol.source
+    judge = small_embedding()
+    wrong = Wrong(judge.network.state_dict(), judge.description)
+    with pytest.raises(MibenchError, match=r"Wrong.embed\(\) gave shape \(1, 16\)"):
+        wrong(images(3))
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"kind": "clasifier"}, "did you mean 'classifier'"),
-        ({"options": {"depth": 3}}, "protocol.evaluator.options.depth"),
-        ({"architecture": ""}, "protocol.evaluator.architecture: a judge of kind 'classifier'"),
-        ({"architecture": "resnet81"}, "resnet81"),
-    ],
-)
-def test_what_a_kind_cannot_be_is_refused_at_once(
-    settings: dict[str, object], said: str, tiny: Protocol
-) -> None:
-    overrides = {f"protocol.evaluator.{name}": value for name, value in settings.items()}
-    with pytest.raises(RequestError, match=said.replace("(", r"\(")):
-        check(resolve(Request(protocol="tiny", attack="gmi", overrides=overrides)))
+@pytest.mark.parametrize("card", PINNED)
+def test_pinned_judges_and_their_decoys(card: Any) -> None:
+    judge, gallery = restored_judge(card)
+    made = judge(images(2))
+    assert made.shape[1] == gallery.decoys.shape[1]
+    assert gallery.decoys.dtype == torch.int8
+    assert len(gallery) == 100_000
+    assert gallery.images == 9
 
 
-def test_outputs_of_a_wrong_shape_name_the_judge() -> None:
-    class Wrong(JUDGES.get("classifier")):  # type: ignore[misc]
-        def outputs(self, images: torch.Tensor) -> Outputs:
-            return Outputs(images.flatten(1), images)
-
-    with pytest.raises(MibenchError, match=r"Wrong.outputs\(\) gave logits of shape"):
-        Wrong(config("classifier"), 3)(colours().images)
+@pytest.mark.parametrize("card", PINNED[:1])
+def test_decoys_of_another_network_are_refused(card: Any) -> None:
+    other = PROTOCOLS["synthfaces-32-dev"].judges[1]
+    with pytest.raises(ArtifactError, match="are of another network"):
+        restored_judge(card.model_copy(update={"decoys": other.decoys}))

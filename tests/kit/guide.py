@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from mibench.inversion.attack import ATTACKS
-from mibench.judges import JUDGES
+from mibench.judges.evaluators import EVALUATORS
 from mibench.registry import Registry
 from mibench.training.defense import DEFENSES
 from tests.kit.command_line import invoke
@@ -57,7 +57,7 @@ def tried(command: list[str]) -> Result:
 
 
 def _registries() -> Iterator[Registry[Any]]:
-    yield from (ATTACKS, DEFENSES, JUDGES)
+    yield from (ATTACKS, DEFENSES, EVALUATORS)
     with contextlib.suppress(ImportError):
         from mibench.data.source import SOURCES
 

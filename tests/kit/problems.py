@@ -58,6 +58,14 @@ def tiny_generator(latent: int = LATENT, seed: int = 0) -> Generator:
 
 
 @cache
+def drawn_images(count: int) -> ImageSet:
+    """Images of the tiny generator, as public ones: some are of each identity."""
+    with torch.no_grad():
+        images = tiny_generator()(torch.randn(count, LATENT, generator=stream(0, "drawn")))
+    return ImageSet((images * 255).to(torch.uint8), torch.arange(count) % 4, ("a", "b", "c", "d"))
+
+
+@cache
 def tiny_prior(kind: str = "gan", latent: int = LATENT, seed: int = 0) -> Prior:
     """A frozen prior of random networks: a general one, or KEDMI's with a bank."""
     generator = tiny_generator(latent, seed)

@@ -17,6 +17,7 @@ from mibench.metrics import (
     successes,
 )
 from mibench.models.resize import resize
+from mibench.record import IDENTITY_METRICS
 
 LABELS = torch.tensor([2, 0])
 
@@ -137,6 +138,7 @@ def test_resize_is_antialiased_and_keeps_the_range() -> None:
 
 def test_the_catalogue_describes_every_record_key() -> None:
     assert set(METRICS) == {
+        *IDENTITY_METRICS,
         "attack_accuracy_top1",
         "attack_accuracy_top5",
         "knn_distance",

@@ -269,7 +269,7 @@ JUDGING = {"references", "metrics"}
 # An edit of a file, and the kinds of stages whose code it is.
 EDITS = [
     ("cell/reconstructions.py", "_STATISTICS_IMAGES = 5000", "_STATISTICS_IMAGES = 2", "rec"),
-    ("cell/judges.py", "stream(0, self.role", "stream(1, self.role", "judge"),
+    ("cell/evaluators.py", "stream(0, self.role", "stream(1, self.role", "judge"),
     ("cell/prior.py", 'stream(seed, "prior", kind', 'stream(seed, "p", kind', "general own"),
     ("cell/students.py", '"student", self', '"pupil", self', "student"),
     ("cell/target.py", "<= self.cell.protocol.chance_kappa", "< 0", "target"),
@@ -285,7 +285,13 @@ EDITS = [
     ),
     ("priors/_networks.py", "width * 2**stages", "width * 3**stages", "general own rec"),
     ("priors/gan.py", "10 * gradient_penalty", "9 * gradient_penalty", "general own rec"),
-    ("judges/_judge.py", "JUDGED_AT_ONCE = ", "JUDGED_AT_ONCE = 1 + ", "judge measures"),
+    (
+        "judges/evaluators/_evaluator.py",
+        "JUDGED_AT_ONCE = ",
+        "JUDGED_AT_ONCE = 1 + ",
+        "judge measures",
+    ),
+    ("judges/_templates.py", "_STEPS = 127", "_STEPS = 126", "judge measures"),
     ("models/freeze.py", "def freeze(", "def freeze(*, ", "target student general own rec"),
     ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", "measures"),
     ("assets/__init__.py", "value.float()", "value.double()", "general own judge measures"),

@@ -90,7 +90,7 @@ def test_a_forged_top1_is_found(run_folder: Path, finished: tuple[Path, Path]) -
     assert "differs" in line
     assert "of 20 samples are judged otherwise" in line
     assert result.stdout.count("differs") == 1
-    assert "1 of 18 numbers differ" in result.stderr
+    assert "1 of 28 numbers differ" in result.stderr
 
 
 def test_a_claim_that_does_not_fit_together_is_damaged(

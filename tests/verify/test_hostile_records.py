@@ -72,7 +72,7 @@ def with_(**changes: Any) -> str:
         (with_(schema_version=1.0), "schema_version is 1.0"),
         (with_(schema_version="1"), "schema_version is '1'"),
         (with_(rules=None), "rules is None in a record of schema 3"),
-        (with_(rules=3), "rules is 3"),
+        (with_(rules=4), "rules is 4"),
         (with_(rules=True), "rules is True"),
         (with_(schema_version=1, rules=2), "rules is 2 in a record of schema 1"),
         (with_(seed=True), "seed: Input should be a valid integer"),

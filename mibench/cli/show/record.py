@@ -13,8 +13,15 @@ from mibench.cli.show.tables import ABSENT, pairs, right, table
 from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY, trusted_evaluator
 from mibench.metrics import METRICS, near_chance
 from mibench.metrics.catalogue import HIGHER
-from mibench.record import INCOMPLETE, MetricValue, Record
+from mibench.record import IDENTITY_METRICS, INCOMPLETE, MetricValue, Record
 
+_SHARES = (
+    "attack_accuracy",
+    "evaluator_agreement",
+    "leak_at",
+    "beats_lookalike",
+    "two_choice_accuracy",
+)
 _FILES = {
     "record.json": "numbers, configuration, hashes",
     "reconstructions*.safetensors": "all reconstructions",
@@ -49,7 +56,7 @@ def number(metric: str, value: float | None) -> str:
     """A metric's value as tables show it: accuracies in per cent, a dash where it is missing."""
     if value is None:
         return ABSENT
-    if metric.startswith("attack_accuracy") or metric == "evaluator_agreement":
+    if metric.startswith(_SHARES):
         return _percent(value)
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
@@ -143,11 +150,14 @@ def _metrics(record: Record) -> Table:
     if over:
         caption += f"; 95 % intervals over {' or '.join(over)}"
     rows = []
-    for metric, entry in record.metrics.items():
-        arrow = ""
+    first = [name for name in IDENTITY_METRICS if name in record.metrics]
+    for metric in (*first, *(name for name in record.metrics if name not in first)):
+        entry, arrow = record.metrics[metric], ""
         if metric in METRICS:
             arrow = " ↑" if METRICS[metric].direction == HIGHER else " ↓"
         bounds = [values.get(metric) for values in record.references.values()]
+        if not any(each and each.value is not None for each in (entry, *bounds)):
+            continue  # the lines below the table say why
         rows.append(
             (
                 _title(metric) + arrow,

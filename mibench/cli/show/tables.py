@@ -22,7 +22,7 @@ ABSENT = "—"
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
 _HIDDEN = {  # of what `info` knows: said otherwise than as a row
     *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "priors", "defenses"),
-    "in_protocol",
+    *("in_protocol", "judges", "acceptance"),
 }
 whole = functools.partial(Column, no_wrap=True)
 folded = functools.partial(Column, overflow="fold")
@@ -81,6 +81,12 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
     if assets := entry.get("assets"):
         rows = [(role, asset["file"], asset["sha256"]) for role, asset in assets.items()]
         out.print(table(rows, "pinned network", "file", folded("sha256"), title="Assets"))
+    if judges := entry.get("judges"):
+        files = [(j["kind"], *(j[k]["file"] for k in ("network", "decoys"))) for j in judges]
+        out.print(table(files, "judge", "network", "decoys", title="Judges"))
+    if found := entry.get("acceptance"):
+        title = "What the judges' acceptance tests found"
+        out.print(pairs(((name, _said(value)) for name, value in found.items()), title=title))
     if fields := entry.get("fields"):
         out.print(_fields(fields, entry.get("in_protocol")))
 
@@ -114,6 +120,14 @@ def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -
         out.print(table(rows, "stage", "key", *columns))
     total = size(sum(each.size for each in artifacts))
     out.print(Text(f"{len(artifacts)} artifacts, {total}, in {root}"), soft_wrap=True)
+
+
+def _said(value: Any) -> str:
+    """Nested findings in words: ``both: 0.01: 1.0, 0.001: 0.99; each judge: …``."""
+    if not isinstance(value, Mapping):
+        return _cell(value)
+    deep = any(isinstance(each, Mapping | list) for each in value.values())
+    return ("; " if deep else ", ").join(f"{name}: {_said(each)}" for name, each in value.items())
 
 
 def _cell(value: Any) -> str:

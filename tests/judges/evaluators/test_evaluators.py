@@ -14,8 +14,14 @@ from mibench.assets import load_asset
 from mibench.cell.measures import Evaluation
 from mibench.data.images import ImageSet
 from mibench.errors import MibenchError
-from mibench.judges import Judge, JudgeConfig, JudgeJob, restored_judge, train_judge
-from mibench.judges.classifier import AttributeTraining, ClassifierJudge
+from mibench.judges.evaluators import (
+    Evaluator,
+    EvaluatorConfig,
+    EvaluatorJob,
+    restored_evaluator,
+    train_evaluator,
+)
+from mibench.judges.evaluators.classifier import AttributeTraining, ClassifierEvaluator
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.initialisation import Initialisation
 from mibench.models.resize import resize
@@ -37,8 +43,8 @@ def pictures(count: int = 8, size: int = 32) -> ImageSet:
     return ImageSet(images, torch.arange(count) % 2, ("a", "b"))
 
 
-def job(images: ImageSet) -> JudgeJob:
-    return JudgeJob(images, lambda _: Initialisation(), stream(0, "x"), SILENT, "evaluator")
+def job(images: ImageSet) -> EvaluatorJob:
+    return EvaluatorJob(images, lambda _: Initialisation(), stream(0, "x"), SILENT, "evaluator")
 
 
 @pytest.fixture
@@ -62,8 +68,8 @@ def test_a_judge_sees_its_own_resolution(
 ) -> None:
     """In training and judging, larger or smaller images, whether they are augmented or not."""
     training = TrainingConfig(epochs=1, batch_size=4, augment=augment)
-    config = JudgeConfig(architecture="test_efficientnet", resolution=48, training=training)
-    judge, result = train_judge(ClassifierJudge, config, 2, job(pictures(size=size)))
+    config = EvaluatorConfig(architecture="test_efficientnet", resolution=48, training=training)
+    judge, result = train_evaluator(ClassifierEvaluator, config, 2, job(pictures(size=size)))
     assert result.diverged is None
     logits, features = judge(pictures(size=size).images)
     assert logits.shape == (8, 2)
@@ -72,21 +78,21 @@ def test_a_judge_sees_its_own_resolution(
 
 
 def test_a_regressor_sees_its_own_resolution(seen: set[tuple[int, ...]]) -> None:
-    config = JudgeConfig(
+    config = EvaluatorConfig(
         architecture="test_resnet", resolution=48, training=TrainingConfig(epochs=1, augment=False)
     )
 
-    class Regressor(ClassifierJudge):
+    class Regressor(ClassifierEvaluator):
         hooks = AttributeTraining(torch.rand(2, 5))
 
-    train_judge(Regressor, config, 5, job(pictures()))
+    train_evaluator(Regressor, config, 5, job(pictures()))
     assert seen == {(48, 48)}
 
 
 def test_pinned_evaluators_judge_as_they_did() -> None:
     """Resizing before the network, as it was when records were filed: the same bits."""
     tensors, description = load_asset(PROTOCOLS["synthfaces-32"].assets["evaluator"])
-    judge = restored_judge(tensors, description)
+    judge = restored_evaluator(tensors, description)
     plain = Classifier(judge.config.architecture, judge.classes, judge.config.resolution)
     plain.load_state_dict(tensors)
     images = pictures(4).images
@@ -180,14 +186,14 @@ def test_weights_that_the_last_step_blows_up_have_diverged() -> None:
 def test_outputs_that_are_not_finite_name_their_network(
     tiny: Protocol, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = Judge.__call__
+    usual = Evaluator.__call__
 
-    def sometimes(judge: Judge, images: Tensor, progress: Any, label: str) -> Any:
+    def sometimes(judge: Evaluator, images: Tensor, progress: Any, label: str) -> Any:
         if "second evaluator on" in label:
             return torch.full((20, 5), float("nan")), torch.zeros(20, 5)
         return usual(judge, images, progress, label)
 
-    monkeypatch.setattr(Judge, "__call__", sometimes)
+    monkeypatch.setattr(Evaluator, "__call__", sometimes)
     with pytest.raises(MibenchError, match="second evaluator accuracy: the network's outputs"):
         mibench.run(protocol="tiny", attack="gmi", store=tmp_path / "store", out=tmp_path / "out")
 

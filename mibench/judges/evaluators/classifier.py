@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.errors import RequestError
-from mibench.judges import Judge, JudgeConfig, JudgeJob, register_judge
+from mibench.judges.evaluators import Evaluator, EvaluatorConfig, EvaluatorJob, register_evaluator
 from mibench.models.classifiers import Classifier, Outputs
 from mibench.models.initialisation import initialise
 from mibench.models.resize import resize
@@ -27,8 +27,8 @@ class ResizingClassifier(Classifier):
         return super().normalise(resize(images, self.resolution))
 
 
-@register_judge("classifier")
-class ClassifierJudge(Judge):
+@register_evaluator("classifier")
+class ClassifierEvaluator(Evaluator):
     """A timm architecture, trained on the images like a target without a defense."""
 
     title = "A classifier of another architecture than the target's"
@@ -36,25 +36,25 @@ class ClassifierJudge(Judge):
     network: ResizingClassifier
 
     @classmethod
-    def networks(cls, config: JudgeConfig) -> tuple[str, ...]:
+    def networks(cls, config: EvaluatorConfig) -> tuple[str, ...]:
         """Its one architecture."""
         return (config.architecture,)
 
     @classmethod
-    def check(cls, config: JudgeConfig, where: str) -> None:
+    def check(cls, config: EvaluatorConfig, where: str) -> None:
         """Refuse it without an architecture."""
         super().check(config, where)
         if not config.architecture:
             raise RequestError(
-                f"{where}.architecture: a judge of kind {config.kind!r} is made of one: name it "
-                "(`mibench list targets`)"
+                f"{where}.architecture: an evaluator of kind {config.kind!r} is made of one: "
+                "name it (`mibench list targets`)"
             )
 
     def build(self) -> ResizingClassifier:
         """The architecture, with random weights."""
         return ResizingClassifier(self.config.architecture, self.classes, self.config.resolution)
 
-    def train(self, job: JudgeJob) -> TrainingResult:
+    def train(self, job: EvaluatorJob) -> TrainingResult:
         """Start it from what the protocol says, and train it in the shared loop."""
         network = initialise(self.network, job.start(self.config.architecture))
         work = Job(
