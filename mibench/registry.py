@@ -224,12 +224,14 @@ class Registry(Generic[T]):
         return {n.replace("_", "-"): f"{self.package}.{n}" for n in found if not n.startswith("_")}
 
     def _folders(self) -> list[str]:
-        """Where the package's files lie; it is not imported."""
+        """Where the package's files lie; neither it nor what is above it is imported."""
+        parts = self.package.split(".")
         try:
-            spec = importlib.util.find_spec(self.package)
+            spec = importlib.util.find_spec(".".join(parts[:2]))
         except ModuleNotFoundError:
             spec = None
-        return list((spec.submodule_search_locations if spec else None) or ())
+        places = (spec.submodule_search_locations if spec else None) or ()
+        return [str(Path(place, *parts[2:])) for place in places]
 
     def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
         """Entry points by name; a name has several when they point to different objects."""

@@ -172,7 +172,7 @@ def registry(kind: str, *, load: bool = False) -> Registry[Any]:
     if row.home in sys.modules:
         found: Registry[Any] = getattr(sys.modules[row.home], f"{kind.upper()}S")
         return found
-    return Registry(kind, object, row.package, row.package)
+    return Registry(kind, object, row.package, f"mibench.{kind}s")
 
 
 def _registered(kind: str) -> list[Entry]:

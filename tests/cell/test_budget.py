@@ -19,7 +19,7 @@ from mibench.errors import RequestError
 from mibench.grid.grid import make_grid
 from mibench.models.classifiers import Classifier, predict
 from mibench.protocols import PROTOCOLS, Protocol
-from mibench.record import FLOOR_PRIOR, Record
+from mibench.record import FLOOR_PRIOR, IDENTITY_METRICS, Record
 from mibench.settings import scaled
 from mibench.streams import stream
 from mibench.training.defense import DEFENSES
@@ -232,7 +232,8 @@ def test_a_smoke_run_judges_little(
     record = mibench.run(protocol="tiny", attack="gmi", budget=0.02, store=tmp_path, out=tmp_path)
     metrics = [*record.metrics.values(), *record.references[FLOOR_PRIOR].values()]
     assert {value.n for value in metrics if value.value is not None} == {32}
-    undefined = {"fid", "fid_successful", "attribute_error"}  # as at any budget here
+    # As at any budget here.
+    undefined = {"fid", "fid_successful", "attribute_error", *IDENTITY_METRICS}
     assert {name for name, value in record.metrics.items() if value.value is None} <= undefined
     assert all(value.interval for value in record.metrics.values() if value.value is not None)
     assert record.protocol.resolved["samples"] == 4

@@ -110,3 +110,15 @@ def test_an_attack_without_an_identity_loss_has_no_variants(
     names = [entry["name"] for entry in listing("attacks")]
     assert [name for name in names if "gmi" in name] == ["gmi"]
     assert "kedmi+lom" in names
+
+
+@pytest.mark.parametrize("kind", known.ROWS)
+def test_a_registry_that_is_not_loaded_is_the_same(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the same names, from files and from the same packages' entry points."""
+    loaded = known.registry(kind, load=True)
+    monkeypatch.delitem(sys.modules, known.ROWS[kind].home)
+    bare = known.registry(kind)
+    assert bare is not loaded
+    assert (bare.package, bare.group, bare.kind) == (loaded.package, loaded.group, loaded.kind)
