@@ -18,6 +18,7 @@ LEAKS = ("leak_at_1e-2", "leak_at_1e-3", "leak_at_1e-4")
 IDENTITY_METRICS = (
     "identity_bits",
     "identity_bits_best",
+    "median_rank",
     *LEAKS,
     "excess_bits",
     "excess_bits_best",
@@ -25,6 +26,8 @@ IDENTITY_METRICS = (
     "two_choice_accuracy",
     "epsilon_lower_bound",
 )
+# Why there is no ceiling where decoys' templates are of as many images as a person has for testing.
+NO_OTHERS = "a test image is scored against others of its identity, and one has too few"
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
 _LARGEST = 1e15  # of a strength that a curve can show
@@ -67,13 +70,21 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
         "second.options": {},
         "judges": [],
         "data.coins": False,
+        "data.decoys": None,
+        "data.decoy_images": 1,
     }
 
     def told(values: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
-        kept = {}
+        kept: dict[str, Any] = {}
         for name, value in values.items():
             path = parents + name
             if path in later and value == later[path]:
+                continue
+            if path == "judges":  # wherever their files lie
+                kept[name] = [
+                    {k: v["sha256"] if isinstance(v, Mapping) else v for k, v in each.items()}
+                    for each in value
+                ]
                 continue
             parted = isinstance(value, Mapping) and any(
                 each.startswith(path + ".") for each in later
@@ -100,6 +111,8 @@ class MetricValue(_Strict):
         interval_over: what the interval resamples (``"identities"``, ``"identity subsamples"``).
         per_identity: one value per attacked identity where the metric has them.
         hits: for accuracies, a text of 0s and 1s per identity, a character a sample.
+        ranks: of the median rank, those of each identity's samples.
+        among: of ranks, how many people they are among: the decoys and the identity.
     """
 
     value: float | None
@@ -108,6 +121,8 @@ class MetricValue(_Strict):
     interval_over: str | None = None
     per_identity: Annotated[tuple[float, ...], _List] | None = None
     hits: Annotated[tuple[str, ...], _List] | None = None
+    ranks: Annotated[tuple[Annotated[tuple[int, ...], _List], ...], _List] | None = None
+    among: int | None = None
     reason: str | None = None
 
     @model_validator(mode="after")

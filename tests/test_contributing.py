@@ -138,6 +138,19 @@ def test_an_evaluator(desk: Path) -> None:
     assert made["protocol"]["source"]
 
 
+def test_a_judge(desk: Path) -> None:
+    make_pictures(desk / "pictures")
+    tried(commands("A source")[0])
+    for command in commands("A judge"):  # whole: a share of the budget leaves it at chance
+        assert invoke(*command[1:]).exit_code == 0
+    (made,) = records(desk / "mibench-runs")
+    assert made["protocol"]["resolved"]["judges"][0]["kind"] == "coarse-pixels"
+    assert made["metrics"]["median_rank"]["among"] == 3  # three of five are private
+    ranks = made["metrics"]["median_rank"]["ranks"]
+    assert len(ranks) == 3
+    assert {rank for row in ranks for rank in row} <= {1, 2, 3}
+
+
 def test_a_protocol(desk: Path) -> None:
     for command in commands("A protocol"):
         tried(command)

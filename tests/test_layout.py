@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # The rooms, floor by floor: a room imports from lower floors alone, anywhere in its files.
 FLOORS = (
     {"errors", "types", "streams", "progress", "reading"},
-    {"files", "record", "settings", "assets"},
-    {"registry", "names", "store", "metrics"},
+    {"files", "record", "settings"},
+    {"registry", "names", "store", "metrics", "assets"},
     {"data", "leaderboard"},
     {"models"},
     {"training", "priors"},

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -43,6 +44,7 @@ from mibench.streams import stream
 
 RATES = (1e-2, 1e-3, 1e-4)
 FRESH = 1000  # identities that nobody trained on, and that are no decoys
+PUSHED = 4000  # of them, whose images are pushed to a class: with 1,000, 1.4 % pass for 1 %
 IMAGES = 9  # behind a template
 LEAST_ACCEPTED = 0.95  # of private test images at 1e-3
 MOST_GAIN = 0.5  # bits that a push to the class may lend look-up's images
@@ -64,12 +66,14 @@ class Judged:
         rng = stream(2026, "acceptance", protocol)
         attributes = sample_apart(FRESH, 1, rng)[:, 0]
         resolution = cell.protocol.resolution
-        pictures = render_identities(attributes, IMAGES + 1, resolution, rng)
+        pictures = render_identities(attributes, IMAGES, resolution, rng)
         pictures = pictures.unflatten(0, (FRESH, -1))
-        self.strangers = to_float(pictures[:, IMAGES])  # an image of each that no template holds
+        rng = stream(2026, "acceptance", protocol, "pushed")
+        people = sample_apart(PUSHED, 1, rng)[:, 0]
+        self.strangers = to_float(render_identities(people, 1, resolution, rng))
         self.fresh = []
         for judge in self.judges:
-            made = judge.judge(pictures[:, :IMAGES].flatten(0, 1)).unflatten(0, (FRESH, -1))
+            made = judge.judge(pictures.flatten(0, 1)).unflatten(0, (FRESH, -1))
             self.fresh.append(dequantised(quantised(template(made))))
 
     def p(self, images: Tensor, templates: list[Tensor]) -> Tensor:
@@ -164,7 +168,7 @@ def accepted(given: Judged) -> tuple[dict[str, Any], list[str]]:
         refused.append(f"{accepts['0.001']:.1%} of private test images are accepted at 1e-3")
 
     # 2. Other people's images that are pushed to a class stay other people's.
-    labels = torch.arange(FRESH) % len(given.labels)
+    labels = torch.arange(PUSHED) % len(given.labels)
     starts = {"L2 .5": "L2", "L∞ 8/255": "L∞"}
     negatives: dict[str, Any] = {}
     for name, norm in starts.items():
@@ -175,12 +179,14 @@ def accepted(given: Judged) -> tuple[dict[str, Any], list[str]]:
         rows = {}
         for rate in RATES:
             matches = int((p.amax(0) <= rate).sum())
-            lower = float(betaincinv(matches, FRESH - matches + 1, 0.05)) if matches else 0.0
-            rows[f"{rate:g}"] = matches / FRESH
+            lower = float(betaincinv(matches, PUSHED - matches + 1, 0.05)) if matches else 0.0
+            rows[f"{rate:g}"] = matches / PUSHED
             if lower > rate:
-                refused.append(f"{matches} of {FRESH} strangers pushed by {name} match at {rate:g}")
+                refused.append(
+                    f"{matches} of {PUSHED} strangers pushed by {name} match at {rate:g}"
+                )
         negatives[name] = {"named by the target": round(fooled, 4), "match": rows}
-    found["adversarial negatives"] = negatives
+    found["adversarial negatives"] = {"strangers": PUSHED, **negatives}
     lookup = given.evaluation.lookup
     images = to_float(given.evaluation.data.public.images[lookup].flatten(0, 1))
     people = given.labels.repeat_interleave(lookup.shape[1])
@@ -225,8 +231,10 @@ def accepted(given: Judged) -> tuple[dict[str, Any], list[str]]:
     found["purification"] = {"attack": attack, "bits": round(bits(plain), 2), "after": after}
 
     # 6. How far the judges agree.
-    agreement = float(stats.spearmanr(plain[0], plain[1]).statistic)
-    found["rank correlation"] = round(agreement, 3)
+    found["rank correlation"] = {
+        f"{a + 1} and {b + 1}": round(float(stats.spearmanr(plain[a], plain[b]).statistic), 3)
+        for a, b in itertools.combinations(range(len(plain)), 2)
+    }
     return found, refused
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import lzma
 import time
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,17 @@ class PlainProgress(Progress):
 
 
 def write(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write one asset in half precision and print its checksum."""
+    """Write one asset in half precision, packed where it is a judge's, and print its checksum."""
     path = ASSETS / f"{name}.safetensors"
     half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     half = {k: v.cpu().contiguous() for k, v in half.items()}
     save_file(half, path, {"description": json.dumps(description, sort_keys=True)})
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if name.startswith(("judge-", "decoys-")):
+        path.unlink()
+        path = path.with_suffix(".safetensors.xz")
+        path.write_bytes(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
     print(f"{path.name} {path.stat().st_size / 1e6:.1f} MB sha256 {digest}", flush=True)
 
 

@@ -1,28 +1,39 @@
-"""Pinned files of the ``synthfaces`` protocols, checked by their SHA-256."""
+"""Pinned files, checked by their SHA-256: those of this folder, and networks of the user's own."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.resources
+import io
 import json
-from collections.abc import Iterator
+import lzma
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import safe_open
+from pydantic import Field
 from torch import Tensor, nn
 
 from mibench.errors import ArtifactError
+from mibench.files import user_path
 from mibench.types import Frozen
 
 
 class Asset(Frozen):
-    """A file of this folder and the SHA-256 that it must have."""
+    """A file and the SHA-256 that it must have; of a packed one (``.xz``), what it holds.
 
-    file: str
+    Attributes:
+        file: the name of a file of this folder, or a path: ``"./arcface.safetensors"``.
+    """
+
+    file: str = Field(min_length=1)
     sha256: str
+
+    @property
+    def of_package(self) -> bool:
+        """Whether it is a file of this folder."""
+        return not any(separator in self.file for separator in ("/", "\\"))
 
 
 def load_json(asset: Asset) -> Any:
@@ -31,38 +42,58 @@ def load_json(asset: Asset) -> Any:
     Raises:
         ArtifactError: the file is missing or is not the pinned one.
     """
-    with _pinned(asset) as path:
-        return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(_content(asset)[1])
 
 
 def load_asset(asset: Asset) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (as float32) and description of a pinned asset.
+    """Tensors (as float32) and description of a pinned asset, empty where it has none.
+
+    Safetensors, or a state dict as PyTorch writes it, which is read with ``weights_only=True``: no
+    code of the file runs.
 
     Raises:
-        ArtifactError: the file is missing or is not the pinned one.
+        ArtifactError: the file is missing, is not the pinned one, or holds something else.
     """
-    with _pinned(asset) as path, safe_open(path, framework="pt") as opened:
-        description = json.loads(opened.metadata()["description"])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    return {name: widened(value) for name, value in tensors.items()}, description
+    path, content = _content(asset)
+    try:
+        if path.suffix in (".safetensors", ".xz"):
+            tensors = safetensors.torch.load(content)
+            length = int.from_bytes(content[:8], "little")  # the format's header is JSON
+            said = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+            description = json.loads(said.get("description", "{}"))
+        else:
+            tensors = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+            tensors, description = tensors.get("state_dict", tensors), {}
+        return {name: widened(value) for name, value in tensors.items()}, description
+    except Exception as error:  # whatever a file of another kind raises
+        raise ArtifactError(
+            f"{path} holds no tensors that can be read ({type(error).__name__}: {error}): mibench "
+            "reads safetensors, and state dicts that torch.load(…, weights_only=True) reads"
+        ) from error
 
 
-@contextlib.contextmanager
-def _pinned(asset: Asset) -> Iterator[Path]:
-    """The file of an asset, if it is the pinned one."""
-    source = importlib.resources.files(__name__) / asset.file
-    with importlib.resources.as_file(source) as path:
-        if not path.exists():
-            raise ArtifactError(
-                f"the pinned asset {asset.file} is not in the installed package; reinstall mibench"
-            )
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != asset.sha256:
-            raise ArtifactError(
-                f"{path} has sha256 {found[:12]}…, the protocol pins {asset.sha256[:12]}…; "
-                "reinstall mibench"
-            )
-        yield path
+def _content(asset: Asset) -> tuple[Path, bytes]:
+    """The file of an asset and what it holds, unpacked, if that is the pinned one."""
+    if asset.of_package:
+        path = Path(str(importlib.resources.files(__name__) / asset.file))
+        where, remedy = "in the installed package", "reinstall mibench"
+    else:
+        path = user_path(asset.file, "the path of a pinned network")
+        where, remedy = f"at {path.absolute()}", "restore it, or name the file that is meant"
+    if not path.is_file():
+        raise ArtifactError(f"the pinned asset {asset.file} is not {where}; {remedy}")
+    content = path.read_bytes()
+    if path.suffix == ".xz":
+        try:
+            content = lzma.decompress(content)
+        except lzma.LZMAError as error:
+            raise ArtifactError(f"{path} is damaged ({error}); {remedy}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != asset.sha256:
+        raise ArtifactError(
+            f"{path} has sha256 {found[:12]}…, the protocol pins {asset.sha256[:12]}…; {remedy}"
+        )
+    return path, content
 
 
 def widened(value: Tensor) -> Tensor:

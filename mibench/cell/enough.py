@@ -40,12 +40,20 @@ def require_enough(cell: Cell, divided: Divided) -> None:
             f"the general prior is trained on batches of {batch}, but there are {counts.public} "
             f"public images: add some, or --set prior.gan.batch_size={counts.public}"
         )
-    pools = [load_asset(judge.decoys) for judge in cell.protocol.judges]
+    pinned = [judge.decoys for judge in cell.protocol.judges]
+    pools = [load_asset(each) for each in pinned if each is not None]
+    if None in pinned and not counts.decoys:
+        problems.append(
+            "its judges have nobody to rank among: give them templates of decoys, or the data "
+            "decoys, by --set protocol.data.decoys=rare or drawn"
+        )
+    if len({each is None for each in pinned}) > 1:
+        problems.append("its judges have unlike decoys, so that their ranks compare not")
     if len({len(tensors["templates"]) for tensors, _ in pools}) > 1:
         problems.append("its judges have decoys of unlike numbers, so that their ranks compare not")
     for _, description in pools:
-        wanted = description["images"] + 1
-        if counts.test != wanted * counts.identities:
+        wanted = description.get("images", 0) + 1
+        if counts.least_test < wanted:
             problems.append(
                 f"the decoys of its judges are of {wanted - 1} images each, so that each private "
                 f"identity needs {wanted} test images: --set protocol.data.test={wanted}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mibench.cell.evaluators import PinnedEvaluator, Role, TrainedEvaluator
 from mibench.cell.images import Images
-from mibench.cell.judges import Enrolment
+from mibench.cell.judges import NO_JUDGE, Enrolment
 from mibench.cell.measures import Metrics, References
 from mibench.cell.picture import Picture
 from mibench.cell.prior import GeneralPrior, OwnPrior, PinnedPrior
@@ -49,6 +49,11 @@ class Graph:
             cell, self.images, self.target, self.prior, self.students
         )
         judges = range(len(protocol.judges))
+        no_judge = NO_JUDGE
+        # Of several the worst counts, so that fewer would say more.
+        for kind in cell.judges:
+            if absent := kind.absent():
+                judges, no_judge = range(0), f"no judge: {absent}"
         self.references = References(
             cell,
             self.images,
@@ -57,6 +62,7 @@ class Graph:
             self.second,
             self.general,
             [Enrolment(cell, self.images, number) for number in judges],
+            no_judge,
         )
         self.metrics = Metrics(self.references, self.reconstructions)
         self.picture = Picture(cell, self.metrics)

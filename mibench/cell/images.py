@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from mibench.cell.resolve import Cell
     from mibench.data.divided import Divided
 
-_PARTS = ("train", "val", "test", "public")
-_FOILS = "foils"
+_PARTS = ("train", "val", "test", "public", "foils", "decoys")
 
 
 class Images(Stage[Dataset]):
@@ -42,7 +41,7 @@ class Images(Stage[Dataset]):
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         dataset = self.divided.load(bench.progress)
         tensors = {"attributes": dataset.attributes} if dataset.attributes is not None else {}
-        parts = (*_PARTS, *([_FOILS] if dataset.foils is not None else []))
+        parts = [part for part in _PARTS if getattr(dataset, part) is not None]
         for part in parts:
             images: ImageSet = getattr(dataset, part)
             tensors[f"{part}.images"], tensors[f"{part}.labels"] = images.images, images.labels

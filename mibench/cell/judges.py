@@ -14,9 +14,24 @@ from torch import Tensor
 from mibench import metrics
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet
-from mibench.errors import MibenchError
-from mibench.judges import JUDGES, Gallery, Judge, dequantised, ranks, restored_judge
-from mibench.record import IDENTITY_METRICS, LEAKS, RULES_VERSION, MetricValue, missing
+from mibench.judges import (
+    JUDGES,
+    Gallery,
+    Judge,
+    dequantised,
+    quantised,
+    ranks,
+    restored_judge,
+    template,
+)
+from mibench.record import (
+    IDENTITY_METRICS,
+    LEAKS,
+    NO_OTHERS,
+    RULES_VERSION,
+    MetricValue,
+    missing,
+)
 from mibench.store.artifact import save_tensors
 
 if TYPE_CHECKING:
@@ -35,18 +50,19 @@ class Enrolled:
     """One judge, and its embeddings of all that a reconstruction is compared with.
 
     Attributes:
-        decoys: unit templates ``(N, d)``.
+        decoys: unit templates ``(N, d)``, of g images each.
         own: unit templates of the private identities ``(k, d)``.
-        held_out: for each test image the template of its identity's others ``(k, g + 1, d)``.
+        held_out: for each test image the template of g others of its identity ``(k, m, d)``; None
+            where an identity has no more than g.
         foils: unit templates of the identities that the coins passed by ``(k, d)``, or None.
-        test: embeddings of the private test images ``(k, g + 1, d)``.
+        test: embeddings of the private test images ``(k, m, d)``, as many as all have.
         public: embeddings of the public images ``(n, d)``.
     """
 
     judge: Judge
     decoys: Tensor
     own: Tensor
-    held_out: Tensor
+    held_out: Tensor | None
     foils: Tensor | None
     test: Tensor
     public: Tensor
@@ -60,28 +76,35 @@ class Enrolment(Stage[Enrolled]):
     def __init__(self, cell: Cell, images: Images, number: int) -> None:
         self.cell, self.images = cell, images
         self.card = cell.protocol.judges[number]
-        kind = JUDGES.get(self.card.kind)
+        self.judge = kind = cell.judges[number]
+        pinned = {"network": self.card.network, "decoys": self.card.decoys}
         super().__init__(
-            {"network": self.card.network.sha256, "decoys": self.card.decoys.sha256},
+            {name: asset and asset.sha256 for name, asset in pinned.items()},
             None,
             [images],
             [kind, *JUDGES.files_of(kind)],
             _ORDER[number],
         )
 
-    def _restored(self, bench: Bench) -> tuple[Judge, Gallery]:
-        judge, gallery = bench.once((self.key, "judge"), lambda: restored_judge(self.card))
+    def _restored(self, bench: Bench) -> tuple[Judge, Gallery | None]:
+        judge, gallery = bench.once(
+            (self.key, "judge"), lambda: restored_judge(self.card, self.judge)
+        )
         return judge.to(bench.device), gallery
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         judge, gallery = self._restored(bench)
         data = bench.get(self.images)
-        sets = {"test": data.test, "public": data.public}
-        if data.foils is not None:
-            sets["foils"] = data.foils
-        found = {name: judge(each.images, bench.progress, name) for name, each in sets.items()}
-        for name in sets.keys() - {"public"}:
-            found[name] = _by_identity(found[name], sets[name], gallery.images + 1)
+        sets = {"test": data.test, "public": data.public, "foils": data.foils}
+        if gallery is None:
+            sets["decoys"] = data.decoys
+        found = {}
+        for name, images in sets.items():
+            if images is not None:
+                made = judge(images.images, bench.progress, name)
+                found[name] = made if name == "public" else _by_identity(made, images)
+        if "decoys" in found:
+            found["decoys"] = quantised(template(found["decoys"]))
         save_tensors(folder / "embeddings.safetensors", found)
         return {}
 
@@ -89,26 +112,25 @@ class Enrolment(Stage[Enrolled]):
         found = bench.artifact(self).load_tensors("embeddings.safetensors")
         found = {name: tensor.to(bench.device) for name, tensor in found.items()}
         judge, gallery = self._restored(bench)
+        if gallery is None:
+            gallery = Gallery(found["decoys"], self.images.divided.counts.decoy_images)
+        enough = found["test"].shape[1] > gallery.images
         return Enrolled(
             judge,
             dequantised(gallery.decoys.to(bench.device)),
             gallery.enrolled(found["test"]),
-            gallery.held_out(found["test"]),
+            gallery.held_out(found["test"]) if enough else None,
             gallery.enrolled(found["foils"]) if "foils" in found else None,
             found["test"],
             found["public"],
         )
 
 
-def _by_identity(embeddings: Tensor, images: ImageSet, wanted: int) -> Tensor:
-    """Embeddings ``(n, d)`` of labelled images as ``(identities, wanted, d)``."""
+def _by_identity(embeddings: Tensor, images: ImageSet) -> Tensor:
+    """Embeddings ``(n, d)`` of labelled images as ``(identities, m, d)``, m as many as all have."""
     rows = [(images.labels == label).nonzero()[:, 0] for label in range(len(images.names))]
-    if {len(each) for each in rows} != {wanted}:
-        raise MibenchError(
-            f"the judges' decoys are of {wanted - 1} images each, so that private identities need "
-            f"{wanted} test images; there are {min(map(len, rows))} to {max(map(len, rows))}"
-        )
-    return embeddings[torch.stack(rows)]
+    fewest = min(map(len, rows))
+    return embeddings[torch.stack([each[:fewest] for each in rows])]
 
 
 class Identification:
@@ -151,6 +173,8 @@ class Identification:
                 scored against a template without itself.
         """
         labels, rules = self.labels, self.rules
+        if held_out and any(each.held_out is None for each in self.judges):
+            return dict.fromkeys(IDENTITY_METRICS, missing(NO_OTHERS))
         p = self._p(embeddings, held_out)
         found = self._of_p(p)
         if scores is None or self.lookup is None:
@@ -158,9 +182,8 @@ class Identification:
         best = scores.argmax(dim=1)
         rows = torch.arange(len(best), device=best.device)
         chosen = [each[rows, best] for each in embeddings]
-        templates = [
-            each.held_out[labels, best] if held_out else each.own[labels] for each in self.judges
-        ]
+        templates = [_templates(each, labels, len(p[0]), held_out) for each in self.judges]
+        templates = [each[rows, best] for each in templates]
         own = torch.stack([_cosine(*pair) for pair in zip(chosen, templates, strict=True)])
         guess, lookup = p.gather(1, best.cpu()[:, None]), self.lookup
         alike = torch.stack([self._lookalike(judge)[0] for judge in self.judges])
@@ -178,6 +201,23 @@ class Identification:
             )
         found["epsilon_lower_bound"] = metrics.audited_epsilon(found["two_choice_accuracy"])
         return found
+
+    def of_samples(self, embeddings: Sequence[Tensor], scores: Tensor | None) -> dict[str, Tensor]:
+        """What a picture shows: the rank of each sample, the best guess, and the look-alikes.
+
+        Returns:
+            ``rank (k, samples)``; ``lookalike (k,)``, positions of the first judge's among the
+            public images, with their ``lookalike_rank (k,)``; and ``best (k,)``, where the target
+            is at hand. A rank is the largest of the judges'.
+        """
+        public = self._lookalike(self.judges[0])[1]
+        alike = self._p([each.public[public][:, None] for each in self.judges])[:, 0]
+        found = {
+            "rank": (self._p(embeddings) * (self.decoys + 1)).round().long(),
+            "lookalike": public,
+            "lookalike_rank": (alike * (self.decoys + 1)).round().long(),
+        }
+        return found if scores is None else found | {"best": scores.argmax(dim=1)}
 
     def of_each_guess(self, embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the best-guess metrics would be of each sample, were it the best: ``(k, samples)``.
@@ -214,21 +254,20 @@ class Identification:
         return self._of_p(self._p([judge.public[which][:, None] for judge, which in pairs]))
 
     def _of_p(self, p: Tensor) -> dict[str, MetricValue]:
-        found = {"identity_bits": metrics.identity_bits(p, self.labels, rules=self.rules)}
+        found = {
+            "identity_bits": metrics.identity_bits(p, self.labels, rules=self.rules),
+            "median_rank": metrics.median_rank(p, self.labels, self.decoys, rules=self.rules),
+        }
         for name in LEAKS:
             alpha = Fraction(name.removeprefix("leak_at_"))
             found[name] = metrics.leak(p, self.labels, alpha, self.decoys, rules=self.rules)
         return found
 
     def _p(self, embeddings: Sequence[Tensor], held_out: bool = False) -> Tensor:
-        """The larger p of the judges ``(k, samples)``, on the CPU."""
+        """The largest p of the judges ``(k, samples)``, on the CPU."""
         found = []
         for judge, own in zip(self.judges, embeddings, strict=True):
-            samples = own.shape[1]
-            if held_out:
-                templates = judge.held_out[self.labels, :samples]
-            else:
-                templates = judge.own[self.labels, None].expand(-1, samples, -1)
+            templates = _templates(judge, self.labels, own.shape[1], held_out)
             flat = ranks(own.flatten(0, 1), templates.flatten(0, 1), judge.decoys)
             found.append(flat.view(own.shape[:2]))
         return metrics.p_values(torch.stack(found), self.decoys)
@@ -237,6 +276,13 @@ class Identification:
         """For each identity, the highest score of a public image, and which image that is."""
         best = (judge.public @ judge.own[self.labels].T).max(dim=0)
         return best.values, best.indices
+
+
+def _templates(judge: Enrolled, labels: Tensor, samples: int, held_out: bool) -> Tensor:
+    """What each sample is scored against ``(k, samples, d)``."""
+    if held_out and judge.held_out is not None:
+        return judge.held_out[labels, :samples]
+    return judge.own[labels, None].expand(-1, samples, -1)
 
 
 def _cosine(embeddings: Tensor, templates: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mibench import metrics
 from mibench.assets import load_asset
-from mibench.cell.judges import NO_JUDGE, Enrolled, Enrolment, Identification
+from mibench.cell.judges import Enrolled, Enrolment, Identification
 from mibench.cell.reconstructions import PART_BYTES, Reconstructions
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mibench.cell.resolve import Cell
     from mibench.cell.target import Target
     from mibench.priors import Prior
+
+SAMPLES = "samples.safetensors"  # what a picture shows of each
 
 _LEAST_IMAGES = 100  # of a share of the test and public images
 
@@ -166,8 +168,11 @@ class Evaluation:
 
     def __call__(
         self, images: Iterable[Tensor], what: str = "reconstructions"
-    ) -> tuple[dict[str, MetricValue], Tensor]:
-        """All metrics of images, and the evaluator's confidence ``(identities, samples)``.
+    ) -> tuple[dict[str, MetricValue], dict[str, Tensor]]:
+        """All metrics of images, and what a picture shows of each sample.
+
+        That is the evaluator's ``confidence (identities, samples)``, and
+        :meth:`Identification.of_samples` where the protocol pins embedding judges.
 
         Args:
             images: what is judged, ``(identities, samples, 3, h, w)`` in [0, 1], in parts.
@@ -199,7 +204,10 @@ class Evaluation:
             result |= groups[index]()
         own = labels.repeat_interleave(scores.shape[1])
         confidence = scores.flatten(0, 1).softmax(1).gather(1, own[:, None])
-        return {name: result[name] for name in metrics.METRICS}, confidence.view(scores.shape[:2])
+        samples = {"confidence": confidence.view(scores.shape[:2])}
+        if self.identification is not None:
+            samples |= self.identification.of_samples(*self._told(seen))
+        return {name: result[name] for name in metrics.METRICS}, samples
 
     def _read(self, images: Tensor, what: str) -> dict[str, Tensor]:
         """What every network says of a part of the images, with ``(identities, samples)`` first."""
@@ -246,14 +254,17 @@ class Evaluation:
 
     def _identity(self, seen: dict[str, Tensor], test_images: bool) -> dict[str, MetricValue]:
         if self.identification is None:
-            return dict.fromkeys(IDENTITY_METRICS, missing(NO_JUDGE))
+            return dict.fromkeys(IDENTITY_METRICS, missing(self.stage.no_judge))
+        return self.identification(*self._told(seen), test_images)
+
+    def _told(self, seen: dict[str, Tensor]) -> tuple[list[Tensor], Tensor | None]:
+        """The judges' embeddings, and the target's scores of each sample where it is at hand."""
         scores = None
         if "target" in seen:
             every = seen["target"].double().log_softmax(2)  # softmax would be 1 for several
             rows = torch.arange(len(every), device=every.device)
             scores = every[rows, :, self.labels]
-        embeddings = [seen[stage.name] for stage in self.stage.enrolments]
-        return self.identification(embeddings, scores, test_images)
+        return [seen[stage.name] for stage in self.stage.enrolments], scores
 
     def guesses(self, images: Tensor) -> dict[str, Tensor]:
         """:meth:`Identification.of_each_guess` of images ``(identities, samples, 3, h, w)``."""
@@ -302,7 +313,8 @@ class Evaluation:
             images[FLOOR_PUBLIC] = (to_float(public[best[part]]) for part in parts)
         test = self.data.test
         own = [(test.labels == label).nonzero()[:samples, 0] for label in labels]
-        fewest = min(map(len, own))
+        # Those that a judge scores against others; people who are not attacked may have fewer.
+        fewest = min(*map(len, own), *(each.test.shape[1] for each in self.judges))
         private = torch.stack([rows[:fewest] for rows in own])
         images[CEILING] = (to_float(test.images[private[part]]) for part in parts)
         return images
@@ -328,10 +340,11 @@ class References(Stage[dict[str, Any]]):
         second: Stage[Evaluator],
         general: Stage[Prior],
         enrolments: Sequence[Enrolment],
+        no_judge: str,
     ) -> None:
         self.cell, self.images, self.target = cell, images, target
         self.evaluator, self.second, self.general = evaluator, second, general
-        self.enrolments = tuple(enrolments)
+        self.enrolments, self.no_judge = tuple(enrolments), no_judge
         protocol = cell.protocol
         fields = {"name", "version", "samples", "chance_kappa"}
         inputs = protocol.model_dump(mode="json", include=fields)
@@ -403,8 +416,8 @@ class Metrics(Stage[Artifact]):
                 if reason is None:
                     raise
         if reason is None:
-            values, confidence = self.references.evaluation(bench)(shards)
-            save_tensors(folder / "confidence.safetensors", {"confidence": confidence})
+            values, samples = self.references.evaluation(bench)(shards)
+            save_tensors(folder / SAMPLES, samples)
             files = {name: shards.artifact.manifest.files[name].sha256 for name in shards.files}
         else:
             values, files = dict.fromkeys(metrics.METRICS, missing(reason)), {}

@@ -1,9 +1,10 @@
-"""The stage of the picture: a private image beside the best and the median reconstruction."""
+"""The stage of the picture: private images, reconstructions and look-alikes, with their ranks."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mibench.cell.measures import Metrics
+from mibench.cell.measures import SAMPLES, Metrics
 from mibench.cell.reconstructions import Shards
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet, to_float
@@ -29,6 +30,12 @@ PICTURE = "reconstructions.png"
 _COLUMNS = 4  # identities side by side
 _ROWS = 15  # rows of identities at most; more would not be read
 _NAME, _TITLE = 18, 150  # characters that have room
+_FOUND = "private image | best | median reconstruction, by the evaluator's confidence"
+_RANKED = (
+    "private image | best guess, by the target's choice | median reconstruction | look-alike: the "
+    "public image most like the person\n"
+    "above each: how alike it finds the person among {people} people, 1st = more than all others"
+)
 
 
 class Picture(Stage[Artifact]):
@@ -52,11 +59,15 @@ class Picture(Stage[Artifact]):
             shown = _shown(self.metrics.references.images.attacked(self.cell))
             private, names = private_images(data.train, shown.to(bench.device))
             images = _select(bench.get(self.metrics.reconstructions), shown)
-            confidence = measured.load_tensors("confidence.safetensors")["confidence"][shown]
+            samples = {k: v[shown] for k, v in measured.load_tensors(SAMPLES).items()}
+            legend, alike = _FOUND, None
+            if "lookalike" in samples:
+                people = measured.load_json("metrics.json")["metrics"]["median_rank"]["among"]
+                legend = _RANKED.format(people=f"{people:,}")
+                alike = to_float(data.public.images[samples["lookalike"].to(bench.device)])
+            strips, labels = _strips(private, names, images, samples, alike)
             try:
-                reconstructions_picture(
-                    folder / PICTURE, private, images, confidence, names, self.title
-                )
+                reconstructions_picture(folder / PICTURE, strips, labels, self.title, legend)
             except MibenchError:  # it could not be written
                 raise
             except Exception as error:
@@ -89,20 +100,63 @@ def _select(shards: Shards, wanted: Tensor) -> Tensor:
     return torch.cat(chosen)
 
 
+def _strips(
+    private: Tensor,
+    names: list[str],
+    images: Tensor,
+    samples: dict[str, Tensor],
+    lookalikes: Tensor | None,
+) -> tuple[list[list[Tensor]], list[list[str]]]:
+    """What is drawn of each identity, and what stands above it.
+
+    Args:
+        private: ``(k, 3, h, w)``.
+        images: reconstructions ``(k, samples, 3, h, w)``.
+        samples: what the metrics' stage says of them.
+        lookalikes: ``(k, 3, h, w)``; None without embedding judges, and the evaluator's confidence
+            stands in the place of ranks.
+    """
+    strips, labels = [], []
+    for row, name in enumerate(names):
+        of = {key: values[row] for key, values in samples.items()}
+        if lookalikes is None:
+            order = of["confidence"].argsort(descending=True, stable=True)
+            best, found = order[0], [f"{each:.0%}" for each in of["confidence"].tolist()]
+        else:
+            order = of["rank"].argsort(stable=True)
+            best, found = of["best"], [ordinal(each) for each in of["rank"].tolist()]
+        chosen = [int(best), int(order[len(order) // 2])]
+        strips.append([private[row], *images[row, chosen]])
+        labels.append([name, *(found[each] for each in chosen)])
+        if lookalikes is not None:
+            strips[-1].append(lookalikes[row])
+            labels[-1].append(ordinal(int(of["lookalike_rank"])))
+    return strips, labels
+
+
+def ordinal(rank: int) -> str:
+    """``"1st"``, ``"2nd"``, ``"11th"``, ``"1,600th"``."""
+    teen = rank % 100 in (11, 12, 13)
+    return f"{rank:,}" + ("th" if teen else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th"))
+
+
 def reconstructions_picture(
-    path: Path, private: Tensor, images: Tensor, confidence: Tensor, names: list[str], title: str
+    path: Path,
+    strips: Sequence[Sequence[Tensor]],
+    labels: Sequence[Sequence[str]],
+    title: str,
+    legend: str,
 ) -> None:
-    """Draw private image, best and median reconstruction of each identity, and write a PNG.
+    """Draw a strip of images for each identity, and write a PNG.
 
     Args:
         path: file to write.
-        private: one private training image an identity ``(k, 3, h, w)`` in [0, 1].
-        images: reconstructions ``(k, samples, 3, h, w)`` in [0, 1].
-        confidence: the evaluator's confidence in the identity ``(k, samples)``.
-        names: identity names.
-        title: line above the picture. At most 60 identities are drawn, evenly chosen.
+        strips: for each identity as many images ``(3, h, w)`` in [0, 1].
+        labels: what stands above each of them.
+        title: line above the picture.
+        legend: line under it, which says what the columns of a strip are.
 
-    Names and title are text, whatever they hold: nothing in them is mathematics or a line's end,
+    Labels and title are text, whatever they hold: nothing in them is mathematics or a line's end,
     and long ones lose their middle.
 
     Raises:
@@ -113,40 +167,29 @@ def reconstructions_picture(
         matplotlib.rcdefaults()
         # A character that the font lacks is drawn as a box, which says it, too.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = _figure(private, images, confidence, names, title)
+        figure = _figure(strips, labels, title, legend)
         picture = io.BytesIO()
         figure.savefig(picture, format="png", metadata={"Software": None})
     write_atomic(path, picture.getvalue())
 
 
 def _figure(
-    private: Tensor, images: Tensor, confidence: Tensor, names: list[str], title: str
+    strips: Sequence[Sequence[Tensor]], labels: Sequence[Sequence[str]], title: str, legend: str
 ) -> Figure:
-    shown = _shown(len(names))
-    rows = -(-len(shown) // _COLUMNS)
-    figure = Figure((_COLUMNS * 3.3, rows * 1.3 + 0.7), dpi=100, layout="constrained")
+    rows = -(-len(strips) // _COLUMNS)
+    width = _COLUMNS * (0.3 + len(strips[0]))
+    figure = Figure((width, rows * 1.3 + 0.8), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, index in zip(axes.flat, shown.tolist(), strict=False):
-        order = confidence[index].argsort(descending=True)
-        best, median = order[0], order[len(order) // 2]
-        strip = torch.cat([private[index], images[index, best], images[index, median]], dim=2)
-        axis.imshow(strip.permute(1, 2, 0).clamp(0, 1).cpu().numpy(), interpolation="nearest")
+    for axis, images, texts in zip(axes.flat, strips, labels, strict=False):
+        strip = torch.cat([image.clamp(0, 1).cpu() for image in images], dim=2)
+        axis.imshow(strip.permute(1, 2, 0).numpy(), interpolation="nearest")
         side = strip.shape[1]
-        labels = (
-            printable(names[index], _NAME),
-            f"best {confidence[index, best]:.0%}",
-            f"median {confidence[index, median]:.0%}",
-        )
-        for column, label in enumerate(labels):
+        for column, text in enumerate(texts):
             place = ((column + 0.5) * side, -1)
-            axis.text(*place, label, ha="center", va="bottom", fontsize=7, parse_math=False)
-    figure.suptitle(
-        f"{printable(title, _TITLE)}\n"
-        "private image | best | median reconstruction, by the evaluator's confidence",
-        fontsize=9,
-        parse_math=False,
-    )
+            text = printable(text, _NAME)
+            axis.text(*place, text, ha="center", va="bottom", fontsize=7, parse_math=False)
+    figure.suptitle(f"{printable(title, _TITLE)}\n{legend}", fontsize=9, parse_math=False)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from mibench.cell.request import Request, check_paths
 from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
-from mibench.judges import JUDGES
+from mibench.judges import JUDGES, Judge
 from mibench.judges.evaluators import EVALUATORS, Evaluator, EvaluatorConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
@@ -48,6 +48,7 @@ class Cell:
             ``attack.base`` and ``prior_name``.
         protocol_source: digest of a card that is not mibench's own, and of evaluators' code.
         evaluators: the kinds of the protocol's two evaluators.
+        judges: the kinds of its embedding judges, in the card's order.
         defense_source, attack_source, prior_source: digest of a method's code that is not
             mibench's own.
         defense_modules, attack_modules, prior_modules: files beside a class's own that it came
@@ -59,6 +60,7 @@ class Cell:
     protocol: Protocol
     protocol_source: str | None
     evaluators: Mapping[str, type[Evaluator]]
+    judges: tuple[type[Judge], ...]
     architecture: str
     training: TrainingConfig
     defense_name: str
@@ -134,6 +136,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     check_paths(overrides)
     card, protocol = _protocol(request)
     protocol, evaluators = _evaluators(protocol)
+    protocol, judges = _judges(protocol)
 
     defense_class: type[Defense[Any]]
     defense_class = DEFENSES.base if "defense" in without else DEFENSES.get(request.defense)
@@ -168,8 +171,9 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     return Cell(
         request=request,
         protocol=scaled(protocol, request.budget),
-        protocol_source=_outside(request, card, evaluators),
+        protocol_source=_outside(request, card, evaluators, judges),
         evaluators=evaluators,
+        judges=judges,
         architecture=request.target or protocol.target,
         training=scaled(training, request.budget),
         defense_name=defense_name,
@@ -367,8 +371,21 @@ def _evaluators(protocol: Protocol) -> tuple[Protocol, dict[str, type[Evaluator]
     return protocol, evaluators
 
 
+def _judges(protocol: Protocol) -> tuple[Protocol, tuple[type[Judge], ...]]:
+    """The kinds of its embedding judges, which it names as they are registered from here on."""
+    judges = tuple(JUDGES.get(each.kind) for each in protocol.judges)
+    cards = tuple(
+        card.model_copy(update={"kind": JUDGES.name_of(kind)})
+        for card, kind in zip(protocol.judges, judges, strict=True)
+    )
+    return protocol.model_copy(update={"judges": cards}), judges
+
+
 def _outside(
-    request: Request, card: Protocol, evaluators: Mapping[str, type[Evaluator]]
+    request: Request,
+    card: Protocol,
+    evaluators: Mapping[str, type[Evaluator]],
+    judges: Sequence[type[Judge]],
 ) -> str | None:
     """Digest of what is not mibench's own in a protocol: a file's card, the evaluators' code."""
     found: dict[str, Any] = {
@@ -376,8 +393,7 @@ def _outside(
         for role, kind in evaluators.items()
         if (code := outside_digest(kind, *EVALUATORS.files_of(kind)))
     }
-    for number, judge in enumerate(card.judges):
-        kind = JUDGES.get(judge.kind)
+    for number, kind in enumerate(judges):
         if code := outside_digest(kind, *JUDGES.files_of(kind)):
             found[f"judge {number}"] = code
     if is_file(request.protocol):

@@ -32,6 +32,11 @@ PACKAGES = (  # a test compares them with pyproject.toml
     *("tabulate", "pydantic", "safetensors", "filelock", "jinja2", "torch-fidelity", "matplotlib"),
     *("pillow", "numpy", "scipy"),
 )
+EXTRAS = {  # what is needed only for something, and the extra that has it
+    "ray": ("grids on several machines", "ray"),
+    "dlib-bin": ("judging photographs of faces", "faces"),
+    "face_recognition_models": ("judging photographs of faces", "faces"),
+}
 STYLES = {"ok": "green", "absent": "yellow", "broken": "red"}
 
 
@@ -98,11 +103,11 @@ def _packages() -> Iterator[Check]:
         except Exception as error:  # a broken binary raises anything
             found = f"cannot be imported: {type(error).__name__}: {error}"
             yield Check(name, "broken", found, f"pip install --force-reinstall {name}")
-    try:
-        yield Check("ray", "ok", importlib.metadata.version("ray"))
-    except importlib.metadata.PackageNotFoundError:
-        found = "only for grids on several machines"
-        yield Check("ray", "absent", found, "pip install 'mibench[ray]'")
+    for name, (needed, extra) in EXTRAS.items():
+        try:
+            yield Check(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(name, "absent", f"only for {needed}", f"pip install 'mibench[{extra}]'")
 
 
 def _device() -> Check:

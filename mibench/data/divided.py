@@ -16,13 +16,22 @@ Place = str | Path | None
 
 @dataclass(frozen=True)
 class Counts:
-    """How many private identities there are, and how many images of each use."""
+    """How many private identities there are, and how many images of each use.
+
+    Attributes:
+        least_test: the fewest test images that an identity has.
+        decoys: people to rank among, in the data themselves.
+        decoy_images: images of each of these, which are no part of any other use.
+    """
 
     identities: int
     train: int
     val: int
     test: int
     public: int
+    least_test: int
+    decoys: int = 0
+    decoy_images: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,11 @@
    identities, since nothing tells whom they show.
 2. *Private.* Some identities (:meth:`Rule.private`); each one's pictures are divided into training,
    validation and test (:meth:`Rule.parts`).
-3. *Public.* All usable pictures of the other identities, or of another data set, or a draw of them
-   (:meth:`Rule.public`).
+3. *Decoys*, if any are wanted: people whom nobody trains on, and whom ranks compare with. They are
+   the identities that could as well have been private and were not drawn, or those with just as
+   many pictures as a template takes; a draw of so many pictures of each (:attr:`Rule.decoys`).
+4. *Public.* All usable pictures of the identities that are left, or of another data set, or a draw
+   of them (:meth:`Rule.public`).
 
 Draws are permutations by :func:`mibench.streams.stream`, with a stream of its own for every
 identity and purpose, over pictures in their one order. So a division depends on names, counts and
@@ -20,12 +23,15 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from mibench.data.divided import Counts, Data
+from mibench.errors import RequestError
 from mibench.streams import stream
 
 Rows = NDArray[np.int64]
@@ -52,6 +58,59 @@ class Pictures:
 
 class Rule(Data):
     """The choices; each raises RequestError where there are too few pictures or identities."""
+
+    min_images: int
+    decoys: Literal["drawn", "rare"] | None = Field(
+        None,
+        description="people whom nobody trains on, for judges to rank among: `drawn`: those with "
+        "min_images who were not drawn to be private; `rare`: those with decoy_images pictures in "
+        "all, whose ranks are nominal; None: nobody",
+    )
+    decoy_images: int = Field(
+        1, ge=1, le=10**6, description="images behind each template of a decoy or private person"
+    )
+
+    @model_validator(mode="after")
+    def _decoys_have_enough(self) -> Rule:
+        if self.decoys == "drawn" and self.decoy_images > self.min_images:
+            raise ValueError("decoy_images is more than min_images, which some have no more than")
+        if self.decoys == "rare" and self.decoy_images >= self.min_images:
+            raise ValueError("decoy_images is no less than min_images: such people are private")
+        if self.decoys is None and self.decoy_images != 1:
+            raise ValueError("decoy_images does nothing without decoys")
+        return self
+
+    def strangers(self, pictures: Pictures, private: Sequence[int]) -> list[int]:
+        """Labels of the decoys.
+
+        Raises:
+            RequestError: there are none.
+        """
+        if self.decoys is None:
+            return []
+        least, most = self.min_images, max(pictures.counts)
+        if self.decoys == "rare":
+            least = most = self.decoy_images
+        own = set(private)
+        found = [
+            label
+            for label, count in enumerate(pictures.counts)
+            if least <= count <= most and label not in own
+        ]
+        if not found:
+            advice = "make fewer identities private"
+            if self.decoys == "rare":
+                advice = "choose another decoy_images"
+            raise RequestError(
+                f"{pictures.where}: no identity is left to be a decoy (decoys = "
+                f"{self.decoys!r}): {advice}"
+            )
+        return found
+
+    @property
+    @abstractmethod
+    def draws(self) -> int:
+        """Seed of all draws."""
 
     @abstractmethod
     def private(self, pictures: Pictures) -> list[int]:
@@ -85,6 +144,7 @@ class Division:
         names, public_names: private and public identities; labels are positions in them.
         train, val, test: rows of the private data set.
         public: rows of the public data set, or of the same one.
+        decoys: rows of the private data set that nobody trains on, with decoy_names; or None.
         digest: SHA-256 of which picture is used for what, by its name and its identity's.
     """
 
@@ -95,15 +155,22 @@ class Division:
     test: Part
     public: Part
     digest: str
+    decoys: Part | None = None
+    decoy_names: tuple[str, ...] = ()
 
     @property
-    def uses(self) -> tuple[Part, Part, Part, Part]:
-        """Training, validation, test, public."""
-        return self.train, self.val, self.test, self.public
+    def uses(self) -> dict[str, tuple[Part, tuple[str, ...]]]:
+        """The parts that there are with their identities' names, by their use."""
+        own = {use: (getattr(self, use), self.names) for use in ("train", "val", "test")}
+        found = {**own, "public": (self.public, self.public_names)}
+        return found if self.decoys is None else found | {"decoys": (self.decoys, self.decoy_names)}
 
     @property
     def counts(self) -> Counts:
-        return Counts(len(self.names), *map(len, self.uses))
+        train, val, test, public = map(len, (self.train, self.val, self.test, self.public))
+        decoys, images = len(self.decoy_names), len(self.decoys or ())
+        each, least = images // max(decoys, 1), int(np.bincount(self.test.labels).min())
+        return Counts(len(self.names), train, val, test, public, least, decoys, each)
 
 
 def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Division:
@@ -123,20 +190,52 @@ def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Div
         owners = np.repeat(np.arange(len(names)), [len(rows) for rows in pieces])
         parts.append(Part(np.concatenate(pieces), owners))
     train, val, test = parts
+    strangers = rule.strangers(private, labels)
     other, rows = public or private, (public or private).usable
     if public is None:
-        rows = rows[~np.isin(private.labels[rows], labels)]
+        rows = rows[~np.isin(private.labels[rows], [*labels, *strangers])]
     rows = np.sort(rule.public(other, rows))
     present, others = np.unique(other.labels[rows], return_inverse=True)
     rest = Part(rows, others.astype(np.int64))
     hashed = hashlib.sha256()
-    uses = (("train", private, train), ("val", private, val), ("test", private, test))
-    for use, pictures, part in (*uses, ("public", other, rest)):
+    own = [("train", private, train), ("val", private, val), ("test", private, test)]
+    uses = [*own, ("public", other, rest)]
+    decoys = _decoys(rule, private, strangers) if strangers else None
+    if decoys is not None:
+        fewest, name = min(zip(np.bincount(test.labels).tolist(), names, strict=True))
+        if fewest < rule.decoy_images:
+            raise RequestError(
+                f"{private.where}: {name!r} has {fewest} test images, decoys have "
+                f"{rule.decoy_images} each, and templates are of equally many: lower decoy_images, "
+                "or raise min_images or test_fraction"
+            )
+        uses.append(("decoys", private, decoys))
+    for use, pictures, part in uses:
         for row in part.rows.tolist():
             who = pictures.names[pictures.labels[row]]
             hashed.update(f"{use}\t{pictures.dataset}\t{who}\t{pictures.sources[row]}\n".encode())
     public_names = tuple(other.names[label] for label in present.tolist())
-    return Division(names, public_names, train, val, test, rest, hashed.hexdigest())
+    return Division(
+        names,
+        public_names,
+        train,
+        val,
+        test,
+        rest,
+        hashed.hexdigest(),
+        decoys,
+        tuple(private.names[label] for label in strangers),
+    )
+
+
+def _decoys(rule: Rule, pictures: Pictures, labels: Sequence[int]) -> Part:
+    """As many pictures of each decoy as a template takes."""
+    rows = []
+    for label in labels:
+        own = pictures.usable[pictures.labels[pictures.usable] == label]
+        own = drawn(own, rule.draws, "decoys", pictures.names[label])
+        rows.append(np.sort(own[: rule.decoy_images]))
+    return Part(np.concatenate(rows), np.repeat(np.arange(len(labels)), rule.decoy_images))
 
 
 def drawn(rows: Rows, seed: int, *names: str) -> Rows:

@@ -1,8 +1,9 @@
 """An image folder that is divided and read as it is, by the rule of :mod:`mibench.data.division`.
 
 Identities with at least ``min_images`` usable images are private, or a random ``max_private`` of
-them; all others are public. Of a private identity's n images, ``max(1, floor(n * val_fraction))``
-go to validation, as many by its own fraction to testing, and the rest to training.
+them; all others are public, but for decoys where some are wanted. Of a private identity's n images,
+``max(1, floor(n * val_fraction))`` go to validation, as many by its own fraction to testing, and
+the rest to training.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class FolderOptions(Rule):
         100,
         ge=2,
         le=10**9,
-        description="most private identities; the others are public. None: no limit",
+        description="most private identities; the others are public, or decoys. None: no limit",
     )
     val_fraction: float = Field(
         0.15, gt=0, le=0.4, description="share of each private identity's images for validation"
@@ -151,6 +152,11 @@ class FolderOptions(Rule):
             skipped=skipped,
         )
 
+    @property
+    def draws(self) -> int:
+        """Seed of all draws."""
+        return self.split_seed
+
     def private(self, pictures: Pictures) -> list[int]:
         """See the module's docstring."""
         counts = pictures.counts
@@ -227,7 +233,7 @@ class FolderImages(Divided):
     def load(self, progress: Progress = SILENT) -> Dataset:
         """Decode the images, checking each against its checksum."""
         made = self.division
-        rows = np.concatenate([part.rows for part in made.uses]).tolist()
+        rows = np.concatenate([part.rows for part, _ in made.uses.values()]).tolist()
         images = torch.empty(len(rows), 3, self.resolution, self.resolution, dtype=torch.uint8)
         pixels = images.numpy()  # shares memory: threads write their rows into the tensor
 
@@ -239,12 +245,13 @@ class FolderImages(Divided):
             on_threads(load, range(len(rows)), progress)
         finally:
             progress.end()
-        sets = []
-        for part, held in zip(made.uses, images.split([len(p) for p in made.uses]), strict=True):
-            names = made.public_names if part is made.public else made.names
-            sets.append(ImageSet(held, torch.from_numpy(part.labels), names))
-        train, val, test, rest = sets
-        return Dataset(train, val, test, rest)
+        sets: dict[str, Any] = {}
+        start = 0
+        for use, (part, names) in made.uses.items():
+            held = images[start : start + len(part)]
+            sets[use] = ImageSet(held, torch.from_numpy(part.labels), names)
+            start += len(part)
+        return Dataset(**sets)
 
     def _decoded(self, file: str) -> NDArray[np.uint8]:
         path, remake = Path(self.root, file), "restore it, or start anew (other numbers follow)"
@@ -266,6 +273,11 @@ class FolderImages(Divided):
             return [self.files[row] for row in part.rows[part.labels == label]]
 
         uses = {"train": made.train, "val": made.val, "test": made.test}
+        decoys = [
+            {"name": name, "files": files(made.decoys, label)}
+            for label, name in enumerate(made.decoy_names)
+            if made.decoys is not None
+        ]
         return {
             "version": 1,
             "options": self.options.model_dump(mode="json"),
@@ -277,6 +289,7 @@ class FolderImages(Divided):
                 {"name": name, "files": files(made.public, label)}
                 for label, name in enumerate(made.public_names)
             ],
+            **({"decoys": decoys} if decoys else {}),
             "skipped": [{"path": p, "reason": self.skipped[p]} for p in sorted(self.skipped)],
             "sha256": self.sums,
         }

@@ -4,7 +4,8 @@ The rule of :mod:`mibench.data.division`, in which
 
 1. *private* are the identities that ``classes`` names, in its order. Otherwise they are the
    ``identities`` with the most pictures among those with at least ``min_images``, or all of those;
-   of equal ones the first by name are taken. Labels follow the sorted names;
+   of equal ones the first by name are taken. With ``decoys = "drawn"`` they are a draw of so many
+   of those, and the others are decoys. Labels follow the sorted names;
 2. *test* is, with ``test_fraction``, a draw of ``max(1, floor(n · test_fraction))`` of each private
    identity's n pictures; without, its pictures in the official part ``test``;
 3. *validation* is a draw of ``max(1, floor(m · val_fraction))`` of the m pictures that are left;
@@ -90,6 +91,11 @@ class IdentityDivision(Rule):
                 raise ValueError("give either identities (a number) or classes (names)")
             if len(set(self.classes)) != len(self.classes):
                 raise ValueError("classes names an identity twice")
+        if self.decoys == "drawn" and self.identities is None:
+            raise ValueError(
+                "decoys are those of the people with min_images who are not drawn: give identities "
+                "(how many are)"
+            )
         return self
 
     @property
@@ -115,14 +121,15 @@ class IdentityDivision(Rule):
         made, private, public = self.open(resolution, data)
         # A picture that is used several times, where one data set gives all the parts.
         part = np.full(len(private.labels), -1)
-        for number, each in enumerate(made.uses if public is private else made.uses[:3]):
-            part[each.rows] = number
+        for number, (use, (each, _)) in enumerate(made.uses.items()):
+            if use != "public" or public is private:
+                part[each.rows] = number
         used = [part[list(group)] for group in private.index.equal]
         repeated = sum((u >= 0).sum() for u in used if len({*u.tolist()} - {-1}) > 1)
         if repeated:
             _log.warning(
                 "%d pictures of %s are, in every pixel, pictures of another part too (training, "
-                "validation, test or public); the set is divided as it was published",
+                "validation, test, public or decoys); the set is divided as it was published",
                 repeated,
                 self.dataset,
             )
@@ -148,6 +155,11 @@ class IdentityDivision(Rule):
         """
         sets = [open_prepared(n, resolution, data, crop=c, check=check) for n, c in self.sets]
         return divide(self, *(each.pictures() for each in sets)), sets[0], sets[-1]
+
+    @property
+    def draws(self) -> int:
+        """Seed of all draws."""
+        return self.seed
 
     def private(self, pictures: Pictures) -> list[int]:
         """See the rule."""
@@ -175,8 +187,12 @@ class IdentityDivision(Rule):
                 f"{self.min_images} or more images, but {wanted:,} private ones are asked for: "
                 "prepare the complete data set, or ask for fewer"
             )
-        most = sorted(fit, key=lambda label: (-counts[label], names[label]))[:wanted]
-        return sorted(most, key=names.__getitem__)
+        if self.decoys == "drawn":
+            order = np.array(sorted(fit, key=names.__getitem__))
+            chosen = self._drawn(order, "private", pictures.dataset)[:wanted].tolist()
+        else:
+            chosen = sorted(fit, key=lambda label: (-counts[label], names[label]))[:wanted]
+        return sorted(chosen, key=names.__getitem__)
 
     def parts(self, pictures: Pictures, name: str, rows: Rows) -> tuple[Rows, Rows, Rows]:
         """See the rule."""
@@ -252,13 +268,12 @@ class PreparedImages(Divided):
 
 def gather(made: Division, private: Prepared, public: Prepared) -> Dataset:
     """Copy the images of a division into memory: ``uint8`` sets on the CPU."""
-    sets = []
-    for part in made.uses:
-        names, data = (made.public_names, public) if part is made.public else (made.names, private)
+    sets: dict[str, Any] = {}
+    for use, (part, names) in made.uses.items():
+        data = public if use == "public" else private
         labels, mirror = torch.from_numpy(part.labels), data.source.card.mirror
-        sets.append(ImageSet(data.rows(part.rows), labels, names, mirror))
-    train, val, test, rest = sets
-    return Dataset(train, val, test, rest)
+        sets[use] = ImageSet(data.rows(part.rows), labels, names, mirror)
+    return Dataset(**sets)
 
 
 def _contents(made: Division, private: Prepared, public: Prepared) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mibench.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Dataset:
         foils: where a coin chose each private identity from two, test images of the other one,
             labelled and named as the one that it could have been; otherwise None. Nobody trains on
             them.
+        decoys: images of other people of the private ones' source, equally many of each, whom
+            nobody trains on and ranks compare with; None where judges bring decoys.
     """
 
     train: ImageSet
@@ -60,6 +66,7 @@ class Dataset:
     public: ImageSet
     attributes: Tensor | None = None
     foils: ImageSet | None = None
+    decoys: ImageSet | None = None
 
     @property
     def identities(self) -> int:
@@ -79,10 +86,20 @@ class Dataset:
 
     def to(self, device: torch.device) -> Dataset:
         """The same data with its tensors on ``device``."""
-        sets = {name: getattr(self, name).to(device) for name in ("train", "val", "test", "public")}
-        attributes = None if self.attributes is None else self.attributes.to(device)
-        foils = None if self.foils is None else self.foils.to(device)
-        return Dataset(**sets, attributes=attributes, foils=foils)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if v is not None}
+        return Dataset(**moved)
+
+
+def batches(images: Tensor, size: int, progress: Progress, label: str) -> Iterator[Tensor]:
+    """Images, uint8 or in [0, 1], so many at once, in [0, 1] and ``channels_last`` memory.
+
+    ``progress`` is told of each batch under ``label``.
+    """
+    parts = images.split(size)
+    for index in progress.steps(len(parts), label):
+        batch = parts[index] if parts[index].is_floating_point() else to_float(parts[index])
+        yield batch.contiguous(memory_format=torch.channels_last)
 
 
 def to_float(images: Tensor) -> Tensor:

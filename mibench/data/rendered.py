@@ -45,7 +45,7 @@ class SynthFacesData(Data):
         """See :class:`mibench.data.divided.Data`; nothing is rendered yet."""
         train, val, test = (self.identities * n for n in (self.train, self.val, self.test))
         public = self.public_identities * self.public_images
-        counts = Counts(self.identities, train, val, test, public)
+        counts = Counts(self.identities, train, val, test, public, self.test)
         key = digest([self.model_dump(mode="json"), resolution])
         return RenderedFaces(key, None, True, counts, False, self, resolution)
 

@@ -12,24 +12,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mibench.assets import Asset, load_asset
-from mibench.data.images import to_float
-from mibench.errors import ArtifactError, MibenchError
+from mibench.data.images import batches
+from mibench.errors import ArtifactError, MibenchError, RequestError
 from mibench.judges._templates import Gallery
+from mibench.judges.evaluators import JUDGED_AT_ONCE
 from mibench.progress import SILENT, Progress
 from mibench.registry import Registry
 from mibench.types import Frozen
-
-_AT_ONCE = 128  # on CPUs, resized images of larger batches leave the cache
 
 
 class JudgeCard(Frozen):
     """An embedding judge that a protocol pins, with its decoys."""
 
     kind: str = Field("embedding", min_length=1, description="kind of judge")
-    network: Asset = Field(description="its weights")
-    decoys: Asset = Field(
+    network: Asset | None = Field(
+        None, description="its weights; null: those that its kind brings itself"
+    )
+    decoys: Asset | None = Field(
+        None,
         description="its templates of identities from the private ones' source that nobody "
-        "trained on"
+        "trained on; null: it makes them of the data's decoys",
     )
 
 
@@ -55,6 +57,26 @@ class Judge(ABC):
         self.network.load_state_dict(dict(tensors))
         self.network.eval().requires_grad_(False)
 
+    @classmethod
+    def absent(cls) -> str | None:
+        """Why this judge cannot be had here, and what to do; None where it can."""
+        return None
+
+    @classmethod
+    def restored(cls, network: Asset | None) -> Judge:
+        """The judge with the weights that a card names.
+
+        Raises:
+            RequestError: the card names none, and this kind brings none.
+            ArtifactError: the file is missing, is not the pinned one, or holds no tensors.
+        """
+        if network is None:
+            raise RequestError(
+                f"a judge of kind {JUDGES.name_of(cls)!r} brings no weights: name them, `network = "
+                "{ file = PATH, sha256 = … }`"
+            )
+        return cls(*load_asset(network))
+
     @abstractmethod
     def build(self) -> nn.Module:
         """The network as it is before its stored tensors are loaded."""
@@ -77,12 +99,9 @@ class Judge(ABC):
         Raises:
             MibenchError: :meth:`embed` gives another shape.
         """
-        found, batches = [], images.split(_AT_ONCE)
-        for index in progress.steps(len(batches), label):
-            batch = batches[index]
-            if batch.dtype == torch.uint8:
-                batch = to_float(batch)
-            made = self.embed(batch.contiguous(memory_format=torch.channels_last))
+        found = []
+        for batch in batches(images, JUDGED_AT_ONCE, progress, label):
+            made = self.embed(batch)
             if made.ndim != 2 or len(made) != len(batch):
                 raise MibenchError(
                     f"{type(self).__name__}.embed() gave shape {tuple(made.shape)}, wanted one "
@@ -101,17 +120,28 @@ JUDGES: Registry[Judge] = Registry("judge", Judge, "mibench.judges", "mibench.ju
 register_judge = JUDGES.register
 
 
-def restored_judge(card: JudgeCard) -> tuple[Judge, Gallery]:
-    """The judge that a card pins, and its decoys.
+def restored_judge(
+    card: JudgeCard, kind: type[Judge] | None = None
+) -> tuple[Judge, Gallery | None]:
+    """The judge that a card pins, and its decoys, where it pins some.
+
+    Args:
+        card: of a protocol.
+        kind: what the card's kind names, if that is known.
 
     Raises:
+        RequestError: it can't be had here.
         ArtifactError: a file is missing, is not the pinned one, or the two are not of one network.
     """
-    tensors, description = load_asset(card.network)
+    judge = (kind or JUDGES.get(card.kind)).restored(card.network)
+    if card.decoys is None:
+        return judge, None
     pool, of_pool = load_asset(card.decoys)
-    if of_pool["network"] != card.network.sha256:
+    if not {"network", "images"} <= of_pool.keys() or "templates" not in pool:
         raise ArtifactError(
-            f"the decoys {card.decoys.file} are of another network than {card.network.file}"
+            f"{card.decoys.file} holds no decoys: it needs the tensor `templates`, and a "
+            "description with `network` (the judge's SHA-256) and `images` (behind each template)"
         )
-    judge = JUDGES.get(card.kind)(tensors, description)
+    if card.network is None or of_pool["network"] != card.network.sha256:
+        raise ArtifactError(f"the decoys {card.decoys.file} are of another network than its judge")
     return judge, Gallery(pool["templates"], int(of_pool["images"]))

@@ -67,21 +67,30 @@ class Gallery:
 
         Args:
             embeddings: ``(k, m, d)``, m at least g images an identity; the first g count.
+
+        Raises:
+            ValueError: there are fewer: templates of unlike sizes do not compare.
         """
+        if embeddings.shape[1] < self.images:
+            raise ValueError(
+                f"{embeddings.shape[1]} images an identity; decoys are of {self.images}"
+            )
         return dequantised(quantised(template(embeddings[:, : self.images])))
 
     def held_out(self, embeddings: Tensor) -> Tensor:
-        """Of identities with g + 1 images ``(k, g + 1, d)``, the template of the others for each.
+        """For each image of identities ``(k, m, d)``, the template of the first g others.
 
         Raises:
-            ValueError: there are more or fewer images: templates of unlike sizes do not compare.
+            ValueError: m is less than g + 1.
         """
-        if embeddings.shape[1] != self.images + 1:
+        first, rest = embeddings[:, : self.images + 1], embeddings[:, self.images + 1 :]
+        if first.shape[1] <= self.images:
             raise ValueError(
-                f"{embeddings.shape[1]} images an identity; decoys are of {self.images}, so that "
-                f"each image needs {self.images} others"
+                f"{first.shape[1]} images an identity; decoys are of {self.images}, so that each "
+                f"image needs {self.images} others"
             )
-        return dequantised(quantised(leave_one_out(embeddings)))
+        own = template(first[:, :-1])[:, None].expand_as(rest)
+        return dequantised(quantised(torch.cat([leave_one_out(first), own], dim=1)))
 
 
 def ranks(embeddings: Tensor, own: Tensor, decoys: Tensor) -> Tensor:

@@ -9,6 +9,32 @@ Kind = Literal["text", "percent", "number", "count"]
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What a board ranks by, and its tables and curves show.
+
+    Attributes:
+        key: the metric.
+        title: what a reader sees.
+        kind: ``percent`` for a fraction in [0, 1].
+        unit: of numbers as they are shown.
+    """
+
+    key: str
+    title: str
+    kind: Kind
+    unit: str
+
+    @property
+    def scale(self) -> float:
+        """What a number is multiplied with to be shown."""
+        return 100.0 if self.kind == "percent" else 1.0
+
+
+BITS = Measure("identity_bits", "identity bits", "number", "bits")
+TOP1 = Measure("attack_accuracy_top1", "top-1 attack accuracy", "percent", "%")
+
+
+@dataclass(frozen=True)
 class Column:
     """A column of a table.
 
@@ -72,9 +98,11 @@ class Table:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A point of a privacy–utility curve: fractions in [0, 1].
+    """A point of a privacy–utility curve.
 
     Attributes:
+        natural: natural accuracy, a fraction in [0, 1].
+        attack: what leaks, in the board's measure.
         strength: value of the defense's main knob (for ``none``: epochs); 0 is the control.
         default: whether it is the protocol's default strength.
         control: whether it is the defense's control, its code without its protection.
@@ -115,7 +143,8 @@ class Board:
     """All that is shown of one protocol.
 
     Attributes:
-        references: floors and ceiling, their top-1 accuracies (fractions in [0, 1]).
+        measure: what is shown: identity bits where the protocol has judges, else top-1 accuracies.
+        references: floors and ceiling, in that measure.
         reference_target: the architecture whose undefended targets the references are of.
         headline: the attack of curves and ranks.
     """
@@ -128,3 +157,4 @@ class Board:
     references: tuple[tuple[str, Value], ...] = field(default=())
     reference_target: str = ""
     headline: str = ""
+    measure: Measure = TOP1

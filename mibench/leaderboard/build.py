@@ -201,16 +201,17 @@ def _section(board: Board) -> list[str]:
     for key in ("defenses", "improvement"):
         parts += [f"### {tables[key].title}", markdown(tables[key]).rstrip()]
     if board.references:
-        percent = Column("top1", "top-1", "percent")
-        rows = tuple({"name": Value(text=name), "top1": value} for name, value in board.references)
+        measure = board.measure
+        column = Column("bound", measure.title, measure.kind)
+        rows = tuple({"name": Value(text=name), "bound": value} for name, value in board.references)
         table = Table(
             "references",
             "Floors and ceiling",
-            (Column("name", "images"), percent),
+            (Column("name", "images"), column),
             rows,
             (
-                f"Top-1 accuracies that no attack has to earn, and what none can beat, for "
-                f"undefended {board.reference_target} targets.",
+                f"{measure.title.capitalize()} that no attack has to earn, and what none can beat, "
+                f"for undefended {board.reference_target} targets.",
             ),
         )
         parts += [f"### {table.title}", markdown(table).rstrip()]

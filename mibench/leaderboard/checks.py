@@ -6,17 +6,20 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from mibench.leaderboard.names import name_faults, overrides, reconstructions
 from mibench.record import (
+    CEILING,
     FLOOR_PUBLIC,
     IDENTITY_METRICS,
     INCOMPLETE,
     LEAKS,
     LOOKALIKE,
+    NO_OTHERS,
     REFERENCES,
     MetricValue,
     Record,
@@ -37,7 +40,9 @@ _BEST = ("identity_bits_best", "excess_bits_best", *_CHOICES, "epsilon_lower_bou
 _FRACTIONS = (*_HITS, "precision", "recall", "coverage", "attribute_error")
 _SETS = ("fid", "fid_successful", "fd_evaluator")  # set metrics have no values per identity
 _OF_COINS = ("two_choice_accuracy", "epsilon_lower_bound")
-_OF_LOOKALIKES = ("identity_bits", *LEAKS)
+_OF_LOOKALIKES = ("identity_bits", "median_rank", *LEAKS)
+_MEDIANS = ("median_rank",)
+_LEAST_MATCHES = 10  # expected by chance, from which a leak is told
 # Every hit of the first is a hit of the second.
 _WITHIN = (
     ("attack_accuracy_top1", "attack_accuracy_top5"),
@@ -76,9 +81,25 @@ def faults(record: Record) -> list[str]:
     found += _metrics(record.metrics, record.rules)
     for key, metric in record.metrics.items():
         samples = 1 if key in _CHOICES else record.protocol.resolved["samples"]
-        if metric.hits and {len(row) for row in metric.hits} != {samples}:
-            found.append(f"{key}: hits hold another number of samples than the protocol's")
-    return found
+        for what, rows in (("hits", metric.hits), ("ranks", metric.ranks)):
+            if rows and {len(row) for row in rows} != {samples}:
+                found.append(f"{key}: {what} hold another number of samples than the protocol's")
+    return found + list(_people(record))
+
+
+def _people(record: Record) -> Iterator[str]:
+    """All ranks of a record are among the same people, and its leaks are told where they can be."""
+    groups = {"": record.metrics, **record.references}
+    among = {where: m["median_rank"].among for where, m in groups.items() if "median_rank" in m}
+    numbers = {each for each in among.values() if each is not None}
+    if len(numbers) > 1:
+        yield f"median_rank: ranks are among {', '.join(map(str, sorted(numbers)))} people at once"
+    for where, people in among.items():
+        for key in LEAKS if people is not None else ():
+            told = groups[where].get(key)
+            expected = Fraction(key.removeprefix("leak_at_")) * ((people or 1) - 1)
+            if expected >= _LEAST_MATCHES and (told is None or told.value is None):
+                yield f"{where}: {key} is missing, and {people} people are enough".lstrip(": ")
 
 
 def _sizes(record: Record) -> Iterator[str]:
@@ -89,7 +110,8 @@ def _sizes(record: Record) -> Iterator[str]:
         identities = min(card.get("attacked") or identities, identities)
     for where, metrics in (("", record.metrics), *record.references.items()):
         for key, metric in metrics.items():
-            for count in {len(each) for each in (metric.per_identity, metric.hits) if each}:
+            each_has = (metric.per_identity, metric.hits, metric.ranks)
+            for count in {len(each) for each in each_has if each}:
                 if count > _MOST_IDENTITIES or (identities and count != identities):
                     yield (
                         f"{where}: {key}".removeprefix(": ")
@@ -147,7 +169,12 @@ def incomplete(record: Record) -> Iterator[str]:
 
 def _told(record: Record, where: str) -> Iterator[str]:
     """The identity metrics that a protocol with judges always has."""
-    coins = record.protocol.resolved["data"].get("coins")
+    data = record.protocol.resolved["data"]
+    coins = data.get("coins")
+    if where == CEILING and data.get("decoys"):
+        bits = record.references[CEILING].get("identity_bits")
+        if bits is not None and bits.reason == NO_OTHERS:
+            return
     for key in _OF_LOOKALIKES if where == LOOKALIKE else IDENTITY_METRICS:
         if key not in LEAKS and (coins or key not in _OF_COINS):
             yield key
@@ -323,8 +350,9 @@ def _metrics(
 def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
     value = metric.value
     if value is None:
-        if metric.per_identity or metric.hits or metric.interval or metric.n is not None:
-            yield "it has values per identity, an interval or an n, and no number"
+        rest = (metric.per_identity, metric.hits, metric.interval, metric.ranks)
+        if any(rest) or metric.n is not None or metric.among is not None:
+            yield "it has values per identity, ranks, an interval or an n, and no number"
         return
     if metric.reason is not None:
         yield "it has a number, and a reason why it has none"
@@ -333,6 +361,9 @@ def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
         return
     if key not in _HITS and metric.hits is not None:
         yield "it counts no hits"
+        return
+    if any((key in _MEDIANS) != (each is not None) for each in (metric.among, metric.ranks)):
+        yield "ranks are among a number of people, and nothing else is"
         return
     if key == "epsilon_lower_bound":
         if metric.per_identity is not None or metric.interval is not None:
@@ -344,9 +375,11 @@ def _metric(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
         if key not in _SETS:
             yield "values per identity are missing"
     else:
-        mean = math.fsum(metric.per_identity) / max(len(metric.per_identity), 1)
-        if not _close(mean, value):
-            yield f"the value is {value:.6g}, its values per identity average to {mean:.6g}"
+        values = metric.per_identity or (0.0,)
+        what = "have the median" if key in _MEDIANS else "average to"
+        centre = statistics.median(values) if key in _MEDIANS else math.fsum(values) / len(values)
+        if not _close(centre, value):
+            yield f"the value is {value:.6g}, its values per identity {what} {centre:.6g}"
         yield from _hits(key, metric)
     yield from _interval(key, metric, rules)
 
@@ -401,18 +434,19 @@ def _interval(key: str, metric: MetricValue, rules: int) -> Iterator[str]:
     elif len(values) < 2:
         yield f"{shown} is of one identity"
     else:
-        least, most = _bootstrap(values, rules)
+        least, most = _bootstrap(values, rules, key in _MEDIANS)
         if not (_close(low, least) and _close(high, most)):
             yield f"{shown} is [{least:.6g}, {most:.6g}] of its values per identity"
 
 
 @functools.lru_cache(maxsize=4096)  # floors and ceiling are the same in many records
-def _bootstrap(values: tuple[float, ...], rules: int) -> tuple[float, float]:
+def _bootstrap(values: tuple[float, ...], rules: int, median: bool) -> tuple[float, float]:
     import torch
 
-    from mibench.metrics import bootstrap_interval
+    from mibench.metrics import bootstrap_interval, means, medians
 
-    return bootstrap_interval(torch.tensor(values, dtype=torch.float64), 0, rules=rules)
+    some, centre = torch.tensor(values, dtype=torch.float64), medians if median else means
+    return bootstrap_interval(some, 0, rules=rules, centre=centre)
 
 
 def _together(metrics: Mapping[str, MetricValue]) -> Iterator[str]:
@@ -433,12 +467,44 @@ def _together(metrics: Mapping[str, MetricValue]) -> Iterator[str]:
         if expected is not None and metric.n != expected:
             yield f"{key}: n is {metric.n} instead of {expected}"
     yield from _audit(there)
+    yield from _ranks(there)
     for inner, outer in _WITHIN:
         some = there[inner].hits if inner in there else None
         more = there[outer].hits if outer in there else None
         pairs = zip("".join(some or ()), "".join(more or ()), strict=False)
         if any(a > b for a, b in pairs):
             yield f"a hit of {inner} is no hit of {outer}"
+
+
+def _ranks(there: Mapping[str, MetricValue]) -> Iterator[str]:
+    """Bits, leaks and median ranks are those that the ranks give."""
+    said = there.get("median_rank")
+    if said is None or said.ranks is None or said.among is None:
+        return
+    among, rows = said.among, said.ranks
+    if not all(rows) or not all(1 <= rank <= among for row in rows for rank in row):
+        yield f"median_rank: some of its ranks are none among {among}"
+        return
+    if said.n != sum(map(len, rows)):
+        yield f"median_rank: n is {said.n}, there are ranks of {sum(map(len, rows))} samples"
+        return
+    bits = [math.fsum(math.log2(among / rank) for rank in row) / len(row) for row in rows]
+    found: dict[str, Sequence[float]] = {
+        "median_rank": [statistics.median(row) for row in rows],
+        "identity_bits": bits,
+    }
+    for key in LEAKS:
+        most = math.floor(Fraction(key.removeprefix("leak_at_")) * among)
+        found[key] = [sum(rank <= most for rank in row) / len(row) for row in rows]
+    for key, values in found.items():
+        own = there[key].per_identity if key in there else None
+        if own is not None and not (len(own) == len(values) and all(map(_close, own, values))):
+            yield f"{key}: its values per identity are not those that the ranks give"
+    best = there["identity_bits_best"].per_identity if "identity_bits_best" in there else None
+    for identity, (row, guess) in enumerate(zip(rows, best or (), strict=False)):
+        if not any(_close(math.log2(among / rank), guess) for rank in row):
+            yield f"identity_bits_best: {guess:.6g} is the bits of no rank of identity {identity}"
+            return
 
 
 def _audit(there: Mapping[str, MetricValue]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 from typing import Any, Literal
 
-from mibench.leaderboard.board import Board
+from mibench.leaderboard.board import TOP1, Board
 from mibench.leaderboard.plots import plots
 from mibench.leaderboard.series import UNDEFENDED
 from mibench.types import digest
@@ -28,11 +28,12 @@ def figure_data(board: Board) -> str:
     """Digest of all that the figure shows."""
     lines = [dataclasses.asdict(curve) for curve in board.curves]
     bounds = [(name, value.number) for name, value in board.references]
-    return digest([board.protocol, board.version, lines, bounds, board.reference_target])
+    shown = [board.protocol, board.version, lines, bounds, board.reference_target]
+    return digest([*shown, *([] if board.measure is TOP1 else [board.measure.key])])
 
 
 def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -> bytes:
-    """Attack accuracy over natural accuracy, a line a defense, a panel an architecture.
+    """What leaks over natural accuracy, a line a defense, a panel an architecture.
 
     Axes are those of :mod:`mibench.leaderboard.plots`. The same board gives the same bytes with the
     same matplotlib, whose version is in the SVG's metadata, as is :func:`figure_data`. Only for
@@ -65,7 +66,8 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
             axis.grid(color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_ylabel(f"top-1 attack accuracy % ({board.headline})")
+        unit = " %" if board.measure.kind == "percent" else ""
+        axes[0].set_ylabel(f"{board.measure.title}{unit} ({board.headline})")
         axes[0].set_ylim(panels[0]["y"].low, panels[0]["y"].high)
         order = [name for name in styles if name in handles]
         figure.legend(

@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.board import Board, Column, Curve, Table, Value
-from mibench.leaderboard.checks import HEADLINE
+from mibench.leaderboard.board import BITS, TOP1, Board, Column, Curve, Measure, Table, Value
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
 from mibench.leaderboard.plots import plots, said
@@ -43,7 +42,7 @@ class Source:
     command: str
     facets: Mapping[str, str]
     version: int | None
-    top1: float | None
+    note: str
     picture: str | None
 
 
@@ -111,7 +110,11 @@ def _source(filed: Filed, pictures: Collection[str]) -> Source:
     record = filed.record
     attack, defense = method_label(record.attack), method_label(record.defense)
     passed = settings_of(record)
-    headline = record.metrics.get(HEADLINE)
+    measure = BITS if record.protocol.resolved.get("judges") else TOP1
+    told = record.metrics.get(measure.key)
+    value = told.value if told else None
+    digits, title = (1, "top-1") if measure is TOP1 else (2, "")
+    note = f"{title} {measure.scale * (value or 0):.{digits}f} {measure.unit}".strip()
     picture = f"{filed.path.removesuffix('.json')}.png"
     return Source(
         href=quote(f"{RECORDS}/{filed.path}"),
@@ -126,7 +129,7 @@ def _source(filed: Filed, pictures: Collection[str]) -> Source:
             "access": record.access,
         },
         version=record.protocol.version,
-        top1=headline.value if headline else None,
+        note="" if value is None else note,
         picture=quote(f"{GALLERIES}/{picture}") if picture in pictures else None,
     )
 
@@ -144,7 +147,7 @@ def _board(board: Board, sources: Mapping[str, Source], there: Collection[str]) 
         {
             "source": source,
             "title": f"{source.label} · seed {source.seed}",
-            "note": "" if source.top1 is None else f"top-1 {100 * source.top1:.1f} %",
+            "note": source.note,
             "facets": {name: [value] for name, value in source.facets.items()},
         }
         for file, source in sources.items()
@@ -152,16 +155,17 @@ def _board(board: Board, sources: Mapping[str, Source], there: Collection[str]) 
         and source.facets["protocol"] == board.protocol
         and source.version == board.version
     ]
-    percent = Column("reference", "reference", "percent")
+    bound = Column("reference", "reference", board.measure.kind)
+    digits = 1 if board.measure.kind == "percent" else 2
     return {
         "id": f"{board.protocol}-v{board.version}",
         "board": board,
-        "references": [(name, _shown(percent, value)) for name, value in board.references],
+        "references": [(name, _shown(bound, value, digits)) for name, value in board.references],
         "tables": [_table(board.protocol, table, sources, there) for table in board.tables],
         "figure": figure if (figure := f"privacy-utility-{board.protocol}.svg") in there else None,
         "attacks": _attacks(board, sources),
         "plots": _plots(board),
-        "numbers": [_numbers(curve) for curve in board.curves],
+        "numbers": [_numbers(curve, board.measure) for curve in board.curves],
         "pictures": pictures,
         "files": files,
     }
@@ -279,6 +283,7 @@ def _plots(board: Board) -> list[dict[str, Any]]:
             for curve in plot["curves"]
         ]
         shown = {"title": f"{plot['attack']} on {plot['target']}", "facets": facets}
+        shown["upright"] = f"{board.measure.title}, {board.measure.unit}"
         shown |= {"x": dataclasses.asdict(plot["x"]), "y": dataclasses.asdict(plot["y"])}
         found.append(_rounded({**shown, "references": references, "curves": curves}))
     return found
@@ -293,10 +298,10 @@ def _rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def _numbers(curve: Curve) -> dict[str, Any]:
+def _numbers(curve: Curve, measure: Measure) -> dict[str, Any]:
     """The numbers of a curve, for readers who cannot see the plot."""
     points = sorted(curve.points, key=lambda point: point.strength)
     return {
         "title": f"{curve.defense} under {curve.attack} on {curve.target}",
-        "rows": [said(curve, point) for point in points],
+        "rows": [said(curve, point, measure) for point in points],
     }

@@ -2,7 +2,7 @@
 
 Natural accuracies crowd below 100 %, with few far off: the horizontal axis shows the error,
 1 − accuracy, on a logarithmic scale, so that 98 and 99 % lie as far apart as 80 and 90 %. The
-vertical axis, in per cent, starts at 0 and ends above what was measured.
+vertical axis, in the unit of the board's measure, starts at 0 and ends above what was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mibench.leaderboard.board import Board, Curve, CurvePoint
+from mibench.leaderboard.board import TOP1, Board, Curve, CurvePoint, Measure
 
 LEAST_ERROR = 0.001  # a smaller one is drawn as this
 
@@ -35,26 +35,33 @@ def position(natural: float) -> float:
     return -math.log10(min(max(1 - natural, LEAST_ERROR), 1))
 
 
-def reach(value: float, spread: float | None) -> tuple[float, float]:
-    """Both ends of an error bar around a fraction, within [0, 1]."""
-    return max(value - (spread or 0), 0), min(value + (spread or 0), 1)
+def reach(value: float, spread: float | None, most: float = 1) -> tuple[float, float]:
+    """Both ends of an error bar around a value, within [0, most]; a fraction is at most 1."""
+    return max(value - (spread or 0), 0), min(value + (spread or 0), most)
 
 
-def said(curve: Curve, point: CurvePoint) -> tuple[str, str, str, str]:
-    """A point in words: ``scale = 2 (default)``, natural and attack accuracy in per cent, seeds."""
+def _reach(point: CurvePoint, measure: Measure) -> tuple[float, float]:
+    most = 1.0 if measure.kind == "percent" else math.inf
+    return reach(point.attack, point.attack_spread, most)
+
+
+def said(curve: Curve, point: CurvePoint, measure: Measure) -> tuple[str, str, str, str]:
+    """A point in words: ``scale = 2 (default)``, natural accuracy, what leaks, seeds."""
     notes = [word for word in ("control", "default") if getattr(point, word)]
     notes += [] if point.ranked else ["not ranked"]
     text = f"{curve.knob} = {point.strength:g}" if curve.knob else "strength"
     return (
         text + (f" ({', '.join(notes)})" if notes else ""),
-        _percent(point.natural, point.natural_spread),
-        _percent(point.attack, point.attack_spread),
+        _with_spread(point.natural, point.natural_spread, TOP1),
+        _with_spread(point.attack, point.attack_spread, measure),
         ", ".join(map(str, point.seeds)),
     )
 
 
-def _percent(number: float, spread: float | None) -> str:
-    return f"{100 * number:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+def _with_spread(number: float, spread: float | None, measure: Measure) -> str:
+    digits = 1 if measure.kind == "percent" else 2
+    both = [number] if spread is None else [number, spread]
+    return " ± ".join(f"{measure.scale * each:.{digits}f}" for each in both)
 
 
 def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
@@ -72,12 +79,13 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
         groups.setdefault((curve.target, curve.attack), []).append(curve)
     bounds = [(name, value.number) for name, value in board.references if value.number is not None]
     bounds.sort(key=lambda each: -each[1])
-    found = []
+    found, scale = [], board.measure.scale
     for (target, attack), curves in groups.items():
         own = bounds if board.reference_target in ("", target) else []
         points = [point for curve in curves for point in curve.points]
         over = [point for curve in board.curves for point in curve.points] if shared else points
-        upright = attack_axis(over, [number for _, number in (bounds if shared else own)])
+        near = [number for _, number in (bounds if shared else own)]
+        upright = attack_axis(over, near, board.measure)
         found.append(
             {
                 "target": target,
@@ -85,14 +93,14 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
                 "x": natural_axis(points),
                 "y": upright,
                 "references": [
-                    {"name": name, "y": 100 * n, "beyond": 100 * n > upright.high}
+                    {"name": name, "y": scale * n, "beyond": scale * n > upright.high}
                     for name, n in own
                 ],
                 "curves": [
                     {
                         "name": curve.defense,
                         "points": [
-                            _point(curve, point)
+                            _point(curve, point, board.measure)
                             for point in sorted(curve.points, key=lambda point: point.strength)
                         ],
                     }
@@ -103,13 +111,13 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
     return found
 
 
-def _point(curve: Curve, point: CurvePoint) -> dict[str, Any]:
-    strength, natural, attack, seeds = said(curve, point)
+def _point(curve: Curve, point: CurvePoint, measure: Measure) -> dict[str, Any]:
+    strength, natural, attack, seeds = said(curve, point, measure)
     across = [position(end) for end in reach(point.natural, point.natural_spread)]
-    upright = [100 * end for end in reach(point.attack, point.attack_spread)]
+    upright = [measure.scale * end for end in _reach(point, measure)]
     return {
         "x": position(point.natural),
-        "y": 100 * point.attack,
+        "y": measure.scale * point.attack,
         "across": across if point.natural_spread else None,
         "upright": upright if point.attack_spread else None,
         "default": point.default,
@@ -118,7 +126,7 @@ def _point(curve: Curve, point: CurvePoint) -> dict[str, Any]:
             curve.defense,
             strength,
             f"natural {natural} %",
-            f"attack {attack} %",
+            f"attack {attack} {measure.unit}",
             f"seeds {seeds}",
         ],
         "files": list(point.files),
@@ -139,16 +147,19 @@ def natural_axis(points: Sequence[CurvePoint]) -> Axis:
     return Axis(low, high, ticks)
 
 
-def attack_axis(points: Sequence[CurvePoint], references: Iterable[float]) -> Axis:
-    """The vertical axis, in per cent: from 0 to above all points and the references near them.
+def attack_axis(
+    points: Sequence[CurvePoint], references: Iterable[float], measure: Measure = TOP1
+) -> Axis:
+    """The vertical axis, as it is shown: from 0 to above all points and the references near them.
 
     Args:
         points: at least one.
-        references: top-1 accuracies of floors and ceiling, fractions.
+        references: floors and ceiling, in the measure.
+        measure: what leaks.
     """
-    most = max(reach(each.attack, each.attack_spread)[1] for each in points)
+    most = max(_reach(each, measure)[1] for each in points)
     near = [each for each in references if each <= _FAR * most]
-    high = max(100 * (1 + _PADDING) * max(most, *near, 0.01), 1)
+    high = max(measure.scale * (1 + _PADDING) * max(most, *near, 0.01), 1)
     return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
 
 

@@ -1,151 +1,308 @@
-"""What one number says of a defense: its rank at matched natural accuracy, and its worst case.
+"""What still leaks when a defense may cost so much accuracy: ranks, and the worst case.
 
-Privacy is compared only where utility is the same. The worst case is over a fixed set of attacks,
-within one target: for each identity the attack is chosen on one half of its samples and scored on
-the other half, and the other way round; the two scores are averaged. Choosing and scoring on the
-same samples would take the luck of the draw for strength.
+Privacy is compared at a *budget* c of natural accuracy: each defense enters with its strongest
+strength whose validation accuracy, averaged over seeds, lies at most c below that of the undefended
+target of the same architecture. The choice looks neither at leakage nor at test images. Its leakage
+there is the worst case over a fixed list of attacks.
+
+The worst case is taken within one target: for each identity the attack is chosen on one half of its
+samples and scored on the other half, and the other way round; the two scores are averaged. Choosing
+and scoring on the same samples would take the luck of the draw for strength.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from mibench.leaderboard.board import Curve, CurvePoint, Value
-from mibench.leaderboard.checks import HEADLINE
+from mibench.leaderboard.board import BITS, Measure, Value
 from mibench.leaderboard.series import UNDEFENDED, Series, over_seeds
+from mibench.record import BoardCard, Record
 
-MOST_COST = 0.05  # of natural accuracy, that a default strength may cost
-WINDOW = 0.01
+BUDGETS = (0.05, 0.02, 0.01)  # of accuracy; the first one ranks
+EARLY_STOPPING = "early-stopping"  # an undefended target that is trained for fewer epochs
 _SLACK = 1e-9
 
 RULE = (
-    "Ranks compare defenses where they cost the same. The matched natural accuracy is that of the "
-    "costliest default strength that costs at most 5 points against none; every defense takes part "
-    "with the point of its curve (its control excepted) that is nearest to it, none with its "
-    "early-stopping points, and is ranked by the attack accuracy there if that point is within 1 "
-    "point of natural accuracy. Ranks are of means; differences within ± may be chance. Each "
-    "architecture has a matched natural accuracy of its own."
+    "Spend at most 5 points of accuracy: how much still leaks? Each defense enters with its "
+    "strongest strength whose validation accuracy, averaged over seeds, costs at most that much "
+    "against none; what leaks there is the worst case over {attacks}. Its rank is 1 + the number "
+    "of defenses that leak significantly less ({paired}): differences that may be chance share "
+    "ranks. Early stopping is a defense of its own; none is what all are compared with, and has no "
+    "rank. Where a strength was met by fewer attacks, the table says by which, and it has no rank. "
+    "± of a cost is the standard error of validation accuracy."
 )
 
 
 @dataclass(frozen=True)
-class Match:
-    """What a defense is ranked by.
+class Strength:
+    """A defense at one strength on one architecture.
 
     Attributes:
-        point: its point nearest to the matched natural accuracy; None where it is not ranked.
-        rank: 1 for the lowest attack accuracy; equal accuracies share it.
-        reason: why it is not ranked.
+        knob, value: its main knob and the setting; a defense without one has "" and 1.
+        cells: its cells by attack, of the default settings where the strength is the default.
+        validation: mean validation accuracy over seeds; None where a record does not say it.
+        error: its standard error, from the number of validation images.
     """
 
-    point: CurvePoint | None = None
+    knob: str
+    value: float
+    default: bool
+    control: bool
+    cells: Mapping[str, Series]
+    validation: float | None
+    error: float
+
+    @property
+    def text(self) -> str:
+        """``"scale 3"``."""
+        return f"{self.knob} {self.value:g}" if self.knob else "default"
+
+    @property
+    def sure(self) -> bool:
+        """Whether no seed diverged, and the evaluator is right on 90 % of all test images."""
+        return all(not c.diverged and bool(c.rows["ranked"].all()) for c in self.cells.values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """With what a defense enters at a budget.
+
+    Attributes:
+        strength: None where every strength costs more; then the reason says so.
+        cost: of validation accuracy, a fraction; its spread is the standard error of the defended
+            target's.
+        leak: worst case of the attacks.
+        attacks: those that the worst case is over.
+        per_seed: the worst case of each identity, by seed.
+        rank: None where it has none.
+        reason: why it has no rank.
+    """
+
+    strength: Strength | None = None
+    cost: Value = field(default_factory=Value)
+    leak: Value = field(default_factory=Value)
+    attacks: tuple[str, ...] = ()
+    per_seed: Mapping[int, Sequence[float]] = field(default_factory=dict)
     rank: int | None = None
     reason: str = ""
 
 
-def anchor(curves: Iterable[Curve]) -> float | None:
-    """The matched natural accuracy of one architecture's curves; None without undefended targets.
+def strengths(cells: Sequence[Series], target: str) -> dict[str, list[Strength]]:
+    """The strengths of each defense on an architecture, from the strongest to the weakest.
 
-    The lowest natural accuracy of default strengths among those that lie at most 5 points below
-    the undefended one.
+    A larger value of a defense's own knob is stronger; of training's, such as epochs, a smaller.
     """
-    defaults = {curve.defense: point for curve in curves for point in curve.points if point.default}
-    undefended = defaults.get(UNDEFENDED)
-    if undefended is None or not undefended.ranked:
-        return None
-    least = undefended.natural - MOST_COST - _SLACK
-    return min(p.natural for p in defaults.values() if p.ranked and p.natural >= least)
+    groups: dict[tuple[str, str, float], list[Series]] = {}
+    for each in cells:
+        alone = each.default or (not each.rows.empty and bool(each.rows["swept"].all()))
+        if each.target == target and alone and not each.rows.empty:
+            said = each.first.strength
+            # What training finds, as noise for a given ε, lacks where it diverged.
+            known = [f.record.strength.value for f in each.filed if f.record.strength is not None]
+            value = next((v for v in known if v is not None), 1.0)
+            groups.setdefault((each.defense, said.path if said else "", value), []).append(each)
+    usual = {
+        defense: value for (defense, _, value), own in groups.items() for c in own if c.default
+    }
+    found: dict[str, list[tuple[float, Strength]]] = {}
+    for (defense, knob, value), own in groups.items():
+        default = any(each.default for each in own)
+        # The default strength may have been asked for by name, too.
+        cells_of = {each.attack: each for each in sorted(own, key=lambda each: each.default)}
+        part, _, name = knob.partition(".")
+        one = Strength(
+            knob=name,
+            value=value,
+            default=default,
+            control=any(each.control for each in own),
+            cells=cells_of,
+            **_validated(cells_of.values()),
+        )
+        entering = EARLY_STOPPING if defense == UNDEFENDED and not default else defense
+        if entering == EARLY_STOPPING and value > usual.get(defense, value):
+            continue  # it is trained for more epochs
+        found.setdefault(entering, []).append((-value if part == "target" else abs(value), one))
+    return {
+        defense: [one for _, one in sorted(own, key=lambda each: -each[0])]
+        for defense, own in found.items()
+    }
 
 
-def matches(curves: Iterable[Curve]) -> dict[str, Match]:
-    """How each defense of one architecture is ranked, under one attack.
+def _validated(cells: Iterable[Series]) -> dict[str, Any]:
+    """Mean validation accuracy over the seeds of some cells on one target, and its error."""
+    seeds = {seed: record for each in cells for seed, record in each.complete.items()}
+    values = [record.utility.get("validation_accuracy") for record in seeds.values()]
+    counts = [record.utility.get("validation_images") for record in seeds.values()]
+    known = [float(value) for value in values if isinstance(value, float | int)]
+    if not known or len(known) < len(values):
+        return {"validation": None, "error": 0.0}
+    # The images are the same for all seeds, so that more seeds make it no surer.
+    images = [int(n) for n in counts if isinstance(n, float | int)]
+    mean = statistics.fmean(known)
+    error = math.sqrt(mean * (1 - mean) / images[0]) if images else 0.0
+    return {"validation": mean, "error": error}
+
+
+def entries(
+    found: Mapping[str, Sequence[Strength]], budget: float, card: BoardCard, measure: Measure
+) -> dict[str, Entry]:
+    """With what each defense of one architecture enters at a budget, and how it ranks.
 
     Args:
-        curves: one curve a defense, of one attack on one architecture.
+        found: :func:`strengths`.
+        budget: validation accuracy that may be spent, a fraction.
+        card: what the board shows: the fixed list of attacks, and what intervals are over.
+        measure: what leaks.
     """
-    by_defense: Mapping[str, Curve] = {curve.defense: curve for curve in curves}
-    level = anchor(by_defense.values())
-    if level is None:
-        return {name: Match(reason="no undefended target to match") for name in by_defense}
-    chosen: dict[str, CurvePoint] = {}
-    found: dict[str, Match] = {}
-    for name, curve in by_defense.items():
-        points = [point for point in curve.points if point.ranked and not point.control]
-        if not points:
-            found[name] = Match(
-                reason="shown, not ranked: evaluator below 90 %, or a seed diverged"
-            )
-            continue
-        nearest = min(points, key=lambda p: (abs(p.natural - level), -len(p.seeds), p.strength))
-        if abs(nearest.natural - level) <= WINDOW + _SLACK:
-            chosen[name] = nearest
-        else:
-            found[name] = Match(reason=f"no point within 1 point of {100 * level:.1f} %")
-    for name, point in chosen.items():
-        if len(chosen) == 1:
-            return {**found, name: Match(reason=f"nothing else near {100 * level:.1f} %")}
-        better = sum(other.attack < point.attack for other in chosen.values())
-        found[name] = Match(point, better + 1)
-    return found
+    undefended = [one for one in found.get(UNDEFENDED, ()) if one.default]
+    plain = undefended[0].validation if undefended else None
+    chosen = {
+        name: _entry(own, plain, budget, card, measure)
+        for name, own in found.items()
+        if name != UNDEFENDED
+    }
+    ranked = {name: each for name, each in chosen.items() if not each.reason}
+    for name, each in ranked.items():
+        better = sum(
+            _less(other.per_seed, each.per_seed, card)
+            for which, other in ranked.items()
+            if which != name
+        )
+        chosen[name] = replace(each, rank=1 + better)
+    return chosen
 
 
-def worst_of_target(hits: Sequence[Sequence[str]]) -> float:
-    """Worst-case top-1 accuracy against one target, a fraction in [0, 1].
+def _entry(
+    own: Sequence[Strength],
+    plain: float | None,
+    budget: float,
+    card: BoardCard,
+    measure: Measure,
+) -> Entry:
+    if plain is None:
+        return Entry(reason="no undefended target to compare with")
+    protecting = [one for one in own if not one.control]
+    known = [one for one in protecting if one.validation is not None]
+    if not known:
+        return Entry(reason="only its control" if not protecting else "no validation accuracy")
+    within = [one for one in known if plain - (one.validation or 0) <= budget + _SLACK]
+    if not within:
+        least = min(plain - (one.validation or 0) for one in known)
+        return Entry(
+            cost=Value(least), reason=f"costs {100 * least:.1f} points or more of accuracy"
+        )
+    one = within[0]
+    whole = set(card.worst_case) <= one.cells.keys()
+    attacks = tuple(a for a in card.worst_case if a in one.cells) or tuple(one.cells)
+    leak, per_seed = worst_case(one.cells, attacks, measure)
+    cost = Value(plain - (one.validation or 0), spread=one.error or None)
+    reason = ""
+    if not whole:
+        reason = f"under {', '.join(attacks)} alone"
+    elif not one.sure:
+        reason = "shown, not ranked: evaluator below 90 %, or a seed diverged"
+    elif leak.number is None:
+        reason = leak.text
+    return Entry(one, cost, leak, attacks, per_seed, reason=reason)
+
+
+def _less(
+    one: Mapping[int, Sequence[float]], other: Mapping[int, Sequence[float]], card: BoardCard
+) -> bool:
+    """Whether the first leaks significantly less than the other, by a paired 95 % interval."""
+    import torch  # here, so that boards without ranks do without it
+
+    from mibench.metrics.intervals import paired_interval, seeds_interval
+
+    if card.interval == "seeds":
+        seeds = sorted(one.keys() & other.keys())
+        if len(seeds) < 2:
+            return False
+        pairs = [(one[seed], other[seed]) for seed in seeds]
+        rows = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
+        return seeds_interval(torch.tensor(rows, dtype=torch.float64))[2] < 0
+    means = [
+        [statistics.fmean(values) for values in zip(*each.values(), strict=True)]
+        for each in (one, other)
+    ]
+    difference = torch.tensor(means, dtype=torch.float64)
+    if difference.shape[1] < 2:
+        return False
+    return paired_interval(difference[0] - difference[1])[2] < 0
+
+
+def worst_of_target(samples: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """The worst case of each identity against one target.
 
     Args:
-        hits: for each attack, for each identity, a text of 0s and 1s, a character a sample. The
-            halves are the samples at even and at odd positions. Attacks that tie on the choosing
-            half share the score of their mean.
+        samples: for each attack, for each identity, what each sample leaks. The halves are the
+            samples at even and at odd positions. Attacks that tie on the choosing half share the
+            score of their mean.
 
     Raises:
         ValueError: attacks differ in identities or samples, or there are fewer than two samples.
     """
-    shapes = {tuple(len(row) for row in attack) for attack in hits}
+    shapes = {tuple(len(row) for row in attack) for attack in samples}
     if len(shapes) != 1 or min(next(iter(shapes)), default=0) < 2:
-        raise ValueError("attacks need hits of the same identities and samples, two or more each")
-    identities = len(hits[0])
+        raise ValueError("attacks need values of the same identities and samples, two or more each")
     scores = []
-    for identity in range(identities):
-        rows = [attack[identity] for attack in hits]
+    for rows in zip(*samples, strict=True):
         even, odd = [row[::2] for row in rows], [row[1::2] for row in rows]
         scores.append((_scored(even, odd) + _scored(odd, even)) / 2)
-    return math.fsum(scores) / identities
+    return scores
 
 
-def _scored(choose: Sequence[str], score: Sequence[str]) -> float:
-    most = max(row.count("1") for row in choose)
-    chosen = [other for row, other in zip(choose, score, strict=True) if row.count("1") == most]
-    return math.fsum(row.count("1") / len(row) for row in chosen) / len(chosen)
+def _scored(choose: Sequence[Sequence[float]], score: Sequence[Sequence[float]]) -> float:
+    means = [statistics.fmean(row) for row in choose]
+    chosen = [row for row, mean in zip(score, means, strict=True) if mean >= max(means) - _SLACK]
+    return statistics.fmean(statistics.fmean(row) for row in chosen)
 
 
-def worst_case(cells: Mapping[str, Series], attacks: Sequence[str]) -> Value:
+def worst_case(
+    cells: Mapping[str, Series], attacks: Sequence[str], measure: Measure
+) -> tuple[Value, dict[int, list[float]]]:
     """Worst case over ``attacks``, mean and spread over the seeds that have all of them.
 
     Args:
         cells: those of one defense and architecture by attack.
         attacks: the fixed set.
+        measure: what leaks.
 
     Returns:
-        The fraction; without a number and with the reason as text where an attack is missing, or
-        where the attacks did not see one and the same target.
+        The mean and each identity's values by seed; without a number and with the reason as text
+        where an attack is missing, or where the attacks did not see one and the same target.
     """
     by_attack = {attack: cells[attack].complete for attack in attacks if attack in cells}
     missing = [attack for attack in attacks if not by_attack.get(attack)]
     if missing:
-        return Value(text=f"lacks {', '.join(missing)}")
+        return Value(text=f"lacks {', '.join(missing)}"), {}
+    if any(not _samples(r, measure) for own in by_attack.values() for r in own.values()):
+        return Value(text="a record does not tell each sample"), {}
     seeds = set.intersection(*(set(records) for records in by_attack.values()))
-    values = []
+    found = {}
     for seed in sorted(seeds):
         records = [records[seed] for records in by_attack.values()]
-        hits = [record.metrics[HEADLINE].hits for record in records]
         if len({record.artifacts.get("target") for record in records}) > 1:
             continue
-        if all(rows and min(map(len, rows)) > 1 for rows in hits):
-            values.append(worst_of_target([rows for rows in hits if rows]))
+        samples = [_samples(record, measure) for record in records]
+        if all(rows and min(map(len, rows)) > 1 for rows in samples):
+            found[seed] = worst_of_target(samples)
     if not seeds:
-        return Value(text="no seed has all its attacks")
-    if not values:
-        return Value(text="its attacks saw different targets, or have one sample an identity")
-    return over_seeds(values)
+        return Value(text="no seed has all its attacks"), {}
+    if not found:
+        return Value(text="its attacks saw different targets, or have one sample an identity"), {}
+    return over_seeds(statistics.fmean(values) for values in found.values()), found
+
+
+def _samples(record: Record, measure: Measure) -> list[list[float]]:
+    """What each sample of each identity leaks, in the board's measure; [] if it is not told."""
+    if measure.key == BITS.key:
+        metric = record.metrics.get("median_rank")
+        if metric is None or metric.value is None or not metric.ranks or not metric.among:
+            return []
+        return [[math.log2(metric.among / rank) for rank in row] for row in metric.ranks]
+    return [[float(hit) for hit in row] for row in record.metrics[measure.key].hits or ()]

@@ -21,7 +21,7 @@ from mibench.leaderboard.folder import LeftOut, plain_files
 from mibench.leaderboard.names import RECORDS, cell_name, method_label, reconstructions
 from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
-from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, MetricValue, Record
+from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE, MetricValue, Record
 from mibench.settings import flat
 from mibench.types import canonical_json
 
@@ -171,8 +171,9 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
         for name in sorted(set().union(*(each.record.utility for each in target))):
             said = [(each, each.record.utility.get(name)) for each in target]
             outliers(f"of one target, {name}", said)
-        hits = [(each, _reference_hits(each, FLOOR_PUBLIC)) for each in target]
-        outliers(f"of one target, {FLOOR_PUBLIC}", hits)
+        for reference in (FLOOR_PUBLIC, LOOKALIKE):
+            hits = [(each, _reference_hits(each, reference)) for each in target]
+            outliers(f"of one target, {reference}", hits)
     pinned = [each for each in filed if "asset prior" in each.record.artifacts]
     for seeds in _grouped(pinned, lambda each: (_machine(each), each.record.seed)):
         samples = [(each, _reference_hits(each, FLOOR_PRIOR)) for each in seeds]
@@ -189,6 +190,9 @@ _ALIKE: dict[str, Callable[[Record], Any]] = {
         lambda record: record.protocol.resolved["digest"]
     ),
     "whether it shows people": lambda record: record.people,
+    "how many people its ranks are among": lambda record: (
+        record.metrics["median_rank"].among if "median_rank" in record.metrics else None
+    ),
     "its images are divided otherwise: the split": lambda record: record.artifacts.get("split"),
     "made from other pixels, as in another alignment of the same pictures: the digest of the "
     "images": lambda record: record.artifacts.get("images"),
@@ -222,8 +226,11 @@ def _top1_hits(metrics: Mapping[str, MetricValue]) -> tuple[str, ...]:
     return (metric.hits or ()) if metric else ()
 
 
-def _reference_hits(filed: Filed, reference: str) -> tuple[str, ...]:
-    return _top1_hits(filed.record.references.get(reference, {}))
+def _reference_hits(filed: Filed, reference: str) -> tuple[Any, ...]:
+    """Hits and ranks of a reference's samples."""
+    metrics = filed.record.references.get(reference, {})
+    rank = metrics.get("median_rank")
+    return _top1_hits(metrics) + ((rank.ranks or ()) if rank else ())
 
 
 def schema() -> str:

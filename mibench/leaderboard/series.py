@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mibench.errors import RequestError
-from mibench.leaderboard.board import DASH, Board, Curve, CurvePoint, Value
+from mibench.leaderboard.board import DASH, TOP1, Board, Curve, CurvePoint, Measure, Value
 from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
 from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import command_of_record, method_label, overrides
@@ -174,7 +174,7 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds)) or "—"
 
 
-def curves(filed: Sequence[Filed], attack: str) -> tuple[Curve, ...]:
+def curves(filed: Sequence[Filed], attack: str, measure: Measure = TOP1) -> tuple[Curve, ...]:
     """The privacy–utility curve of each defense on each architecture under one attack.
 
     A point holds the records of one strength: those of the default settings, and those in which
@@ -186,20 +186,25 @@ def curves(filed: Sequence[Filed], attack: str) -> tuple[Curve, ...]:
     strengths = rows.groupby("cell")["strength"].transform("first")
     rows["strength"] = strengths.astype(float).where(rows["knob"].notna(), 1.0)
     rows = rows[(rows["attack"] == attack) & (rows["default"] | rows["swept"])]
+    if measure.key not in rows:
+        return ()
+    rows = rows[rows["status"].ne("complete") | rows[measure.key].notna()]
     whole = rows["status"].eq("complete").groupby(rows["cell"]).transform("any")
     found = []
     for (target, defense), own in rows[whole].groupby(["target", "defense"]):
         knob = str(own["knob"].iloc[0] or "").partition(".")[2]
-        points = tuple(_point(strength, each) for strength, each in own.groupby("strength"))
+        points = tuple(
+            _point(strength, each, measure) for strength, each in own.groupby("strength")
+        )
         found.append(Curve(defense, attack, target, knob, points))
     return tuple(found)
 
 
-def _point(strength: float, rows: pd.DataFrame) -> CurvePoint:
+def _point(strength: float, rows: pd.DataFrame, measure: Measure) -> CurvePoint:
     # The default strength may have been asked for by name, too: one record a seed.
     some = rows[rows["status"] == "complete"].sort_values("default", ascending=False, kind="stable")
     some = some.drop_duplicates("seed").sort_values("seed")
-    natural, attack = over_seeds(some["natural_accuracy"]), over_seeds(some[HEADLINE])
+    natural, attack = over_seeds(some["natural_accuracy"]), over_seeds(some[measure.key])
     return CurvePoint(
         strength=float(strength),
         natural=natural.number or 0.0,

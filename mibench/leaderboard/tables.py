@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
 import pandas as pd
 
-from mibench.leaderboard.board import DASH, Board, Column, Curve, Kind, Table, Value
+from mibench.leaderboard.board import (
+    BITS,
+    DASH,
+    TOP1,
+    Board,
+    Column,
+    Kind,
+    Measure,
+    Table,
+    Value,
+)
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import command_of_record
-from mibench.leaderboard.ranking import RULE, Match, anchor, matches, worst_case
+from mibench.leaderboard.ranking import BUDGETS, RULE, Entry, entries, strengths, worst_case
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.series import UNDEFENDED, Series, curves, over_seeds, seeds_text, series
 from mibench.names import AttackName
@@ -22,12 +32,24 @@ SPREAD_NOTE = (
     "± is the standard deviation over seeds (independent targets, students and attacks); one seed "
     "has none."
 )
+_CLOSED = (
+    "Closed-set accuracy is the papers' number, top-1 of {headline}: how often a classifier of the "
+    "attacked people alone names the right one. A stranger who looks alike is named, too, so that "
+    "nothing is ranked by it."
+)
 _INTERVALS = {
     "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
 }
 # Of cells: their columns of metrics.
+_JUDGED = ("bits", "bits_best", "median_rank", "excess", "leak_2", "two_choice")
 _METRICS = {
+    "bits": "identity_bits",
+    "bits_best": "identity_bits_best",
+    "median_rank": "median_rank",
+    "excess": "excess_bits",
+    "leak_2": "leak_at_1e-2",
+    "two_choice": "two_choice_accuracy",
     "top1": HEADLINE,
     "top5": "attack_accuracy_top5",
     "both": "attack_accuracy_both",
@@ -47,8 +69,9 @@ def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board
         card: what its board shows.
     """
     part = filed[0].record.protocol
+    measure = BITS if part.resolved.get("judges") else TOP1
     cells = series(filed)
-    lines = curves(filed, card.headline)
+    lines = curves(filed, card.headline, measure)
     usual = str(part.resolved.get("target", ""))
     targets = sorted({each.target for each in cells}, key=lambda name: (name != usual, name))
     undefended = [each for each in cells if each.default and each.defense == UNDEFENDED]
@@ -58,76 +81,104 @@ def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board
         version=part.version or 0,
         title=str(part.resolved.get("title", "")),
         tables=(
-            defenses_table(cells, lines, card, targets),
-            improvement_table(cells, card, targets),
-            cells_table(cells, targets),
+            defenses_table(cells, card, targets, measure),
+            improvement_table(cells, card, targets, measure),
+            cells_table(cells, targets, measure),
             published_table(),
         ),
         curves=tuple(sorted(lines, key=lambda c: (targets.index(c.target), c.defense))),
-        references=_references([each for each in undefended if each.target == shown]),
+        references=_references([each for each in undefended if each.target == shown], measure),
         reference_target=shown,
         headline=card.headline,
+        measure=measure,
     )
 
 
 def defenses_table(
-    cells: Sequence[Series], lines: Sequence[Curve], card: BoardCard, targets: Sequence[str]
+    cells: Sequence[Series], card: BoardCard, targets: Sequence[str], measure: Measure
 ) -> Table:
-    """Defenses at their default strengths against the board's attacks, ranked at equal utility."""
+    """Defenses at their default strengths against the board's attacks, ranked at a budget."""
     default = {(c.target, c.defense, c.attack): c for c in cells if c.default}
     controls = {(c.target, c.defense): c for c in cells if c.control and c.attack == card.headline}
     attacks = _attacks(default, card)
     rows: list[Row] = []
-    levels = []
     for target in targets:
-        own_lines = [line for line in lines if line.target == target]
-        ranks, level = matches(own_lines), anchor(own_lines)
-        if level is not None:
-            levels.append(f"{100 * level:.1f} % on {target}")
-        ranked: list[tuple[int, Row]] = []
-        for defense in sorted({d for t, d, _ in default if t == target}):
-            places = {attack: (target, defense, attack) for attack in attacks}
-            own = {attack: default[at] for attack, at in places.items() if at in default}
+        known = strengths(cells, target)
+        within = {budget: entries(known, budget, card, measure) for budget in BUDGETS}
+        ranked: list[tuple[tuple[int, str], Row]] = []
+        for defense, own_strengths in known.items():
+            entry = within[BUDGETS[0]].get(defense, Entry())
+            usual = next((one for one in own_strengths if one.default), None)
+            cheapest = [each for each in reversed(own_strengths) if not each.control]
+            one = usual or entry.strength or next(iter(cheapest), None)
+            if one is None:  # its control alone
+                continue
+            own = {attack: one.cells[attack] for attack in attacks if attack in one.cells}
             if not own:
                 continue
-            match = ranks.get(defense, Match(reason=f"no cell under {card.headline}"))
             some = own.get(card.headline) or next(iter(own.values()))
             control = controls.get((target, defense))
             row = {
-                "rank": Value(match.rank) if match.rank else DASH,
+                "rank": Value(entry.rank) if entry.rank else DASH,
                 "target": Value(text=target),
                 "defense": Value(text=defense),
+                "strength": Value(text=one.text),
                 "natural": some.mean("natural_accuracy"),
-                **{attack: each.mean(HEADLINE) for attack, each in own.items()},
-                "worst": worst_case(own, card.worst_case),
-                **_matched(match, own_lines, defense),
+                **{attack: each.mean(measure.key) for attack, each in own.items()},
+                "worst": worst_case(one.cells, card.worst_case, measure)[0],
                 "control_natural": control.mean("natural_accuracy") if control else DASH,
-                "control_attack": control.mean(HEADLINE) if control else DASH,
+                "control_attack": control.mean(measure.key) if control else DASH,
+                "closed": own[card.headline].mean(HEADLINE) if card.headline in own else DASH,
                 "epsilon": _exact(some.mean("epsilon")),
                 "privacy_unit": Value(text=str(some.first.utility.get("privacy_unit") or "—")),
                 "seeds": Value(text=seeds_text(list(some.complete))),
             }
+            if defense == UNDEFENDED:  # the line that all are compared with
+                row |= {f"leak_{100 * budget:g}": row["worst"] for budget in BUDGETS}
+            for budget, found in within.items():
+                if defense in found:
+                    row |= _entered(found[defense], budget)
             members = [*own.values(), *([control] if control else [])]
-            ranked.append((match.rank or len(default) + 1, (row, members)))
+            place = 0 if defense == UNDEFENDED else entry.rank or len(known) + 1
+            ranked.append(((place, defense), (row, members)))
         rows += [row for _, row in sorted(ranked, key=lambda each: each[0])]
-    columns = _columns("defenses", headline=card.headline)
+    columns = _columns("defenses", measure, headline=card.headline)
+    if measure is TOP1:
+        columns = [column for column in columns if column.key != "closed"]
     place = [column.key for column in columns].index("worst")
     columns[place:place] = [
-        Column(a, a, "percent", "lower", f"top-1 attack accuracy of {a}") for a in attacks
+        Column(a, a, measure.kind, "lower", f"{measure.title} of {a}") for a in attacks
     ]
     notes = (
-        f"Top-1 attack accuracies; lower is better for the defender. {SPREAD_NOTE}",
-        RULE + (f" Here: {', '.join(levels)}." if levels else ""),
-        f"Worst case over {', '.join(card.worst_case)}: within each target, the attack is chosen "
-        "for each identity on one half of its samples and scored on the other, both ways averaged. "
-        "Chosen on few samples, it can come out below the strongest attack's own accuracy.",
+        f"{measure.title.capitalize()} of each attack at the default strength; lower is better for "
+        f"the defender. {SPREAD_NOTE}",
+        RULE.format(attacks=", ".join(card.worst_case), paired=_INTERVALS[card.interval]),
+        "Worst case: within each target, the attack is chosen for each identity on one half of its "
+        "samples and scored on the other, both ways averaged. Chosen on few samples, it can come "
+        "out below the strongest attack's own number.",
         "A control is the defense's own code at strength 0. ε covers what its unit names: with "
         "unit example one image, not all images of a person.",
+        *([_CLOSED.format(headline=card.headline)] if measure is BITS else []),
     )
     return _table("defenses", "Defenses × attacks", columns, rows, notes)
 
 
-def improvement_table(cells: Sequence[Series], card: BoardCard, targets: Sequence[str]) -> Table:
+def _entered(entry: Entry, budget: float) -> dict[str, Value]:
+    """What a table says of an entry at a budget, of which the first one ranks."""
+    points = f"{100 * budget:g}"
+    leak, strength = entry.leak, entry.strength
+    found = {f"leak_{points}": leak, f"cost_{points}": entry.cost}
+    if leak.number is None:
+        found[f"leak_{points}"] = Value(text=entry.reason or leak.text or "—")
+    found[f"strength_{points}"] = DASH if strength is None else Value(text=strength.text)
+    if strength is not None and entry.reason:
+        found[f"strength_{points}"] = Value(text=f"{strength.text}, {entry.reason}")
+    return found
+
+
+def improvement_table(
+    cells: Sequence[Series], card: BoardCard, targets: Sequence[str], measure: Measure
+) -> Table:
     """Each attack with the improved objective and model augmentation, on undefended targets."""
     default = {(c.target, c.attack): c for c in cells if c.default and c.defense == UNDEFENDED}
     deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
@@ -148,23 +199,24 @@ def improvement_table(cells: Sequence[Series], card: BoardCard, targets: Sequenc
             if not own:
                 continue
             row = {"attack": Value(text=base), "target": Value(text=target)}
-            row |= {key: each.mean(HEADLINE) for key, each in own.items()}
+            row |= {key: each.mean(measure.key) for key, each in own.items()}
             for key, delta in deltas.items():
-                row[delta] = _difference(own.get(key), own.get("base"), card)
+                row[delta] = _difference(own.get(key), own.get("base"), card, measure)
             seeds = {seeds_text(list(each.complete)) for each in own.values()}
             row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
             rows.append((row, list(own.values())))
     notes = (
-        "Top-1 attack accuracies on undefended targets. + LOM: the improved objective (logit "
+        f"{measure.title.capitalize()} on undefended targets. + LOM: the improved objective (logit "
         "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
         f"{SPREAD_NOTE}",
-        f"Δ: the difference to the base in points, with {_INTERVALS[card.interval]}.",
+        f"Δ: the difference to the base in {measure.unit.replace('%', 'points')}, with "
+        f"{_INTERVALS[card.interval]}.",
     )
-    columns = _columns("improvement")
+    columns = _columns("improvement", measure)
     return _table("improvement", "What the improvements bring", columns, rows, notes)
 
 
-def cells_table(cells: Sequence[Series], targets: Sequence[str]) -> Table:
+def cells_table(cells: Sequence[Series], targets: Sequence[str], measure: Measure) -> Table:
     """Every cell with all its metrics."""
     rows: list[Row] = []
     for each in sorted(
@@ -190,7 +242,9 @@ def cells_table(cells: Sequence[Series], targets: Sequence[str]) -> Table:
             "commit": Value(text=_commits(each.filed)),
         }
         rows.append((row, [each]))
-    columns = _columns("cells")
+    columns = _columns("cells", measure)
+    if measure is TOP1:
+        columns = [column for column in columns if column.key not in _JUDGED]
     notes = (
         f"{SPREAD_NOTE} FD (evaluator) and FID are biased upwards the more, the fewer the images: "
         "compare them at equal n.",
@@ -211,7 +265,7 @@ def published_table() -> Table:
     return Table(
         key="published",
         title="Published numbers",
-        columns=tuple(_columns("published")),
+        columns=tuple(_columns("published", TOP1)),
         rows=tuple(
             {key: Value(text=text) for key, text in row.items() if text}
             for row in _lines("published")
@@ -232,13 +286,17 @@ def _lines(name: str) -> list[dict[str, str]]:
     return [{str(key): text for key, text in row.items()} for row in rows]
 
 
-def _columns(table: str, **words: str) -> list[Column]:
-    """The columns of a table by ``columns.csv``, whose texts may hold ``{headline}``."""
+def _columns(table: str, measure: Measure, **words: str) -> list[Column]:
+    """The columns of a table by ``columns.csv``, whose texts may hold ``{headline}``.
+
+    A column of the kind ``measure`` has the board's, which ``{measure}`` names.
+    """
+    words["measure"] = measure.title
     return [
         Column(
             key=row["key"],
             title=row["title"].format(**words),
-            kind=cast(Kind, row["kind"]),
+            kind=measure.kind if row["kind"] == "measure" else cast(Kind, row["kind"]),
             better=cast("Literal['lower', 'higher'] | None", row["better"] or None),
             help=row["help"].format(**words),
             detail=bool(row["detail"]),
@@ -291,21 +349,11 @@ def _exact(value: Value) -> Value:
     return dataclasses.replace(value, spread=None) if value.spread == 0 else value
 
 
-def _matched(match: Match, lines: Iterable[Curve], defense: str) -> dict[str, Value]:
-    point = match.point
-    if point is None:
-        return {"matched": Value(text=match.reason)}
-    knob = next(line.knob for line in lines if line.defense == defense)
-    return {
-        "matched": Value(point.attack, point.attack_spread),
-        "matched_natural": Value(point.natural, point.natural_spread),
-        "matched_strength": Value(text=f"{knob} {point.strength:g}" if knob else "default"),
-    }
-
-
-def _difference(one: Series | None, other: Series | None, card: BoardCard) -> Value:
-    """Paired difference of top-1 with its interval, over the seeds that both have."""
-    mine, theirs = (_per_identity(each.complete) if each else {} for each in (one, other))
+def _difference(
+    one: Series | None, other: Series | None, card: BoardCard, measure: Measure
+) -> Value:
+    """Paired difference of the measure with its interval, over the seeds that both have."""
+    mine, theirs = (_per_identity(each.complete, measure) if each else {} for each in (one, other))
     seeds = sorted(mine.keys() & theirs.keys())
     if not seeds:
         return DASH
@@ -324,8 +372,9 @@ def _difference(one: Series | None, other: Series | None, card: BoardCard) -> Va
     return Value(mean, interval=(low, high))
 
 
-def _per_identity(records: Mapping[int, Record]) -> dict[int, tuple[float, ...]]:
-    found = {seed: record.metrics[HEADLINE].per_identity for seed, record in records.items()}
+def _per_identity(records: Mapping[int, Record], measure: Measure) -> dict[int, tuple[float, ...]]:
+    told = {seed: record.metrics.get(measure.key) for seed, record in records.items()}
+    found = {seed: metric.per_identity for seed, metric in told.items() if metric is not None}
     return {seed: values for seed, values in found.items() if values is not None}
 
 
@@ -370,11 +419,11 @@ def _missing_notes(cells: Sequence[Series], titles: Mapping[str, str]) -> list[s
     return found
 
 
-def _references(undefended: Sequence[Series]) -> tuple[tuple[str, Value], ...]:
+def _references(undefended: Sequence[Series], measure: Measure) -> tuple[tuple[str, Value], ...]:
     """Floors and ceiling of the undefended targets, one set a seed."""
     seeds: dict[int, dict[str, float]] = {}
     for record in (filed.record for each in undefended for filed in each.filed):
-        bounds = {name: values.get(HEADLINE) for name, values in record.references.items()}
+        bounds = {name: values.get(measure.key) for name, values in record.references.items()}
         there = {n: m.value for n, m in bounds.items() if m is not None and m.value is not None}
         if there:
             seeds.setdefault(record.seed, there)

@@ -24,12 +24,15 @@ from mibench.metrics.identity import (
     excess_bits,
     identity_bits,
     leak,
+    median_rank,
     p_values,
     two_choice_accuracy,
 )
 from mibench.metrics.inception import fid_successful, find_inception, inception_features
 from mibench.metrics.intervals import (
     bootstrap_interval,
+    means,
+    medians,
     paired_interval,
     seeds_interval,
     subsample_interval,
@@ -57,6 +60,9 @@ __all__ = [
     "inception_features",
     "knn_distance",
     "leak",
+    "means",
+    "median_rank",
+    "medians",
     "natural_accuracy",
     "near_chance",
     "p_values",

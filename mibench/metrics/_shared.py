@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mibench.metrics.intervals import bootstrap_interval
+from mibench.metrics.intervals import bootstrap_interval, means
 from mibench.record import RULES_VERSION, MetricValue, missing
 
 
@@ -57,7 +58,11 @@ def not_finite(what: str, *tensors: Tensor) -> str | None:
 
 
 def per_identity_metric(
-    per_identity: Tensor, n: int, seed: int, rules: int = RULES_VERSION
+    per_identity: Tensor,
+    n: int,
+    seed: int,
+    rules: int = RULES_VERSION,
+    centre: Callable[[Tensor], Tensor] = means,
 ) -> MetricValue:
     """The mean of ``per_identity (identities,)`` with its bootstrap interval over identities.
 
@@ -66,15 +71,18 @@ def per_identity_metric(
         n: number of reconstructions behind them.
         seed: seeds the bootstrap.
         rules: version of the intervals' rules, see :mod:`mibench.metrics.intervals`.
+        centre: what to take in the place of the mean, of ``(..., identities)``.
 
     Returns:
         The metric; missing when a value is not finite; without an interval for one identity.
     """
     values = double(per_identity).cpu()
-    value = float(values.mean())
+    value = float(centre(values))
     if not math.isfinite(value):
         return missing(not_finite("the metric's values per identity", values) or "overflow")
-    interval = bootstrap_interval(values, seed, rules=rules) if len(values) > 1 else None
+    interval = (
+        bootstrap_interval(values, seed, rules=rules, centre=centre) if len(values) > 1 else None
+    )
     return MetricValue(
         value=value,
         n=n,

@@ -172,8 +172,8 @@ METRICS: dict[str, MetricInfo] = {
         _P,
         "Mean of log₂(1/p) over all reconstructions. A reconstruction's p is the rank of the "
         "attacked identity among decoys, people of the same source that nobody trained on, by how "
-        "much it resembles each; of two judges the larger p. Knowing nothing of the identity gives "
-        "1.44 bits by one judge and .72 to 1.44 by two, whatever is shown.",
+        "much it resembles each; of several judges the largest p. Knowing nothing of the identity "
+        "gives 1.44 bits by one judge, and 1.44 / k to 1.44 by k of them, whatever is shown.",
     ),
     "identity_bits_best": _info(
         "Identity bits (best guess)",
@@ -182,6 +182,15 @@ METRICS: dict[str, MetricInfo] = {
         _P,
         "Identity bits of one reconstruction an identity, the one that the target scores highest. "
         "No judge has a say in the choice.",
+    ),
+    "median_rank": _info(
+        "Median rank",
+        "people; 1 = the most alike",
+        LOWER,
+        _P,
+        "For half of the identities, half of their reconstructions rank the identity at least as "
+        "high among the decoys and itself; of several judges the largest rank. Knowing nothing "
+        "gives half of these people or more.",
     ),
     "leak_at_1e-2": _info(
         "Leak at 1e-2", "fraction of reconstructions", HIGHER, _ISO, _leak("1 in 100")

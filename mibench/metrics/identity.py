@@ -19,6 +19,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from mibench.metrics._shared import check_reconstructions, per_identity_metric
+from mibench.metrics.intervals import medians
 from mibench.record import RULES_VERSION, MetricValue, missing
 
 LEAST_MATCHES = 10  # αN below which the realised false-match rate scatters too much
@@ -26,7 +27,7 @@ _CONFIDENCE = 0.95
 
 
 def p_values(ranks: Tensor, decoys: int) -> Tensor:
-    """The larger of the judges' p-values, in (0, 1].
+    """The largest of the judges' p-values, in (0, 1].
 
     Args:
         ranks: ``(judges, identities, samples)``, from 1 to N + 1.
@@ -48,8 +49,8 @@ def p_values(ranks: Tensor, decoys: int) -> Tensor:
 def identity_bits(p: Tensor, labels: Tensor, *, rules: int = RULES_VERSION) -> MetricValue:
     """Mean of log₂(1/p) over identities and samples.
 
-    Knowing nothing gives E[log₂(1/U)] = 1.44 for one judge, and .72 to 1.44 for the larger of two
-    p-values; the most that N decoys can show is log₂(N + 1).
+    Knowing nothing gives E[log₂(1/U)] = 1.44 for one judge, and 1.44 / k to 1.44 for the largest
+    of k p-values; the most that N decoys can show is log₂(N + 1).
 
     Args:
         p: ``(identities, samples)``, of :func:`p_values`.
@@ -83,6 +84,26 @@ def leak(
     metric = per_identity_metric(hits.double().mean(dim=1), hits.numel(), 0, rules)
     rows = tuple("".join("01"[hit] for hit in row) for row in hits.tolist())
     return metric.model_copy(update={"hits": rows})
+
+
+def median_rank(
+    p: Tensor, labels: Tensor, decoys: int, *, rules: int = RULES_VERSION
+) -> MetricValue:
+    """Median over identities of the median rank of their samples among N + 1 people.
+
+    Of one judge's ranks, knowing nothing gives (N + 2) / 2; of the largest of k, up to N / 2^(1/k).
+
+    Args:
+        p: ``(identities, samples)``.
+        labels: the attacked identities ``(identities,)``.
+        decoys: N.
+        rules: version of the intervals' rules.
+    """
+    check_reconstructions(p, labels)
+    ranks = (p.to(torch.float64) * (decoys + 1)).round()
+    found = per_identity_metric(ranks.quantile(0.5, dim=1), p.numel(), 0, rules, medians)
+    rows = tuple(map(tuple, ranks.long().tolist()))
+    return found.model_copy(update={"ranks": rows, "among": decoys + 1})
 
 
 def excess_bits(

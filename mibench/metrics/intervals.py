@@ -28,8 +28,22 @@ _TAILS = (0.025, 0.975)
 _NORMAL_QUANTILE = 1.959963984540054
 
 
+def means(values: Tensor) -> Tensor:
+    """Of ``(..., identities)``, over the identities."""
+    return values.mean(dim=-1)
+
+
+def medians(values: Tensor) -> Tensor:
+    """Of ``(..., identities)``, over the identities; of an even number, midway between two."""
+    return values.quantile(0.5, dim=-1)
+
+
 def bootstrap_interval(
-    per_identity: Any, seed: int, resamples: int = 2000, rules: int = RULES_VERSION
+    per_identity: Any,
+    seed: int,
+    resamples: int = 2000,
+    rules: int = RULES_VERSION,
+    centre: Callable[[Tensor], Tensor] = means,
 ) -> Interval:
     """95 % expanded percentile bootstrap interval of the mean over identities.
 
@@ -44,6 +58,7 @@ def bootstrap_interval(
         seed: equal seeds give equal intervals.
         resamples: number of bootstrap samples.
         rules: 1 cuts off .025 whatever the number of identities.
+        centre: what to take in the place of the mean: :func:`medians`.
 
     Returns:
         Lower and upper end, both between the least and the greatest value.
@@ -60,12 +75,12 @@ def bootstrap_interval(
     if not torch.isfinite(values).all():
         raise ValueError("an interval needs finite values")
     n = len(values)
-    means = values[_resampled(seed, n, resamples)].mean(dim=1)
+    centres = centre(values[_resampled(seed, n, resamples)])
     tail = _TAILS[0]
     if rules > 1:
         tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
     tails = torch.tensor((tail, 1 - tail), dtype=torch.float64)
-    low, high = torch.quantile(means, tails).tolist()
+    low, high = torch.quantile(centres, tails).tolist()
     return low, high
 
 
@@ -127,10 +142,10 @@ def seeds_interval(difference: Any) -> tuple[float, float, float]:
         raise ValueError(f"expected (seeds >= 2, identities), got {tuple(values.shape)}")
     if not torch.isfinite(values).all():
         raise ValueError("an interval needs finite values")
-    means = values.mean(dim=1)
-    mean = float(means.mean())
-    quantile = float(stdtrit(len(means) - 1, _TAILS[1]))
-    half = quantile * float(means.std()) / math.sqrt(len(means))
+    of_seeds = values.mean(dim=1)
+    mean = float(of_seeds.mean())
+    quantile = float(stdtrit(len(of_seeds) - 1, _TAILS[1]))
+    half = quantile * float(of_seeds.std()) / math.sqrt(len(of_seeds))
     return mean, mean - half, mean + half
 
 

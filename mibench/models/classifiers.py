@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mibench.data.images import to_float
+from mibench.data.images import batches
 from mibench.errors import RequestError
 from mibench.progress import SILENT, Progress
 from mibench.registry import closest
@@ -200,12 +200,8 @@ def predict(
     """
     logits, features = [], []
     with seeded(0):
-        batches = images.split(batch_size)
-        for index in progress.steps(len(batches), label):
-            batch = batches[index]
-            if batch.dtype == torch.uint8:
-                batch = to_float(batch)
-            result = model.outputs(batch.contiguous(memory_format=torch.channels_last))
+        for batch in batches(images, batch_size, progress, label):
+            result = model.outputs(batch)
             logits.append(result.logits)
             features.append(result.features)
     return torch.cat(logits), torch.cat(features)

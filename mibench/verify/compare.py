@@ -17,7 +17,7 @@ ABSENT = missing("the record says nothing of it")
 
 _RELATIVE = 1e-3
 # Counted like hits, and recorded without them.
-_COUNTS = ("precision", "recall", "density", "coverage", "identity_bits")
+_COUNTS = ("precision", "recall", "density", "coverage", "identity_bits", "median_rank")
 # Metrics that need weights which a machine may lack.
 _MAY_BE_MISSING = ("fid", "fid_successful")
 
@@ -86,6 +86,20 @@ def _problem(name: str, claimed: MetricValue, found: MetricValue, flips: int) ->
         differing = sum(a != b for a, b in zip(mine, other, strict=True))
         if differing > flips:
             return f"{differing} of {n} samples are judged otherwise"
+    if found.ranks is not None:
+        pair = [
+            [rank for row in each or () for rank in row] for each in (found.ranks, claimed.ranks)
+        ]
+        if len(pair[0]) != len(pair[1]) or found.among != claimed.among:
+            return f"there are ranks of {len(pair[1])} samples among {claimed.among}"
+        # On another device the last digits of embeddings are others, and some ranks with them.
+        most = [(1 + 10 * _RELATIVE * a) if flips else _RELATIVE * a for a in pair[0]]
+        triples = zip(*pair, most, strict=True)
+        differing = sum(abs(a - b) > allowed for a, b, allowed in triples)
+        if differing > flips:
+            return f"{differing} of {n} samples rank otherwise"
+        if flips:
+            return ""  # its value and interval are those that the ranks give
     counted = found.hits is not None or name in _COUNTS
     relative = 0.0 if found.hits is not None else _RELATIVE
     slack = EXACT + (flips / n if counted else 0)

@@ -74,6 +74,9 @@ def test_every_number_agrees_with_brute_force() -> None:
     bits, rows = -np.log2(p), np.arange(PEOPLE)
     assert found["identity_bits"].per_identity == pytest.approx(bits.mean(1))
     assert found["identity_bits_best"].per_identity == pytest.approx(bits[rows, best])
+    among = found["median_rank"].among
+    assert among == DECOYS + 1
+    assert found["median_rank"].value == np.median(np.median((p * among).round(), axis=1))
     assert found["leak_at_1e-2"].value == pytest.approx((p <= 0.01).mean())
     assert found["leak_at_1e-3"].value is None  # of 2,000 decoys
     assert found["excess_bits"].per_identity == pytest.approx(
@@ -160,7 +163,24 @@ def test_the_lookalike_is_each_judges_own() -> None:
         which = (judge.public @ judge.own.T).argmax(0)
         made.append(judge.public[which][:, None].expand(-1, SAMPLES, -1))
     assert found["identity_bits"].per_identity == pytest.approx(-np.log2(brute_force(made))[:, 0])
-    assert found.keys() == {"identity_bits", "leak_at_1e-2", "leak_at_1e-3", "leak_at_1e-4"}
+    leaks = {"leak_at_1e-2", "leak_at_1e-3", "leak_at_1e-4"}
+    assert found.keys() == {"identity_bits", "median_rank", *leaks}
+
+
+def test_what_a_picture_shows_of_samples() -> None:
+    identification, made = Identification(JUDGES, LABELS, LOOKUP), guesses(0.35)
+    shown = identification.of_samples(made, SCORES)
+    assert shown["rank"].numpy() == pytest.approx(brute_force(made) * (DECOYS + 1))
+    assert torch.equal(shown["best"], SCORES.argmax(1))
+    first = JUDGES[0]
+    assert torch.equal(shown["lookalike"], (first.public @ first.own.T).argmax(0))
+    for person, image in enumerate(shown["lookalike"].tolist()):
+        larger = max(
+            1 + int((j.public[image] @ j.decoys.T >= j.public[image] @ j.own[person]).sum())
+            for j in JUDGES
+        )
+        assert shown["lookalike_rank"][person] == larger
+    assert "best" not in identification.of_samples(made, None)
 
 
 def test_without_the_target_nothing_is_said_of_its_choice() -> None:

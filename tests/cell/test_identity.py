@@ -202,7 +202,7 @@ def test_whether_digits_may_be_mirrored_is_in_the_key(monkeypatch: pytest.Monkey
     made = resolve(Request(protocol="mnist-32-small", attack="gmi"))
     options = made.protocol.data
     assert isinstance(options, IdentityDivision)
-    counts = Counts(5, 9, 3, 3, 9)
+    counts = Counts(5, 9, 3, 3, 9, 1)
     split = PreparedImages("2" * 64, "1" * 64, True, counts, False, options, 32, None)
     before = Graph(made, split).target.key
     monkeypatch.setattr(MNIST, "card", MNIST.card.model_copy(update={"mirror": True}))

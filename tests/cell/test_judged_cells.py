@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from mibench.data.images import to_float
 from mibench.data.rendered import SynthFacesData
 from mibench.errors import RequestError
 from mibench.leaderboard.checks import faults, incomplete
-from mibench.metrics import bootstrap_interval, epsilon_lower_bound
+from mibench.metrics import bootstrap_interval
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, IDENTITY_METRICS, LOOKALIKE, Record
 from tests.conftest import TINY
 from tests.kit import command_line
@@ -98,21 +99,19 @@ def test_a_record_is_checked_without_the_target(folder: Path) -> None:
 
 
 def test_a_best_guess_is_one_guess(folder: Path, tmp_path: Path) -> None:
-    """Bits of the best guess that no guess has, and a win that this guess has not, are found."""
+    """The bits of the best rank, and a win over the look-alike that no guess has, are found."""
     run(folder, "gmi")
 
     def better(told: dict[str, Any]) -> None:
         metrics = told["metrics"]
-        for key, value in (("identity_bits_best", 12.0), ("two_choice_accuracy", 1.0)):
-            values = [value] * 5
-            metrics[key] |= {"value": value, "per_identity": values, "interval": [value, value]}
-        metrics["two_choice_accuracy"]["hits"] = ["1"] * 5
-        metrics["epsilon_lower_bound"]["value"] = epsilon_lower_bound(5, 5)
+        bits = [math.log2(100_001 / min(row)) for row in metrics["median_rank"]["ranks"]]
         floor = told["references"][FLOOR_PUBLIC]["identity_bits_best"]["per_identity"]
-        excess = [12.0 - each for each in floor]
-        interval = list(bootstrap_interval(torch.tensor(excess, dtype=torch.float64), 0))
-        mean = sum(excess) / 5
-        metrics["excess_bits_best"] |= {"value": mean, "per_identity": excess, "interval": interval}
+        excess = [own - each for own, each in zip(bits, floor, strict=True)]
+        claims = {"identity_bits_best": bits, "excess_bits_best": excess}
+        for key, values in {**claims, "beats_lookalike": [1.0] * 5}.items():
+            interval = list(bootstrap_interval(torch.tensor(values, dtype=torch.float64), 0))
+            metrics[key] |= {"value": sum(values) / 5, "per_identity": values, "interval": interval}
+        metrics["beats_lookalike"]["hits"] = ["1"] * 5
 
     place = changed(folder / "gmi", tmp_path / "forged", better)
     assert faults(Record.model_validate_json((place / "record.json").read_text())) == []
@@ -131,6 +130,35 @@ def test_numbers_that_do_not_fit_together_are_faults(folder: Path) -> None:
 
     assert "excess_bits is not identity_bits minus" in str(
         with_metric("excess_bits", value=9.0, per_identity=[9.0] * 5, interval=[9.0, 9.0])
+    )
+    known = told["metrics"]["median_rank"]
+    assert "its values per identity have the median" in str(with_metric("median_rank", value=1.0))
+    assert "ranks are among a number of people" in str(with_metric("median_rank", among=None))
+    assert "ranks are among a number of people" in str(with_metric("identity_bits", among=9))
+    assert "is [" in str(with_metric("median_rank", interval=[1.0, 100_001.0]))
+    outside = [*known["ranks"][:-1], [100_002] * len(known["ranks"][0])]
+    assert "ranks are none among 100001" in str(with_metric("median_rank", ranks=outside))
+    better = [*known["ranks"][:-1], [1] * len(known["ranks"][0])]
+    wrong = str(with_metric("median_rank", ranks=better))
+    for key in ("median_rank", "identity_bits", "leak_at_1e-2", "leak_at_1e-4"):
+        assert f"{key}: its values per identity are not those that the ranks give" in wrong
+    longer = [[*row, row[-1]] for row in known["ranks"]]
+    assert "ranks hold another number of samples" in str(with_metric("median_rank", ranks=longer))
+    hidden = {"value": None, "reason": "x", "per_identity": None, "interval": None, "n": None}
+    hidden |= {"interval_over": None}
+    assert "and no number" in str(with_metric("median_rank", **hidden))
+    assert "ranks are among 5000, 100001 people at once" in str(
+        with_metric("median_rank", among=5000)
+    )
+    absent = {**hidden, "hits": None}
+    assert "leak_at_1e-3 is missing, and 100001 people are enough" in str(
+        with_metric("leak_at_1e-3", **absent)
+    )
+    assert "identity_bits_best: 3 is the bits of no rank of identity 0" in str(
+        with_metric("identity_bits_best", value=3.0, per_identity=[3.0] * 5, interval=[3.0, 3.0])
+    )
+    assert "3 values per identity, the protocol attacks 5" in str(
+        with_metric("median_rank", ranks=known["ranks"][:3])
     )
     assert "its guesses give" in str(with_metric("epsilon_lower_bound", value=3.0))
     assert "hit of leak_at_1e-4 is no hit of leak_at_1e-3" in str(
@@ -203,7 +231,7 @@ def test_embeddings_are_kept(folder: Path) -> None:
     run(folder, "gmi")
     cell = graph(protocol="tiny", attack="gmi")
     stages = [name for name in cell.stages if name.startswith("enrolment")]
-    assert stages == ["enrolment first", "enrolment second"]
+    assert stages == ["enrolment first", "enrolment second", "enrolment third"]
     held = bench(folder / "store")
     enrolled = [held.get(each) for each in cell.references.enrolments]
     data = held.get(cell.images)

@@ -12,15 +12,16 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mibench.cell.picture import reconstructions_picture
+from mibench.cell.picture import _shown, _strips, ordinal, reconstructions_picture
 from mibench.protocols import Protocol
 from mibench.record import Record
 from tests.kit.command_line import invoke
 
 
-@pytest.mark.parametrize("identities", [1, 5, 8, 62])
+@pytest.mark.parametrize("images", [3, 4])
+@pytest.mark.parametrize("identities", [1, 5, 8, 60])
 def test_nothing_lies_over_anything_else(
-    identities: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    identities: int, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Figure] = []
     save = Figure.savefig
@@ -30,21 +31,55 @@ def test_nothing_lies_over_anything_else(
         save(figure, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    images = torch.rand(identities, 3, 3, 8, 8)
+    strips = [list(torch.rand(images, 3, 8, 8)) for _ in range(identities)]
     path = tmp_path / "picture.png"
-    names = [f"Some_Name {i}" for i in range(identities)]
-    reconstructions_picture(
-        path, images[:, 0], images, torch.rand(identities, 3), names, "gmi against test_resnet"
-    )
+    labels = [[f"Some_Name {i}", *["100,001st"] * (images - 1)] for i in range(identities)]
+    legend = "private image | best guess | median | look-alike\nabove each, its rank"
+    reconstructions_picture(path, strips, labels, "gmi against test_resnet", legend)
     assert path.read_bytes().startswith(b"\x89PNG")
     (figure,) = figures
     drawn = [axis for axis in figure.axes if axis.images]
-    assert len(drawn) == min(identities, 60)
+    assert len(drawn) == identities
     boxes = [axis.get_tightbbox() for axis in drawn]  # with the labels above the images
     assert figure._suptitle is not None  # type: ignore[attr-defined]
     boxes.append(figure._suptitle.get_window_extent())  # type: ignore[attr-defined]
     assert all(box is not None for box in boxes)
     assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_sixty_identities_are_drawn_evenly_chosen() -> None:
+    assert _shown(3).tolist() == [0, 1, 2]
+    assert len(set(_shown(62).tolist())) == 60
+    assert _shown(1000).tolist()[::59] == [0, 999]
+
+
+def test_ranks_stand_above_the_guess_the_median_and_the_lookalike() -> None:
+    """The best guess is the target's choice, however well the judges rank another."""
+    samples = {
+        "confidence": torch.tensor([[0.1, 0.2, 0.3]]),
+        "rank": torch.tensor([[7, 1, 1600]]),
+        "best": torch.tensor([2]),
+        "lookalike": torch.tensor([5]),
+        "lookalike_rank": torch.tensor([12]),
+    }
+    private, images, alike = (
+        torch.zeros(1, 3, 8, 8),
+        torch.rand(1, 3, 3, 8, 8),
+        torch.ones(1, 3, 8, 8),
+    )
+    ((strip,), (labels,)) = _strips(private, ["Ada"], images, samples, alike)
+    assert labels == ["Ada", "1,600th", "7th", "12th"]
+    for got, wanted in zip(strip, [private[0], images[0, 2], images[0, 0], alike[0]], strict=True):
+        assert torch.equal(got, wanted)
+    ((strip,), (labels,)) = _strips(private, ["Ada"], images, samples, None)
+    assert labels == ["Ada", "30%", "20%"]
+    assert torch.equal(strip[1], images[0, 2])
+
+
+def test_ordinals() -> None:
+    said = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 13: "13th"}
+    said |= {21: "21st", 111: "111th", 112: "112th", 1000: "1,000th", 100_001: "100,001st"}
+    assert {rank: ordinal(rank) for rank in said} == said
 
 
 NAMES = [
@@ -75,11 +110,9 @@ def drawn_text(names: list[str], path: Path, monkeypatch: pytest.MonkeyPatch) ->
         save(figure, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Figure, "savefig", keep)
-    count = len(names)
-    images = torch.rand(count, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    confidence = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
-    title = "\n".join(names)
-    reconstructions_picture(path, images[:, 0], images, confidence, names, title)
+    images = torch.rand(len(names), 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = [[name, "best", "median"] for name in names]
+    reconstructions_picture(path, [*map(list, images)], labels, "\n".join(names), "legend")
     (figure,) = figures
     assert figure._suptitle is not None  # type: ignore[attr-defined]
     texts = [text for axis in figure.axes for text in axis.texts]

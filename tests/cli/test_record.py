@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mibench.cli.show.progress import duration, size
 from mibench.cli.show.record import (
+    leak_in_words,
     missing_reasons,
     notes,
     number,
@@ -20,7 +21,17 @@ from mibench.cli.show.record import (
     with_interval,
 )
 from mibench.metrics import near_chance
-from mibench.record import INCOMPLETE, MetricValue, Part, Record, missing
+from mibench.record import (
+    CEILING,
+    FLOOR_PRIOR,
+    FLOOR_PUBLIC,
+    INCOMPLETE,
+    LOOKALIKE,
+    MetricValue,
+    Part,
+    Record,
+    missing,
+)
 from tests.kit.command_line import KEY, make_record
 
 
@@ -43,11 +54,12 @@ def test_a_record_is_shown_whole(tmp_path: Path) -> None:
     assert row(text, "Attack accuracy (top-1)") == [
         "Attack accuracy (top-1) ↑",
         "43.1 % [38.1, 48.2]",
-        "500",
-        "1.2 %",
         "—",
+        "1.2 %",
     ]
-    assert row(text, "KNN distance") == ["KNN distance ↓", "1,234.6", "500", "—", "—"]
+    assert row(text, "KNN distance") == ["KNN distance ↓", "1,234.6", "—", "—"]
+    assert "of 500 reconstructions" in text
+    assert "Typical rank" not in text  # there was no judge
     assert "│ FID" not in text  # no column has a number: the line below the table says why
     assert "— FID, FID (successful): no Inception weights" in text
     assert "95 % intervals over identities" in text
@@ -59,6 +71,54 @@ def test_a_record_is_shown_whole(tmp_path: Path) -> None:
     assert "record.json" in text
     assert "reconstructions.png" not in text  # it was not written
     assert "the-store" in text
+
+
+def test_what_leaked_leads_in_words_then_in_bits(tmp_path: Path) -> None:
+    """The attack beside look-up, look-alike and ceiling, best guesses with an n of their own."""
+
+    def known(rank: float, bits: float) -> dict[str, MetricValue]:
+        return {
+            "median_rank": MetricValue(value=rank, n=500, among=100_001),
+            "identity_bits": MetricValue(value=bits, n=500, interval=(bits - 0.4, bits + 0.4)),
+        }
+
+    references = {
+        FLOOR_PRIOR: known(41_000, 1.29),
+        FLOOR_PUBLIC: known(229.5, 6.6),
+        LOOKALIKE: known(14, 12.88),
+        CEILING: known(1, 16.59),
+    }
+    best = {"identity_bits_best": MetricValue(value=6.9, n=100)}
+    record = make_record(metrics={**known(263, 6.2), **best}, references=references)
+    text = shown(record, tmp_path)
+    rank, bits = leak_in_words(record)
+    assert rank == (
+        "Typical rank of the person 263 of 100,001; looking through public pictures 230; chance "
+        "50,001"
+    )
+    assert bits == (
+        "Known of who the person is: 6.20 [5.80, 6.60] bits; chance 1.3, look-up 6.6, ceiling 16.6"
+    )
+    assert text.index(rank) < text.index(bits) < text.index("What leaked")
+    two = record.protocol.model_copy(
+        update={"resolved": {**record.protocol.resolved, "judges": [{}, {}]}}
+    )
+    assert leak_in_words(record.model_copy(update={"protocol": two}))[0].endswith("50,001 or more")
+    rare = {**record.protocol.resolved, "data": {"decoys": "rare"}}
+    nominal = record.protocol.model_copy(update={"resolved": rare})
+    assert leak_in_words(record.model_copy(update={"protocol": nominal}))[0].endswith("41,000")
+    header = next(line for line in text.splitlines() if "look-alike" in line)
+    assert [cell.strip() for cell in header.strip("┃").split("┃")] == [
+        "metric",
+        "attack [95 % interval]",
+        "look-up",
+        "look-alike",
+        "ceiling",
+        "random",
+    ]
+    assert row(text, "Median rank") == ["Median rank ↓", "263", "230", "14", "1", "41,000"]
+    best_row = row(text, "Identity bits (best guess)")
+    assert best_row == ["Identity bits (best guess) ↑ (n = 100)", "6.90", "—", "—", "—", "—"]
 
 
 def test_reasons_of_missing_numbers_are_named_once() -> None:

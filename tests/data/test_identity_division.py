@@ -307,3 +307,80 @@ def test_the_real_cifar_in_files(tmp_path: Path) -> None:
     found = source_named("cifar10").listing(tmp_path)
     assert np.bincount(found.parts).tolist() == [0, 50_000, 0, 10_000]
     assert np.bincount(found.labels).tolist() == [6_000] * 10
+
+
+# Decoys
+
+
+def test_rare_people_are_decoys_and_not_public(lfw: Prepared) -> None:
+    made = split(spec(identities=3, test_fraction=0.3, decoys="rare", decoy_images=2), lfw)
+    assert made.names == ("Ann", "Cyd", "Gus")
+    assert made.decoy_names == ("Fay",)
+    assert made.public_names == ("Bob", "Dan", "Eve")
+    assert made.decoys is not None
+    assert [lfw.names[label] for label in lfw.labels[made.decoys.rows]] == ["Fay", "Fay"]
+    assert (made.counts.decoys, made.counts.decoy_images) == (1, 2)
+    rows = np.concatenate([part.rows for part, _ in made.uses.values()])
+    assert sorted(rows.tolist()) == list(range(sum(COUNTS.values())))
+
+
+def test_drawn_private_people_and_decoys_are_exchangeable(lfw: Prepared) -> None:
+    """Over seeds each of those who could be private is so equally often; the others are decoys."""
+    options = {"min_images": 6, "test_fraction": 0.3, "decoys": "drawn"}
+    counts = dict.fromkeys(("Ann", "Bob", "Cyd", "Dan", "Gus"), 0)
+    for seed in range(200):
+        made = split(spec(identities=2, seed=seed, **options), lfw)
+        assert {*made.names, *made.decoy_names} == counts.keys()
+        assert made.public_names == ("Eve", "Fay")
+        assert made.decoys is not None
+        assert len(made.decoys) == 3  # a picture of each; their others are of no use
+        for name in made.names:
+            counts[name] += 1
+    assert all(60 <= count <= 100 for count in counts.values())  # 80 ± 7 of 200
+
+
+def test_a_draw_of_private_people_is_the_documented_one(lfw: Prepared) -> None:
+    made = split(spec(identities=2, min_images=6, decoys="drawn", seed=4), lfw)
+    labels = torch.tensor([lfw.names.index(n) for n in ("Ann", "Bob", "Cyd", "Dan", "Gus")])
+    generator = stream(4, "identity-split", "lfw", "private", "lfw")
+    first = labels[torch.randperm(5, generator=generator)][:2].tolist()
+    assert made.names == tuple(sorted(lfw.names[label] for label in first))
+
+
+def test_decoys_are_loaded_with_their_own_labels(data: Path, lfw: Prepared) -> None:
+    chosen = spec(identities=2, min_images=6, decoys="drawn", decoy_images=2, test_fraction=0.4)
+    made, loaded = split(chosen, lfw), load(chosen, 4, data)
+    assert loaded.decoys is not None
+    assert made.decoys is not None
+    assert loaded.decoys.names == made.decoy_names
+    assert torch.bincount(loaded.decoys.labels).tolist() == [2, 2, 2]
+    assert torch.equal(loaded.decoys.images, lfw.rows(made.decoys.rows))
+    others = {image.numpy().tobytes() for part in ("train", "val", "test", "public")
+              for image in getattr(loaded, part).images}  # fmt: skip
+    assert not others & {image.numpy().tobytes() for image in loaded.decoys.images}
+    without = split(chosen.model_copy(update={"decoys": None, "decoy_images": 1}), lfw)
+    assert without.digest != made.digest
+
+
+def test_decoys_that_cannot_be_had(lfw: Prepared) -> None:
+    for options, reason in (
+        (
+            {"decoys": "drawn", "identities": 5, "min_images": 6},
+            "no identity is left to be a decoy",
+        ),
+        ({"decoys": "rare", "identities": 2, "min_images": 9, "decoy_images": 5}, "decoy_images"),
+        (
+            {"decoys": "rare", "identities": 2, "test_fraction": 0.1, "decoy_images": 2},
+            "'Ann' has 1 test images, decoys have 2 each",
+        ),
+    ):
+        with pytest.raises(RequestError, match=reason):
+            split(spec(**options), lfw)
+    for options, reason in (
+        ({"decoys": "drawn"}, "give identities"),
+        ({"decoys": "drawn", "identities": 2, "decoy_images": 4}, "more than min_images"),
+        ({"decoys": "rare", "decoy_images": 3}, "no less than min_images"),
+        ({"decoy_images": 2}, "does nothing without decoys"),
+    ):
+        with pytest.raises(ValidationError, match=reason):
+            spec(**options)

@@ -35,16 +35,24 @@ def test_it_is_of_the_cards_own_judges(card: Protocol) -> None:
     assert found["decoys"] == 100_000
 
 
+def pushes(found: dict[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
+    """Each push by its name, and of how many strangers."""
+    told = dict(found["adversarial negatives"])
+    strangers = told.pop("strangers")
+    assert strangers >= 4000  # of fewer, more matches than α pass
+    return [(name, push, strangers) for name, push in told.items()]
+
+
 def gates(found: dict[str, Any]) -> list[str]:
     """What the figures refuse, by the words that the card must have for it."""
     failed = []
     accepts = found["true accepts of private test images"]["both"]["0.001"]
     if accepts < 0.95:
         failed.append(f"{accepts:.1%} of private test images")
-    for name, push in found["adversarial negatives"].items():
+    for name, push, strangers in pushes(found):
         for rate, share in push["match"].items():
-            matches = round(share * STRANGERS)
-            lower = betaincinv(matches, STRANGERS - matches + 1, 0.05) if matches else 0
+            matches = round(share * strangers)
+            lower = betaincinv(matches, strangers - matches + 1, 0.05) if matches else 0
             if lower > float(rate):
                 failed.append(f"strangers pushed by {name} match")
     for name, gain in found["look-up"]["gained by a push"].items():
@@ -66,7 +74,7 @@ def test_what_the_figures_refuse_is_said(card: Protocol) -> None:
 
 @each_card
 def test_the_push_moves_the_target(card: Protocol) -> None:
-    for push in acceptance(card)["adversarial negatives"].values():
+    for _, push, _ in pushes(acceptance(card)):
         assert push["named by the target"] > 0.1  # of 100 people
 
 

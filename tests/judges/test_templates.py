@@ -48,8 +48,19 @@ def test_private_templates_are_rounded_as_the_decoys_are() -> None:
 
 def test_templates_of_unlike_sizes_are_refused() -> None:
     gallery = Gallery(quantised(embeddings(7, 16)), images=9)
-    with pytest.raises(ValueError, match="11 images an identity; decoys are of 9"):
-        gallery.held_out(embeddings(5, 11, 16))
+    with pytest.raises(ValueError, match="9 images an identity; decoys are of 9"):
+        gallery.held_out(embeddings(5, 9, 16))
+    with pytest.raises(ValueError, match="8 images an identity; decoys are of 9"):
+        gallery.enrolled(embeddings(5, 8, 16))
+
+
+def test_of_more_images_than_needed_the_first_count() -> None:
+    """Each image is scored against as many others as a decoy's template holds, never itself."""
+    made, gallery = embeddings(2, 5, 16), Gallery(quantised(embeddings(7, 16)), images=2)
+    found = gallery.held_out(made)
+    for image, others in enumerate([(1, 2), (0, 2), (0, 1), (0, 1), (0, 1)]):
+        expected = dequantised(quantised(template(made[:, list(others)])))
+        torch.testing.assert_close(found[:, image], expected)
 
 
 def test_the_rounded_zero_is_no_number() -> None:

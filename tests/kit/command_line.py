@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 
 from mibench.cli import cli
 from mibench.record import (
+    CEILING,
+    FLOOR_PRIOR,
     RULES_VERSION,
     MetricValue,
     Part,
@@ -57,8 +59,8 @@ def make_record(**changes: Any) -> Record:
             "fid_successful": missing("no Inception weights"),
         },
         references={
-            "floor": {"attack_accuracy_top1": MetricValue(value=0.0125, n=500)},
-            "ceiling": {
+            FLOOR_PRIOR: {"attack_accuracy_top1": MetricValue(value=0.0125, n=500)},
+            CEILING: {
                 "attack_accuracy_top1": missing("too few images"),
                 "fid": missing("no Inception weights"),
             },

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 from mibench.inversion.attack import ATTACKS
+from mibench.judges import JUDGES
 from mibench.judges.evaluators import EVALUATORS
 from mibench.registry import Registry
 from mibench.training.defense import DEFENSES
@@ -57,7 +58,7 @@ def tried(command: list[str]) -> Result:
 
 
 def _registries() -> Iterator[Registry[Any]]:
-    yield from (ATTACKS, DEFENSES, EVALUATORS)
+    yield from (ATTACKS, DEFENSES, EVALUATORS, JUDGES)
     with contextlib.suppress(ImportError):
         from mibench.data.source import SOURCES
 

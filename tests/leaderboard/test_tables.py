@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 import torch
 
-from mibench.leaderboard.board import Board, Curve, CurvePoint, Table, Value
+from mibench.leaderboard.board import BITS, TOP1, Board, Table, Value
 from mibench.leaderboard.checks import faults
-from mibench.leaderboard.ranking import anchor, matches, worst_of_target
-from mibench.leaderboard.series import curves, over_seeds, seeds_text
+from mibench.leaderboard.plots import plots
+from mibench.leaderboard.ranking import entries, strengths, worst_of_target
+from mibench.leaderboard.series import curves, over_seeds, seeds_text, series
 from mibench.leaderboard.tables import build_board, published_table
 from mibench.leaderboard.verifications import Verification
 from mibench.metrics import paired_interval, seeds_interval
 from mibench.record import BoardCard, Record
 from tests.conftest import TINY
-from tests.kit.board_records import bido, diverged, filed, finding, make
+from tests.kit.board_records import bido, diverged, filed, finding, make, metric
 
 IK = "improved-kedmi"
 
@@ -38,36 +40,42 @@ def row_of(table: Table, **texts: str) -> dict[str, Value]:
 # -- worst case ---------------------------------------------------------------------------------
 
 
+def worst(hits: list[list[str]]) -> float:
+    samples = [[[float(hit) for hit in row] for row in attack] for attack in hits]
+    values = worst_of_target(samples)
+    return sum(values) / len(values)
+
+
 def test_the_worst_case_by_hand() -> None:
     # Even samples are 1st and 3rd. Chosen on one half, an attack that was lucky there scores what
     # it has on the other half: the best on the same samples would be 2 of 4 here.
-    assert worst_of_target([["1010"], ["0101"]]) == 0
+    assert worst([["1010"], ["0101"]]) == 0
     # Both attacks tie on both halves, and share the mean of their scores.
-    assert worst_of_target([["1100"], ["0011"]]) == 0.5
+    assert worst([["1100"], ["0011"]]) == 0.5
     # On even samples both have "11", and "10" and "00" on odd ones: 1/4. On odd ones the first is
     # better, and has all even ones.
-    assert worst_of_target([["1110"], ["1010"]]) == (0.25 + 1) / 2
-    assert worst_of_target([["1111"], ["0000"]]) == 1
+    assert worst([["1110"], ["1010"]]) == (0.25 + 1) / 2
+    assert worst([["1111"], ["0000"]]) == 1
     # Chosen on even samples "10" and "00": the first, which has "11" on odd ones. Chosen on odd
     # ones "11" and "10": the first, which has "10" on even ones.
-    assert worst_of_target([["1101"], ["0100"]]) == (1 + 0.5) / 2
-    assert worst_of_target([["1010", "1111"], ["0101", "0000"]]) == 0.5
+    assert worst([["1101"], ["0100"]]) == (1 + 0.5) / 2
+    assert worst([["1010", "1111"], ["0101", "0000"]]) == 0.5
 
 
 def test_the_worst_case_takes_another_attack_for_each_identity() -> None:
     """Each attack gets one of the two identities: the worst case is both."""
-    assert worst_of_target([["1111", "0000"], ["0000", "1111"]]) == 1
+    assert worst([["1111", "0000"], ["0000", "1111"]]) == 1
 
 
 def test_the_worst_case_of_five_samples() -> None:
     # Even positions hold three samples, odd ones two.
-    assert worst_of_target([["11011"], ["00000"]]) == pytest.approx((1 + 2 / 3) / 2)
+    assert worst([["11011"], ["00000"]]) == pytest.approx((1 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize("hits", [[["11"], ["111"]], [["1"], ["1"]], [["11", "11"], ["11"]]])
 def test_a_worst_case_needs_equal_shapes(hits: list[list[str]]) -> None:
     with pytest.raises(ValueError, match="same identities and samples"):
-        worst_of_target(hits)
+        worst(hits)
 
 
 def test_the_worst_case_in_the_table() -> None:
@@ -181,128 +189,223 @@ def test_a_defense_without_a_known_knob_is_one_point() -> None:
     assert not line.points[0].control
 
 
-def point(strength: float, natural: float, attack: float, **options: Any) -> CurvePoint:
-    return CurvePoint(
-        strength, natural, attack, None, None, (0,), **{"default": False, "files": (), **options}
-    )
+def told(validation: float, *, hits: int = 10, **options: Any) -> list[Record]:
+    """Records of both attacks of the fixed list against one target, for seeds 0 and 1."""
+    given = {"seeds": (0, 1), "attacks": ("gmi", IK), "epsilons": {}, **options}
+    seeds, attacks, more = given.pop("seeds"), given.pop("attacks"), given.pop("epsilons")
+    utility = {"natural_accuracy": 0.9, "evaluator_accuracy": 0.95, **more}
+    utility |= {"validation_accuracy": validation, "validation_images": 1000}
+    utility |= given.pop("utility", {})
+    return [
+        make(hits, attack=attack, seed=seed, utility=utility, **given)
+        for seed in seeds
+        for attack in attacks
+    ]
 
 
-def curve(defense: str, *points: CurvePoint) -> Curve:
-    return Curve(defense, IK, "test_resnet", "scale", points)
+def at(scale: float, **options: Any) -> dict[str, Any]:
+    return {"defense": "bido", "scale": scale, "passed": {"defense.scale": scale}, **options}
 
 
-NONE = curve("none", point(4, 0.952, 0.50), point(20, 0.99, 0.63, default=True))
-MILD = curve("mild", point(0, 0.96, 0.1, control=True), point(1, 0.955, 0.40, default=True))
-STRONG = curve(
-    "strong",
-    point(0, 0.955, 0.70, control=True),
-    point(1, 0.949, 0.35),
-    point(2, 0.80, 0.05, default=True),
-)
+def entered(*records: Record, budget: float = 0.05, card: BoardCard = TINY.board) -> Any:
+    return entries(strengths(series(filed(*records)), "test_resnet"), budget, card, TOP1)
 
 
-def test_ranks_by_hand() -> None:
-    # none − 5 points is 94: the default of mild (95.5) is the costliest above it. At 95.5: none
-    # stopped early (95.2, .50), mild (.40), and strong at strength 1 (94.9, .35): its default costs
-    # too much, and its control, which is nearer, does not stand for it.
-    assert anchor([NONE, MILD, STRONG]) == 0.955
-    found = matches([NONE, MILD, STRONG])
-    assert {name: match.rank for name, match in found.items()} == {
-        "strong": 1,
-        "mild": 2,
-        "none": 3,
-    }
-    assert [found[n].point.attack for n in ("strong", "mild", "none")] == [0.35, 0.40, 0.50]  # type: ignore[union-attr]
+def test_the_strongest_strength_that_fits_the_budget_enters() -> None:
+    """By validation accuracy, whatever leaks: here the stronger one leaks more."""
+    records = [*told(0.99), *told(0.97, hits=8, defense="bido")]  # of scale 3, the default
+    records += told(0.95, hits=12, **at(5)) + told(0.93, hits=2, **at(9))
+    records += told(0.985, hits=0, **at(0))  # the control never stands for it
+    for budget, value in ((0.05, 5), (0.04, 5), (0.0399, 3), (0.02, 3)):
+        entry = entered(*records, budget=budget)["bido"]
+        assert entry.strength.value == value
+        assert entry.cost.number == pytest.approx(0.99 - entry.strength.validation)
+    assert entered(*records)["bido"].leak.number == pytest.approx(12 / 20)
+    nothing = entered(*records, budget=0.01)["bido"]
+    assert nothing.strength is None
+    assert nothing.reason == "costs 2.0 points or more of accuracy"
+    assert "none" not in entered(*records)
 
 
-def test_equal_attack_accuracies_share_a_rank() -> None:
-    twin = curve("twin", point(1, 0.956, 0.40, default=True))
-    ranks = {name: match.rank for name, match in matches([NONE, MILD, twin]).items()}
-    assert ranks == {"mild": 1, "twin": 1, "none": 3}
+def test_validation_accuracy_is_averaged_over_seeds_with_its_error() -> None:
+    records = told(0.99) + told(0.93, defense="bido", seeds=(0,))
+    records += told(0.96, defense="bido", seeds=(1,))
+    entry = entered(*records)["bido"]
+    assert entry.cost.number == pytest.approx(0.99 - 0.945)
+    # All seeds have the same images: two of them make it no surer.
+    assert entry.cost.spread == pytest.approx((0.945 * 0.055 / 1000) ** 0.5)
 
 
-def test_a_defense_without_a_near_point_is_not_ranked() -> None:
-    late = curve("none", point(20, 0.99, 0.63, default=True))
-    far = curve("far", point(1, 0.9449, 0.2, default=True))
-    found = matches([late, MILD, STRONG, far])
-    # The anchor is now far's 94.5, and mild's 95.5 is a hair more than one point away.
-    assert found["mild"].rank is None
-    assert found["mild"].reason == "no point within 1 point of 94.5 %"
-    assert found["none"].rank is None
-    assert {n: m.rank for n, m in found.items() if m.rank} == {"far": 1, "strong": 2}
+def test_ranks_count_who_leaks_significantly_less() -> None:
+    """Of five identities: a difference in one of them may be chance."""
+    full, most, half = ["1111"] * 5, ["1111"] * 4 + ["1110"], ["1100"] * 5
+    records = told(0.99, hits=full)
+    records += told(0.98, hits=half, defense="bido")
+    records += told(0.98, hits=most, defense="other") + told(0.98, hits=full, defense="third")
+    found = entered(*records)
+    assert {name: each.rank for name, each in found.items()} == {"bido": 1, "other": 2, "third": 2}
 
 
-def test_a_point_exactly_one_point_away_counts() -> None:
-    edge = curve("edge", point(1, 0.945, 0.2, default=True))
-    assert matches([NONE, MILD, edge])["mild"].rank == 2
+def test_ranks_can_be_over_seeds() -> None:
+    card = TINY.board.model_copy(update={"interval": "seeds"})
+    records = told(0.99)
+    for seed, own in enumerate((8, 9)):
+        records += told(0.98, hits=own, defense="bido", seeds=(seed,))
+        records += told(0.98, hits=own + 4, defense="other", seeds=(seed,))
+    assert {n: e.rank for n, e in entered(*records, card=card).items()} == {"bido": 1, "other": 2}
+    one = [record for record in records if record.seed == 0]
+    assert {n: e.rank for n, e in entered(*one, card=card).items()} == {"bido": 1, "other": 1}
 
 
-def test_without_an_undefended_target_nothing_is_ranked() -> None:
-    assert {m.reason for m in matches([MILD, STRONG]).values()} == {"no undefended target to match"}
-    alone = matches([curve("none", point(20, 0.99, 0.63, default=True))])
-    assert alone["none"].reason == "nothing else near 99.0 %"
+def test_early_stopping_is_a_defense_of_its_own() -> None:
+    """Fewer epochs are stronger; the default's own epochs by name are the undefended target."""
+    records = told(0.99) + told(0.97, hits=6, epochs=8, passed={"target.epochs": 8})
+    records += told(0.96, hits=5, epochs=4, passed={"target.epochs": 4})
+    records += told(0.99, hits=20, epochs=20, passed={"target.epochs": 20})
+    records += told(0.995, hits=1, epochs=40, passed={"target.epochs": 40})  # no early stopping
+    found = entered(*records)
+    assert found.keys() == {"early-stopping"}
+    assert found["early-stopping"].strength.value == 4
+    assert found["early-stopping"].rank == 1
+    table = table_of("defenses", *records)
+    assert [row["defense"].text for row in table.rows] == ["none", "early-stopping"]
+    assert table.rows[0]["rank"].text == "—"
+    assert table.rows[0][IK].number == pytest.approx(0.5)
+    assert table.rows[1][IK].number == pytest.approx(0.25)
 
 
-def test_an_unsure_point_is_shown_not_ranked() -> None:
-    weak = curve("weak", point(1, 0.955, 0.01, default=True, ranked=False))
-    found = matches([NONE, MILD, weak])
-    assert found["weak"].rank is None
-    assert "shown, not ranked" in found["weak"].reason
-    assert found["mild"].rank == 1
+def test_a_row_is_complete_with_the_whole_list() -> None:
+    """Leaving an attack out of the strength that enters puts no weaker one in its place."""
+    records = told(0.99) + told(0.97, defense="bido") + told(0.95, attacks=(IK,), **at(5))
+    entry = entered(*records)["bido"]
+    assert (entry.strength.value, entry.rank) == (5, None)
+    assert entry.reason == f"under {IK} alone"
+    assert entry.leak.number == pytest.approx(0.5)
+
+
+def test_a_dear_defense_is_listed_with_its_cost() -> None:
+    records = told(0.99) + told(0.80, hits=3, epochs=2, passed={"target.epochs": 2})
+    records += told(0.85, hits=4, **at(5)) + told(0.70, hits=2, **at(9))
+    rows = {row["defense"].text: row for row in table_of("defenses", *records).rows}
+    assert rows.keys() == {"none", "early-stopping", "bido"}
+    assert rows["early-stopping"]["leak_5"].text == "costs 19.0 points or more of accuracy"
+    assert rows["bido"]["strength"].text == "scale 5"  # the cheapest
+    assert rows["bido"]["cost_5"].number == pytest.approx(0.14)
+    assert rows["bido"][IK].number == pytest.approx(0.2)
+
+
+def test_a_seed_that_diverged_does_not_change_the_strength() -> None:
+    utility = {"natural_accuracy": 0.9, "evaluator_accuracy": 0.95, "validation_accuracy": 0.98}
+    lost = diverged(attack="gmi", defense="bido", scale=None, seed=0)
+    found = [make(attack="gmi", defense="bido", seed=1, utility=utility)]
+    found.append(make(attack=IK, defense="bido", seed=1, utility=utility))
+    (strength,) = strengths(series(filed(lost, *found)), "test_resnet")["bido"]
+    assert strength.value == 3
+    assert strength.cells.keys() == {"gmi", IK}
+    assert not strength.sure
+
+
+def test_what_has_no_rank_says_why() -> None:
+    weak = {"evaluator_accuracy": 0.89}
+    records = told(0.99) + told(0.98, defense="bido", utility=weak)
+    records += told(0.98, defense="other", utility={"validation_accuracy": None})
+    records += told(0.98, attacks=(IK,), seeds=(0,), defense="third")
+    records += told(0.98, attacks=("gmi",), seeds=(1,), defense="third")
+    found = entered(*records)
+    assert {each.rank for each in found.values()} == {None}
+    assert "evaluator below 90 %" in found["bido"].reason
+    assert found["other"].reason == "no validation accuracy"
+    assert found["third"].reason == "no seed has all its attacks"
+    lost = entered(*told(0.98, defense="bido"))
+    assert lost["bido"].reason == "no undefended target to compare with"
+    controlled = entered(*told(0.99), *told(0.98, **at(0)))
+    assert controlled["bido"].reason == "only its control"
+
+
+def judged(rank: int | None, **options: Any) -> list[Record]:
+    """Records of a protocol with judges; without a rank, of a machine that lacks them."""
+    made = []
+    for record in told(0.98, **options):
+        data = record.model_dump(mode="json")
+        data["protocol"]["resolved"]["judges"] = [{"kind": "embedding"}]
+        absent = {"value": None, "reason": "no judge"}
+        data["metrics"] |= {"identity_bits": absent, "median_rank": absent}
+        if rank is not None:
+            bits = metric([math.log2(1001 / rank)] * 5, 20)
+            ranks = {**metric([float(rank)] * 5, 20), "ranks": [[rank] * 4] * 5, "among": 1001}
+            data["metrics"] |= {"identity_bits": bits, "median_rank": ranks}
+        made.append(Record.model_validate(data))
+    return made
+
+
+@pytest.mark.parametrize("lacking", ["bido", "none", "all"])
+def test_records_without_bits_are_dashes_on_a_judged_board(lacking: str) -> None:
+    records = judged(None if lacking in ("none", "all") else 10)
+    records += judged(None if lacking in ("bido", "all") else 10, defense="bido")
+    board = board_of(*records)
+    rows = {row["defense"].text: row for row in board.tables[0].rows}
+    for name, row in rows.items():
+        assert (row[IK].number is None) == (lacking in (name, "all"))
+        assert (row["worst"].number is None) == (lacking in (name, "all"))
+    if lacking == "bido":
+        assert rows["bido"]["worst"].text == "a record does not tell each sample"
+    assert len(board.curves) == 2 - len(rows) * (lacking == "all") - (lacking in rows)
+    plots(board)
+
+
+def test_bits_rank_where_the_protocol_has_judges() -> None:
+    """The measure is identity bits, from the ranks of samples; accuracy is a column of its own."""
+    records = judged(10) + judged(100, hits=20, defense="bido") + judged(20, defense="other")
+    board = board_of(*records)
+    assert board.measure is BITS
+    none, bido_, other = board.tables[0].rows
+    assert [row["defense"].text for row in board.tables[0].rows] == ["none", "bido", "other"]
+    assert [row["rank"].number for row in (bido_, other)] == [1, 2]
+    assert bido_["worst"].number == pytest.approx(math.log2(10.01))
+    assert bido_["leak_5"].number == pytest.approx(math.log2(10.01))
+    assert none[IK].number == pytest.approx(math.log2(100.1))
+    assert bido_["closed"].number == 1  # which leaks most by this number
+    kinds = {column.key: column.kind for column in board.tables[0].columns}
+    assert (kinds[IK], kinds["closed"], kinds["worst"]) == ("number", "percent", "number")
+    ranks = {r["defense"].text: r["median_rank"].number for r in table_of("cells", *records).rows}
+    assert ranks == {"none": 10, "bido": 100, "other": 20}
+    assert any("nothing is ranked by it" in note for note in board.tables[0].notes)
+    drawn = [point.attack for line in board.curves for point in line.points]
+    assert len(drawn) == 3
+    assert min(drawn) == pytest.approx(math.log2(10.01))
+    assert "bits" not in {column.key for column in table_of("cells", make()).columns}
 
 
 def test_the_table_of_defenses() -> None:
+    epsilon = {"epsilon": 8.0, "privacy_unit": "example"}
     records = [
-        make(18, attack=IK, natural=0.95),
-        make(16, attack=IK, natural=0.97, seed=1),
-        make(13, attack=IK, natural=0.92, epochs=4, passed={"target.epochs": 4}),
-        make(10, attack="gmi", natural=0.96),
-        bido(12, 0.91, 3),
-        bido(19, 0.94, 0),
-        make(
-            5,
-            attack=IK,
-            defense="other",
-            natural=0.93,
-            evaluator=0.89,
-            utility={
-                "natural_accuracy": 0.93,
-                "evaluator_accuracy": 0.89,
-                "epsilon": 8.0,
-                "privacy_unit": "example",
-            },
-        ),
+        *told(0.99, hits=16),
+        *told(0.96, hits=12, defense="bido"),
+        *told(0.98, hits=19, attacks=(IK,), **at(0)),
+        *told(0.90, hits=5, defense="other", epsilons=epsilon),
     ]
     table = table_of("defenses", *records)
-    assert [row["defense"].text for row in table.rows] == ["bido", "none", "other"]
-    assert [column.key for column in table.columns][:6] == [
-        "rank",
-        "target",
-        "defense",
-        "natural",
-        "gmi",
-        IK,
-    ]
-    best, none, other = table.rows
-    assert [row["rank"].number for row in table.rows] == [1, 2, None]
-    assert best["matched"].number == pytest.approx(0.6)
-    assert best["matched_strength"].text == "scale 3"
-    assert best["control_natural"].number == 0.94
+    assert [row["defense"].text for row in table.rows] == ["none", "bido", "other"]
+    keys = [column.key for column in table.columns]
+    entering = ["leak_5", "cost_5", "strength_5"]
+    assert keys[:6] == ["rank", "target", "defense", *entering]
+    assert keys[6:10] == ["strength", "natural", "gmi", IK]
+    assert "closed" not in keys  # it is what this board shows anyway
+    none, best, other = table.rows
+    assert [row["rank"].number for row in table.rows] == [None, 1, None]
+    assert best["leak_5"].number == best["worst"].number == pytest.approx(0.6)
+    assert best["strength_5"].text == "scale 3"
+    assert best["cost_5"].number == pytest.approx(0.03)
+    assert best["leak_2"].text == "costs 3.0 points or more of accuracy"
     assert best["control_attack"].number == pytest.approx(0.95)
     assert best["epsilon"].text == "—"
-    assert none["matched_natural"].number == 0.92
-    assert none["matched_strength"].text == "epochs 4"
-    assert none["natural"].number == pytest.approx(0.96)
-    assert none[IK].number == pytest.approx(0.85)
-    assert none[IK].spread == pytest.approx(0.1 / 2**0.5)
-    assert other["matched"].text.startswith("shown, not ranked")
+    assert none[IK].number == pytest.approx(0.8)
+    assert none["leak_5"] == none["leak_1"] == none["worst"]  # what all are compared with
+    assert other["leak_5"].text == "costs 9.0 points or more of accuracy"
     assert (other["epsilon"].number, other["privacy_unit"].text) == (8.0, "example")
     assert other[IK].number == 0.25  # shown all the same
-    assert table.files[0] == (
-        "tiny/improved-kedmi_bido_test_resnet_seed0.json",
-        "tiny/improved-kedmi_bido-scale=0_test_resnet_seed0.json",
-    )
-    assert any("Here: 91.0 % on test_resnet." in note for note in table.notes)
+    assert f"tiny/{IK}_bido-scale=0_test_resnet_seed0.json" in table.files[1]
+    assert any("Spend at most 5 points" in note for note in table.notes)
 
 
 @pytest.mark.parametrize(("epsilons", "spread"), [((8.0, 8.0), None), ((7.0, 9.0), 2**0.5)])

@@ -18,10 +18,11 @@ from mibench.metrics import (
     excess_bits,
     identity_bits,
     leak,
+    median_rank,
     p_values,
     two_choice_accuracy,
 )
-from mibench.metrics.intervals import bootstrap_interval
+from mibench.metrics.intervals import bootstrap_interval, medians
 
 LABELS = torch.arange(3)
 P = torch.tensor([[0.5, 0.25], [0.001, 0.01], [1.0, 0.002]], dtype=torch.float64)
@@ -50,6 +51,32 @@ def test_bits_by_hand() -> None:
     assert metric.value == pytest.approx(sum(expected) / 3)
     assert metric.interval == bootstrap_interval(torch.tensor(expected, dtype=torch.float64), 0)
     assert metric.n == 6
+
+
+def test_the_median_rank_is_of_identities_and_of_their_samples() -> None:
+    given = torch.tensor([[[7, 100, 1], [3, 3, 90], [100, 99, 98], [50, 20, 10]]])
+    p = p_values(given, 99)
+    metric = median_rank(p, torch.arange(4), 99)
+    assert metric.per_identity == (7, 3, 99, 20)
+    assert metric.value == np.median(given[0].median(1).values.numpy()) == 13.5
+    assert (metric.n, metric.among) == (12, 100)
+    assert metric.ranks == tuple(map(tuple, given[0].tolist()))
+    rng, medians = np.random.default_rng(0), []
+    for _ in range(20_000):
+        medians.append(np.median(rng.choice([7, 3, 99, 20], 4)))
+    low, high = metric.interval or (0, 0)
+    assert low == min(medians)  # of four identities the tails are beyond every resample
+    assert high == max(medians)
+
+
+def test_the_interval_of_a_median_is_that_of_resampled_medians() -> None:
+    """Against scipy's bootstrap, whose tails are not expanded, of many identities."""
+    values = torch.randn(400, generator=torch.Generator().manual_seed(3)).double().exp()
+    ours = bootstrap_interval(values, 0, centre=medians)
+    theirs = stats.bootstrap(
+        (values.numpy(),), np.median, n_resamples=5000, method="percentile", rng=0
+    ).confidence_interval
+    assert ours == pytest.approx(tuple(theirs), abs=0.05)
 
 
 def test_leak_counts_ranks_exactly() -> None:

@@ -275,7 +275,7 @@ EDITS = [
     ("cell/target.py", "<= self.cell.protocol.chance_kappa", "< 0", "target"),
     ("cell/measures.py", "_LEAST_IMAGES = 100", "_LEAST_IMAGES = 99", "measures"),
     ("cell/picture.py", "_ROWS = 15", "_ROWS = 14", "picture"),
-    ("cell/images.py", '"public")', '"public", "more")', "images"),
+    ("cell/images.py", '"decoys")', '"decoys", "more")', "images"),
     ("training/students.py", '"batchmean"', '"mean"', "student rec"),
     (
         "training/loop.py",

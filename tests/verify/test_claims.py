@@ -90,7 +90,7 @@ def test_a_forged_top1_is_found(run_folder: Path, finished: tuple[Path, Path]) -
     assert "differs" in line
     assert "of 20 samples are judged otherwise" in line
     assert result.stdout.count("differs") == 1
-    assert "1 of 28 numbers differ" in result.stderr
+    assert "1 of 29 numbers differ" in result.stderr
 
 
 def test_a_claim_that_does_not_fit_together_is_damaged(
@@ -472,6 +472,25 @@ def test_tolerances_of_a_metric() -> None:
         assert compare("knn_distance", near, found, 0).verdict == verdict
     swapped = value_of(metric([200.0, 100.0], 8))
     assert compare("knn_distance", near, swapped, 0).note == "values per identity"
+
+    def ranked(*rows: list[int]) -> MetricValue:
+        values = [float(sorted(row)[1]) for row in rows]
+        told = {**metric(values, 6), "value": sum(values) / 2, "interval": values}
+        return value_of({**told, "ranks": rows, "among": 100_001})
+
+    ranks = ranked([7, 30, 900], [5, 20_000, 60_000])
+    for found, here, elsewhere in (
+        (ranks, "agrees", "agrees"),
+        (ranked([7, 30, 900], [5, 20_001, 60_010]), "agrees", "agrees"),  # within a thousandth
+        # Elsewhere by one, or by a hundredth; the medians go with them.
+        (ranked([8, 31, 901], [6, 20_100, 60_000]), "differs", "agrees"),
+        (ranked([7, 35, 900], [5, 21_000, 60_000]), "differs", "agrees"),  # two samples by more
+        (ranked([9, 35, 900], [5, 21_000, 60_000]), "differs", "differs"),
+    ):
+        assert compare("median_rank", ranks, found, 0).verdict == here
+        assert compare("median_rank", ranks, found, 2).verdict == elsewhere
+    fewer = ranks.model_copy(update={"among": 1001})
+    assert "among 1001" in compare("median_rank", fewer, ranks, 2).note
 
     absent = MetricValue(value=None, reason="no weights")
     assert compare("fid", near, absent, 0).verdict == "cannot be checked here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,16 @@ from mibench.cli.show.tables import ABSENT, pairs, right, table
 from mibench.leaderboard.checks import LEAST_EVALUATOR_ACCURACY, trusted_evaluator
 from mibench.metrics import METRICS, near_chance
 from mibench.metrics.catalogue import HIGHER
-from mibench.record import IDENTITY_METRICS, INCOMPLETE, MetricValue, Record
+from mibench.record import (
+    CEILING,
+    FLOOR_PRIOR,
+    FLOOR_PUBLIC,
+    IDENTITY_METRICS,
+    INCOMPLETE,
+    LOOKALIKE,
+    MetricValue,
+    Record,
+)
 
 _SHARES = (
     "attack_accuracy",
@@ -22,6 +32,15 @@ _SHARES = (
     "beats_lookalike",
     "two_choice_accuracy",
 )
+# References, as the table's columns and the sentence call them.
+_COLUMNS = {
+    FLOOR_PUBLIC: "look-up",
+    LOOKALIKE: "look-alike",
+    CEILING: "ceiling",
+    FLOOR_PRIOR: "random",
+}
+_IN_BITS = {"chance": FLOOR_PRIOR, "look-up": FLOOR_PUBLIC, "ceiling": CEILING}
+_BITS = ("identity_bits", "identity_bits_best", "excess_bits", "excess_bits_best")
 _FILES = {
     "record.json": "numbers, configuration, hashes",
     "reconstructions*.safetensors": "all reconstructions",
@@ -39,6 +58,8 @@ def show_record(record: Record, console: Console, folder: Path, store: Path) -> 
     console.print(Text(_headline(record), style="bold"))
     if record.status == "diverged":
         console.print("Training or attack diverged: there is no number.", style="red")
+    for line in leak_in_words(record):
+        console.print(Text(line, style="bold"))
     console.print(_metrics(record))
     for line in missing_reasons(record):
         console.print(Text(line, style="dim"))
@@ -58,6 +79,10 @@ def number(metric: str, value: float | None) -> str:
         return ABSENT
     if metric.startswith(_SHARES):
         return _percent(value)
+    if metric in _BITS:
+        return f"{value:.2f}"
+    if metric == "median_rank":
+        return _whole(value)
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
@@ -70,6 +95,39 @@ def with_interval(metric: str, entry: MetricValue) -> str:
     return f"{text} [{low}, {high}]"
 
 
+def leak_in_words(record: Record) -> list[str]:
+    """What leaked as a person understands it, then in bits; nothing without embedding judges."""
+    rank = record.metrics.get("median_rank")
+    lookup = record.references.get(FLOOR_PUBLIC, {}).get("median_rank")
+    if rank is None or rank.value is None or rank.among is None:
+        return []
+    bits = record.metrics["identity_bits"]
+    known = {
+        what: record.references.get(name, {}).get("identity_bits")
+        for what, name in _IN_BITS.items()
+    }
+    beside = [
+        f"{what} {each.value:.1f}"
+        for what, each in known.items()
+        if each is not None and each.value is not None
+    ]
+    # Of several judges the largest rank counts, which is further down by chance.
+    chance = _whole((rank.among + 1) / 2)
+    chance += " or more" * (len(record.protocol.resolved.get("judges") or ()) > 1)
+    if record.protocol.resolved["data"].get("decoys") == "rare":  # nominal: as it was measured
+        chance = _rank(record.references.get(FLOOR_PRIOR, {}).get("median_rank"))
+    of_lookup = f"; looking through public pictures {_rank(lookup)}" if lookup else ""
+    return [
+        f"Typical rank of the person {_rank(rank)} of {rank.among:,}{of_lookup}; chance {chance}",
+        "; ".join(
+            [
+                f"Known of who the person is: {with_interval('identity_bits', bits)} bits",
+                *([", ".join(beside)] if beside else []),
+            ]
+        ),
+    ]
+
+
 def missing_reasons(record: Record) -> list[str]:
     """One line for each reason why numbers are missing, naming them."""
     titles: dict[str, list[str]] = {}
@@ -78,7 +136,7 @@ def missing_reasons(record: Record) -> list[str]:
             own = record.metrics.get(metric)
             known = column and own is not None and own.reason == entry.reason
             if entry.value is None and entry.reason and not known:
-                name = _title(metric) + (f" ({column})" if column else "")
+                name = _title(metric) + (f" ({_COLUMNS.get(column, column)})" if column else "")
                 titles.setdefault(entry.reason, []).append(name)
     return [f"{ABSENT} {', '.join(names)}: {reason}" for reason, names in titles.items()]
 
@@ -118,6 +176,11 @@ def notes(record: Record) -> list[str]:
             f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: on leaderboards this cell is shown but "
             "not ranked."
         )
+    if record.protocol.resolved["data"].get("decoys") == "rare":
+        found.append(
+            "Ranks and bits are nominal: the decoys are people with few pictures, no draw from the "
+            "same people as the private ones. What chance gives here is measured: random samples."
+        )
     if INCOMPLETE in record.artifacts:
         found.append(
             "The data set was prepared with --incomplete and lacks pictures: the split is not the "
@@ -145,29 +208,40 @@ def _title(metric: str) -> str:
 
 
 def _metrics(record: Record) -> Table:
+    counts = {entry.n for entry in record.metrics.values() if entry.n}
     over = sorted({m.interval_over for m in record.metrics.values() if m.interval_over})
     caption = "↑ / ↓: higher / lower leaks more"
+    if counts:
+        caption += f"; of {max(counts):,} reconstructions, where no n is said"
     if over:
         caption += f"; 95 % intervals over {' or '.join(over)}"
+    references = sorted(record.references, key=lambda name: [*_COLUMNS, name].index(name))
     rows = []
     first = [name for name in IDENTITY_METRICS if name in record.metrics]
     for metric in (*first, *(name for name in record.metrics if name not in first)):
-        entry, arrow = record.metrics[metric], ""
+        entry, title = record.metrics[metric], _title(metric)
         if metric in METRICS:
-            arrow = " ↑" if METRICS[metric].direction == HIGHER else " ↓"
-        bounds = [values.get(metric) for values in record.references.values()]
+            title += " ↑" if METRICS[metric].direction == HIGHER else " ↓"
+        bounds = [record.references[name].get(metric) for name in references]
         if not any(each and each.value is not None for each in (entry, *bounds)):
             continue  # the lines below the table say why
-        rows.append(
-            (
-                _title(metric) + arrow,
-                with_interval(metric, entry),
-                _count(entry.n),
-                *(number(metric, None if bound is None else bound.value) for bound in bounds),
-            )
-        )
-    columns = map(right, ("value [95 % interval]", "n", *map(Text, record.references)))
+        if entry.n and entry.n != max(counts):
+            title += f" (n = {entry.n:,})"
+        values = (number(metric, None if bound is None else bound.value) for bound in bounds)
+        rows.append((title, with_interval(metric, entry), *values))
+    columns = map(
+        right, ("attack [95 % interval]", *(Text(_COLUMNS.get(name, name)) for name in references))
+    )
     return table(rows, "metric", *columns, title="What leaked", caption=caption)
+
+
+def _rank(entry: MetricValue | None) -> str:
+    return ABSENT if entry is None or entry.value is None else _whole(entry.value)
+
+
+def _whole(value: float) -> str:
+    """``"50,001"``; a half is rounded up, against the attacker."""
+    return f"{math.floor(value + 0.5):,}"
 
 
 def _utility(record: Record) -> Table:

@@ -82,7 +82,10 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
         rows = [(role, asset["file"], asset["sha256"]) for role, asset in assets.items()]
         out.print(table(rows, "pinned network", "file", folded("sha256"), title="Assets"))
     if judges := entry.get("judges"):
-        files = [(j["kind"], *(j[k]["file"] for k in ("network", "decoys"))) for j in judges]
+        files = [
+            (j["kind"], *((j[k] or {}).get("file", "") for k in ("network", "decoys")))
+            for j in judges
+        ]
         out.print(table(files, "judge", "network", "decoys", title="Judges"))
     if found := entry.get("acceptance"):
         title = "What the judges' acceptance tests found"

@@ -141,7 +141,7 @@ function draw(name) {
   }
   text({ class: "axis", x: (left + wide - right) / 2, y: high - 8, "text-anchor": "middle" }, "natural accuracy, %");
   text({ class: "axis", "text-anchor": "middle", transform: `translate(13 ${(top + high - bottom) / 2}) rotate(-90)` },
-    "attack accuracy (top-1), %");
+    plot.upright);
   const taken = [];
   for (const each of plot.references) {
     const at = y(each.y);
