@@ -196,7 +196,7 @@ def improvement_table(
                 for key, name in names.items()
                 if (target, name) in default
             }
-            if not own:
+            if own.keys() <= {"base"}:  # look-up has none of these
                 continue
             row = {"attack": Value(text=base), "target": Value(text=target)}
             row |= {key: each.mean(measure.key) for key, each in own.items()}

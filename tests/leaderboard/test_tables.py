@@ -481,6 +481,8 @@ def test_no_improvement_without_both_ends() -> None:
     assert "improved" not in row
     apart = [make(attack="vmi"), make(attack="improved-vmi", seed=1)]
     assert table_of("improvement", *apart).rows[0]["delta"].text == "—"
+    alone = table_of("improvement", make(attack="lookup"), make(attack=IK))
+    assert [row["attack"].text for row in alone.rows] == ["kedmi"]
 
 
 def test_references_are_of_undefended_default_targets() -> None:
