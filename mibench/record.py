@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, model_validator
@@ -14,7 +15,9 @@ SCHEMA_VERSION: Literal[3] = 3
 # Of the metrics' rules; records of schema 1 were made by version 1, and since 3 a record says how
 # much its reconstructions tell of a person.
 RULES_VERSION = 3
-LEAKS = ("leak_at_1e-2", "leak_at_1e-3", "leak_at_1e-4")
+# False-match rates α of the leaks; one is told where chance gives so many matches or more, αN.
+LEAKS = {f"leak_at_{alpha}": Fraction(alpha) for alpha in ("1e-2", "1e-3", "1e-4")}
+LEAST_MATCHES = 10
 IDENTITY_METRICS = (
     "identity_bits",
     "identity_bits_best",

@@ -6,10 +6,10 @@ attack needs beyond this, by its own code.
 
 from __future__ import annotations
 
-from mibench.assets import load_asset
 from mibench.cell.resolve import Cell
 from mibench.data.divided import Divided
 from mibench.errors import RequestError
+from mibench.judges import pinned_decoys
 
 # Statistics of features (LOM) have a spread, and batch normalisation a variance, over two or more.
 _LEAST = 2
@@ -41,7 +41,7 @@ def require_enough(cell: Cell, divided: Divided) -> None:
             f"public images: add some, or --set prior.gan.batch_size={counts.public}"
         )
     pinned = [judge.decoys for judge in cell.protocol.judges]
-    pools = [load_asset(each) for each in pinned if each is not None]
+    pools = [pinned_decoys(each)[0] for each in pinned if each is not None]
     if None in pinned and not counts.decoys:
         problems.append(
             "its judges have nobody to rank among: give them templates of decoys, or the data "
@@ -49,10 +49,10 @@ def require_enough(cell: Cell, divided: Divided) -> None:
         )
     if len({each is None for each in pinned}) > 1:
         problems.append("its judges have unlike decoys, so that their ranks compare not")
-    if len({len(tensors["templates"]) for tensors, _ in pools}) > 1:
+    if len(set(map(len, pools))) > 1:
         problems.append("its judges have decoys of unlike numbers, so that their ranks compare not")
-    for _, description in pools:
-        wanted = description.get("images", 0) + 1
+    for pool in pools:
+        wanted = pool.images + 1
         if counts.least_test < wanted:
             problems.append(
                 f"the decoys of its judges are of {wanted - 1} images each, so that each private "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,9 +212,9 @@ class Identification:
         public = self._lookalike(self.judges[0])[1]
         alike = self._p([each.public[public][:, None] for each in self.judges])[:, 0]
         found = {
-            "rank": (self._p(embeddings) * (self.decoys + 1)).round().long(),
+            "rank": metrics.ranks_of(self._p(embeddings), self.decoys),
             "lookalike": public,
-            "lookalike_rank": (alike * (self.decoys + 1)).round().long(),
+            "lookalike_rank": metrics.ranks_of(alike, self.decoys),
         }
         return found if scores is None else found | {"best": scores.argmax(dim=1)}
 
@@ -258,8 +257,7 @@ class Identification:
             "identity_bits": metrics.identity_bits(p, self.labels, rules=self.rules),
             "median_rank": metrics.median_rank(p, self.labels, self.decoys, rules=self.rules),
         }
-        for name in LEAKS:
-            alpha = Fraction(name.removeprefix("leak_at_"))
+        for name, alpha in LEAKS.items():
             found[name] = metrics.leak(p, self.labels, alpha, self.decoys, rules=self.rules)
         return found
 

@@ -169,10 +169,7 @@ class Evaluation:
     def __call__(
         self, images: Iterable[Tensor], what: str = "reconstructions"
     ) -> tuple[dict[str, MetricValue], dict[str, Tensor]]:
-        """All metrics of images, and what a picture shows of each sample.
-
-        That is the evaluator's ``confidence (identities, samples)``, and
-        :meth:`Identification.of_samples` where the protocol pins embedding judges.
+        """All metrics of images, and what every network says of them, for :meth:`samples`.
 
         Args:
             images: what is judged, ``(identities, samples, 3, h, w)`` in [0, 1], in parts.
@@ -202,12 +199,21 @@ class Evaluation:
         result: dict[str, MetricValue] = {}
         for index in self.progress.steps(len(groups), f"{what}: metrics"):
             result |= groups[index]()
-        own = labels.repeat_interleave(scores.shape[1])
+        return {name: result[name] for name in metrics.METRICS}, seen
+
+    def samples(self, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a picture shows of each sample.
+
+        The evaluator's ``confidence (identities, samples)``, and :meth:`Identification.of_samples`
+        where the protocol pins embedding judges.
+        """
+        scores = seen["scores"]
+        own = self.labels.repeat_interleave(scores.shape[1])
         confidence = scores.flatten(0, 1).softmax(1).gather(1, own[:, None])
-        samples = {"confidence": confidence.view(scores.shape[:2])}
+        found = {"confidence": confidence.view(scores.shape[:2])}
         if self.identification is not None:
-            samples |= self.identification.of_samples(*self._told(seen))
-        return {name: result[name] for name in metrics.METRICS}, samples
+            found |= self.identification.of_samples(*self._told(seen))
+        return found
 
     def _read(self, images: Tensor, what: str) -> dict[str, Tensor]:
         """What every network says of a part of the images, with ``(identities, samples)`` first."""
@@ -416,8 +422,9 @@ class Metrics(Stage[Artifact]):
                 if reason is None:
                     raise
         if reason is None:
-            values, samples = self.references.evaluation(bench)(shards)
-            save_tensors(folder / SAMPLES, samples)
+            evaluation = self.references.evaluation(bench)
+            values, seen = evaluation(shards)
+            save_tensors(folder / SAMPLES, evaluation.samples(seen))
             files = {name: shards.artifact.manifest.files[name].sha256 for name in shards.files}
         else:
             values, files = dict.fromkeys(metrics.METRICS, missing(reason)), {}

@@ -6,7 +6,14 @@ attacked identities, are in :mod:`mibench.judges.evaluators`.
 
 from __future__ import annotations
 
-from mibench.judges._judge import JUDGES, Judge, JudgeCard, register_judge, restored_judge
+from mibench.judges._judge import (
+    JUDGES,
+    Judge,
+    JudgeCard,
+    pinned_decoys,
+    register_judge,
+    restored_judge,
+)
 from mibench.judges._templates import (
     Gallery,
     dequantised,
@@ -23,6 +30,7 @@ __all__ = [
     "JudgeCard",
     "dequantised",
     "leave_one_out",
+    "pinned_decoys",
     "quantised",
     "ranks",
     "register_judge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
@@ -136,12 +137,23 @@ def restored_judge(
     judge = (kind or JUDGES.get(card.kind)).restored(card.network)
     if card.decoys is None:
         return judge, None
-    pool, of_pool = load_asset(card.decoys)
-    if not {"network", "images"} <= of_pool.keys() or "templates" not in pool:
-        raise ArtifactError(
-            f"{card.decoys.file} holds no decoys: it needs the tensor `templates`, and a "
-            "description with `network` (the judge's SHA-256) and `images` (behind each template)"
-        )
-    if card.network is None or of_pool["network"] != card.network.sha256:
+    gallery, network = pinned_decoys(card.decoys)
+    if card.network is None or network != card.network.sha256:
         raise ArtifactError(f"the decoys {card.decoys.file} are of another network than its judge")
-    return judge, Gallery(pool["templates"], int(of_pool["images"]))
+    return judge, gallery
+
+
+@functools.lru_cache(maxsize=3)  # unpacking takes a third of a second, and a cell asks twice
+def pinned_decoys(asset: Asset) -> tuple[Gallery, str]:
+    """Decoys that a card pins, and the SHA-256 of the network that they are of.
+
+    Raises:
+        ArtifactError: the file is missing, is not the pinned one, or holds no decoys.
+    """
+    pool, said = load_asset(asset)
+    if not {"network", "images"} <= said.keys() or "templates" not in pool:
+        raise ArtifactError(
+            f"{asset.file} holds no decoys: it needs the tensor `templates`, and a description "
+            "with `network` (the judge's SHA-256) and `images` (behind each template)"
+        )
+    return Gallery(pool["templates"], int(said["images"])), said["network"]

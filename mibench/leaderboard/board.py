@@ -29,6 +29,11 @@ class Measure:
         """What a number is multiplied with to be shown."""
         return 100.0 if self.kind == "percent" else 1.0
 
+    @property
+    def digits(self) -> int:
+        """Decimals of a number as it is shown."""
+        return 1 if self.kind == "percent" else 2
+
 
 BITS = Measure("identity_bits", "identity bits", "number", "bits")
 TOP1 = Measure("attack_accuracy_top1", "top-1 attack accuracy", "percent", "%")

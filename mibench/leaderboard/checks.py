@@ -18,6 +18,7 @@ from mibench.record import (
     IDENTITY_METRICS,
     INCOMPLETE,
     LEAKS,
+    LEAST_MATCHES,
     LOOKALIKE,
     NO_OTHERS,
     REFERENCES,
@@ -42,7 +43,6 @@ _SETS = ("fid", "fid_successful", "fd_evaluator")  # set metrics have no values 
 _OF_COINS = ("two_choice_accuracy", "epsilon_lower_bound")
 _OF_LOOKALIKES = ("identity_bits", "median_rank", *LEAKS)
 _MEDIANS = ("median_rank",)
-_LEAST_MATCHES = 10  # expected by chance, from which a leak is told
 # Every hit of the first is a hit of the second.
 _WITHIN = (
     ("attack_accuracy_top1", "attack_accuracy_top5"),
@@ -90,15 +90,14 @@ def faults(record: Record) -> list[str]:
 def _people(record: Record) -> Iterator[str]:
     """All ranks of a record are among the same people, and its leaks are told where they can be."""
     groups = {"": record.metrics, **record.references}
-    among = {where: m["median_rank"].among for where, m in groups.items() if "median_rank" in m}
-    numbers = {each for each in among.values() if each is not None}
-    if len(numbers) > 1:
+    ranked = {where: m["median_rank"].among for where, m in groups.items() if "median_rank" in m}
+    among = {where: people for where, people in ranked.items() if people is not None}
+    if len(numbers := set(among.values())) > 1:
         yield f"median_rank: ranks are among {', '.join(map(str, sorted(numbers)))} people at once"
     for where, people in among.items():
-        for key in LEAKS if people is not None else ():
-            told = groups[where].get(key)
-            expected = Fraction(key.removeprefix("leak_at_")) * ((people or 1) - 1)
-            if expected >= _LEAST_MATCHES and (told is None or told.value is None):
+        for key, alpha in LEAKS.items():
+            told, expected = groups[where].get(key), alpha * (people - 1)
+            if expected >= LEAST_MATCHES and (told is None or told.value is None):
                 yield f"{where}: {key} is missing, and {people} people are enough".lstrip(": ")
 
 
@@ -493,8 +492,8 @@ def _ranks(there: Mapping[str, MetricValue]) -> Iterator[str]:
         "median_rank": [statistics.median(row) for row in rows],
         "identity_bits": bits,
     }
-    for key in LEAKS:
-        most = math.floor(Fraction(key.removeprefix("leak_at_")) * among)
+    for key, alpha in LEAKS.items():
+        most = math.floor(alpha * among)
         found[key] = [sum(rank <= most for rank in row) / len(row) for row in rows]
     for key, values in found.items():
         own = there[key].per_identity if key in there else None

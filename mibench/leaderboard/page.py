@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.board import BITS, TOP1, Board, Column, Curve, Measure, Table, Value
+from mibench.leaderboard.board import TOP1, Board, Column, Curve, Measure, Table, Value
 from mibench.leaderboard.formats import decimals, heading, shown
 from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
 from mibench.leaderboard.plots import plots, said
 from mibench.leaderboard.records import Filed
-from mibench.leaderboard.series import UNDEFENDED, settings_of
+from mibench.leaderboard.series import UNDEFENDED, measure_of, settings_of
 from mibench.record import REFERENCES
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
@@ -110,11 +110,11 @@ def _source(filed: Filed, pictures: Collection[str]) -> Source:
     record = filed.record
     attack, defense = method_label(record.attack), method_label(record.defense)
     passed = settings_of(record)
-    measure = BITS if record.protocol.resolved.get("judges") else TOP1
+    measure = measure_of(record)
     told = record.metrics.get(measure.key)
     value = told.value if told else None
-    digits, title = (1, "top-1") if measure is TOP1 else (2, "")
-    note = f"{title} {measure.scale * (value or 0):.{digits}f} {measure.unit}".strip()
+    note = "top-1 " * (measure is TOP1)
+    note += f"{measure.scale * (value or 0):.{measure.digits}f} {measure.unit}"
     picture = f"{filed.path.removesuffix('.json')}.png"
     return Source(
         href=quote(f"{RECORDS}/{filed.path}"),
@@ -156,7 +156,7 @@ def _board(board: Board, sources: Mapping[str, Source], there: Collection[str]) 
         and source.version == board.version
     ]
     bound = Column("reference", "reference", board.measure.kind)
-    digits = 1 if board.measure.kind == "percent" else 2
+    digits = board.measure.digits
     return {
         "id": f"{board.protocol}-v{board.version}",
         "board": board,

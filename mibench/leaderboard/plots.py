@@ -59,9 +59,8 @@ def said(curve: Curve, point: CurvePoint, measure: Measure) -> tuple[str, str, s
 
 
 def _with_spread(number: float, spread: float | None, measure: Measure) -> str:
-    digits = 1 if measure.kind == "percent" else 2
     both = [number] if spread is None else [number, spread]
-    return " ± ".join(f"{measure.scale * each:.{digits}f}" for each in both)
+    return " ± ".join(f"{measure.scale * each:.{measure.digits}f}" for each in both)
 
 
 def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mibench.leaderboard.board import BITS, Measure, Value
-from mibench.leaderboard.series import UNDEFENDED, Series, over_seeds
+from mibench.leaderboard.series import UNDEFENDED, Series, by_seed, over_seeds
 from mibench.record import BoardCard, Record
 
 BUDGETS = (0.05, 0.02, 0.01)  # of accuracy; the first one ranks
@@ -186,20 +186,20 @@ def _entry(
     if plain is None:
         return Entry(reason="no undefended target to compare with")
     protecting = [one for one in own if not one.control]
-    known = [one for one in protecting if one.validation is not None]
-    if not known:
+    costs = [(plain - one.validation, one) for one in protecting if one.validation is not None]
+    if not costs:
         return Entry(reason="only its control" if not protecting else "no validation accuracy")
-    within = [one for one in known if plain - (one.validation or 0) <= budget + _SLACK]
+    within = [(cost, one) for cost, one in costs if cost <= budget + _SLACK]
     if not within:
-        least = min(plain - (one.validation or 0) for one in known)
+        least = min(cost for cost, _ in costs)
         return Entry(
             cost=Value(least), reason=f"costs {100 * least:.1f} points or more of accuracy"
         )
-    one = within[0]
+    spent, one = within[0]
     whole = set(card.worst_case) <= one.cells.keys()
     attacks = tuple(a for a in card.worst_case if a in one.cells) or tuple(one.cells)
     leak, per_seed = worst_case(one.cells, attacks, measure)
-    cost = Value(plain - (one.validation or 0), spread=one.error or None)
+    cost = Value(spent, spread=one.error or None)
     reason = ""
     if not whole:
         reason = f"under {', '.join(attacks)} alone"
@@ -219,12 +219,8 @@ def _less(
     from mibench.metrics.intervals import paired_interval, seeds_interval
 
     if card.interval == "seeds":
-        seeds = sorted(one.keys() & other.keys())
-        if len(seeds) < 2:
-            return False
-        pairs = [(one[seed], other[seed]) for seed in seeds]
-        rows = [[a - b for a, b in zip(*pair, strict=True)] for pair in pairs]
-        return seeds_interval(torch.tensor(rows, dtype=torch.float64))[2] < 0
+        rows = by_seed(one, other)
+        return len(rows) > 1 and seeds_interval(torch.tensor(rows, dtype=torch.float64))[2] < 0
     means = [
         [statistics.fmean(values) for values in zip(*each.values(), strict=True)]
         for each in (one, other)
@@ -280,7 +276,8 @@ def worst_case(
     missing = [attack for attack in attacks if not by_attack.get(attack)]
     if missing:
         return Value(text=f"lacks {', '.join(missing)}"), {}
-    if any(not _samples(r, measure) for own in by_attack.values() for r in own.values()):
+    told = [{s: _samples(r, measure) for s, r in own.items()} for own in by_attack.values()]
+    if not all(rows for own in told for rows in own.values()):
         return Value(text="a record does not tell each sample"), {}
     seeds = set.intersection(*(set(records) for records in by_attack.values()))
     found = {}
@@ -288,8 +285,8 @@ def worst_case(
         records = [records[seed] for records in by_attack.values()]
         if len({record.artifacts.get("target") for record in records}) > 1:
             continue
-        samples = [_samples(record, measure) for record in records]
-        if all(rows and min(map(len, rows)) > 1 for rows in samples):
+        samples = [own[seed] for own in told]
+        if all(min(map(len, rows)) > 1 for rows in samples):
             found[seed] = worst_of_target(samples)
     if not seeds:
         return Value(text="no seed has all its attacks"), {}

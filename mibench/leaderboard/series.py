@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mibench.errors import RequestError
-from mibench.leaderboard.board import DASH, TOP1, Board, Curve, CurvePoint, Measure, Value
+from mibench.leaderboard.board import BITS, DASH, TOP1, Board, Curve, CurvePoint, Measure, Value
 from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
 from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import command_of_record, method_label, overrides
@@ -78,6 +78,11 @@ def _row(filed: Filed) -> dict[str, Any]:
         "created": record.created,
         "command": command_of_record(record),
     }
+
+
+def measure_of(record: Record) -> Measure:
+    """What the board of a record's protocol shows: bits where the card has judges."""
+    return BITS if record.protocol.resolved.get("judges") else TOP1
 
 
 def settings_of(record: Record) -> str:
@@ -156,6 +161,16 @@ def series(filed: Sequence[Filed]) -> list[Series]:
             )
         )
     return found
+
+
+def by_seed(
+    one: Mapping[int, Sequence[float]], other: Mapping[int, Sequence[float]]
+) -> list[list[float]]:
+    """One minus the other, identity by identity, a row for each seed that both have."""
+    return [
+        [a - b for a, b in zip(one[seed], other[seed], strict=True)]
+        for seed in sorted(one.keys() & other.keys())
+    ]
 
 
 def over_seeds(values: Iterable[float]) -> Value:

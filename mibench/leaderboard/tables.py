@@ -24,7 +24,16 @@ from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import command_of_record
 from mibench.leaderboard.ranking import BUDGETS, RULE, Entry, entries, strengths, worst_case
 from mibench.leaderboard.records import Filed
-from mibench.leaderboard.series import UNDEFENDED, Series, curves, over_seeds, seeds_text, series
+from mibench.leaderboard.series import (
+    UNDEFENDED,
+    Series,
+    by_seed,
+    curves,
+    measure_of,
+    over_seeds,
+    seeds_text,
+    series,
+)
 from mibench.names import AttackName
 from mibench.record import BoardCard, Record
 
@@ -69,7 +78,7 @@ def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board
         card: what its board shows.
     """
     part = filed[0].record.protocol
-    measure = BITS if part.resolved.get("judges") else TOP1
+    measure = measure_of(filed[0].record)
     cells = series(filed)
     lines = curves(filed, card.headline, measure)
     usual = str(part.resolved.get("target", ""))
@@ -354,18 +363,17 @@ def _difference(
 ) -> Value:
     """Paired difference of the measure with its interval, over the seeds that both have."""
     mine, theirs = (_per_identity(each.complete, measure) if each else {} for each in (one, other))
-    seeds = sorted(mine.keys() & theirs.keys())
-    if not seeds:
+    rows = by_seed(mine, theirs)
+    if not rows:
         return DASH
     import torch  # here, so that the other tables do without it
 
     from mibench.metrics.intervals import paired_interval, seeds_interval
 
-    rows = [[a - b for a, b in zip(mine[s], theirs[s], strict=True)] for s in seeds]
     difference = torch.tensor(rows, dtype=torch.float64)
     if card.interval == "identities":
         mean, low, high = paired_interval(difference)
-    elif len(seeds) < 2:
+    elif len(rows) < 2:
         return Value(float(difference.mean()))
     else:
         mean, low, high = seeds_interval(difference)

@@ -26,6 +26,7 @@ from mibench.metrics.identity import (
     leak,
     median_rank,
     p_values,
+    ranks_of,
     two_choice_accuracy,
 )
 from mibench.metrics.inception import fid_successful, find_inception, inception_features
@@ -68,6 +69,7 @@ __all__ = [
     "p_values",
     "paired_interval",
     "prdc",
+    "ranks_of",
     "seeds_interval",
     "subsample_interval",
     "successes",

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from mibench.metrics._shared import check_reconstructions, per_identity_metric
 from mibench.metrics.intervals import medians
-from mibench.record import RULES_VERSION, MetricValue, missing
+from mibench.record import LEAST_MATCHES, RULES_VERSION, MetricValue, missing
 
-LEAST_MATCHES = 10  # αN below which the realised false-match rate scatters too much
 _CONFIDENCE = 0.95
 
 
@@ -44,6 +43,11 @@ def p_values(ranks: Tensor, decoys: int) -> Tensor:
     if ranks.min() < 1 or ranks.max() > decoys + 1:
         raise ValueError(f"ranks among {decoys} decoys are 1 to {decoys + 1}")
     return ranks.cpu().to(torch.float64).amax(dim=0) / (decoys + 1)
+
+
+def ranks_of(p: Tensor, decoys: int) -> Tensor:
+    """The ranks ρ that :func:`p_values` were made of, int64: p is ρ / (N + 1), rounded."""
+    return (p.to(torch.float64) * (decoys + 1)).round().long()
 
 
 def identity_bits(p: Tensor, labels: Tensor, *, rules: int = RULES_VERSION) -> MetricValue:
@@ -79,8 +83,7 @@ def leak(
             f"{decoys:,} decoys are too few for a false-match rate of {float(alpha):g}: "
             f"{math.ceil(LEAST_MATCHES / alpha):,} are needed"
         )
-    # Compared as ranks: p is ρ / (N + 1), rounded.
-    hits = (p * (decoys + 1)).round() <= math.floor(alpha * (decoys + 1))
+    hits = ranks_of(p, decoys) <= math.floor(alpha * (decoys + 1))
     metric = per_identity_metric(hits.double().mean(dim=1), hits.numel(), 0, rules)
     rows = tuple("".join("01"[hit] for hit in row) for row in hits.tolist())
     return metric.model_copy(update={"hits": rows})
@@ -100,9 +103,9 @@ def median_rank(
         rules: version of the intervals' rules.
     """
     check_reconstructions(p, labels)
-    ranks = (p.to(torch.float64) * (decoys + 1)).round()
-    found = per_identity_metric(ranks.quantile(0.5, dim=1), p.numel(), 0, rules, medians)
-    rows = tuple(map(tuple, ranks.long().tolist()))
+    ranks = ranks_of(p, decoys)
+    found = per_identity_metric(medians(ranks.double()), p.numel(), 0, rules, medians)
+    rows = tuple(map(tuple, ranks.tolist()))
     return found.model_copy(update={"ranks": rows, "among": decoys + 1})
 
 

@@ -68,39 +68,33 @@ _SHARED_ASSETS = {
     ),
 }
 
+
+def _judge(name: str, network: str, decoys: str) -> JudgeCard:
+    """A judge that tools/make_judges.py made, by the SHA-256 of its weights and of its decoys."""
+    return JudgeCard(
+        network=Asset(file=f"judge-{name}-32.safetensors.xz", sha256=network),
+        decoys=Asset(file=f"decoys-{name}-32.safetensors.xz", sha256=decoys),
+    )
+
+
 # Trained on an endless stream of rendered identities; 100,000 decoys, of nine images each. Two that
 # small changes of colour and shade move little, of two families, and one that was trained without:
 # what a push of strangers to a class gains by the first two, the third does not give.
 _JUDGES = (
-    JudgeCard(
-        network=Asset(
-            file="judge-regnet-32.safetensors.xz",
-            sha256="83e24d9863395ba5e8b1070b9fb1531f528b2745c7925e57fba85fc654b259c6",
-        ),
-        decoys=Asset(
-            file="decoys-regnet-32.safetensors.xz",
-            sha256="20a5c4bfe6a4c3acb2f9afc78202b736ab840708d56d02b4a4da97bf859fb096",
-        ),
+    _judge(
+        "regnet",
+        "83e24d9863395ba5e8b1070b9fb1531f528b2745c7925e57fba85fc654b259c6",
+        "20a5c4bfe6a4c3acb2f9afc78202b736ab840708d56d02b4a4da97bf859fb096",
     ),
-    JudgeCard(
-        network=Asset(
-            file="judge-edgenext-32.safetensors.xz",
-            sha256="bc6d99afaf55162ba6b6065c5f5770885f932c2fb3189c71c9f20f5364c4b661",
-        ),
-        decoys=Asset(
-            file="decoys-edgenext-32.safetensors.xz",
-            sha256="d7b010ad27126b68c4e6a0fab4a382905cd252d47850790aecd2eb13fb74dfc5",
-        ),
+    _judge(
+        "edgenext",
+        "bc6d99afaf55162ba6b6065c5f5770885f932c2fb3189c71c9f20f5364c4b661",
+        "d7b010ad27126b68c4e6a0fab4a382905cd252d47850790aecd2eb13fb74dfc5",
     ),
-    JudgeCard(
-        network=Asset(
-            file="judge-regnet-mild-32.safetensors.xz",
-            sha256="798116a9043bb1aec4e7557798072ee4a789053d19951c301539fb994d76e11f",
-        ),
-        decoys=Asset(
-            file="decoys-regnet-mild-32.safetensors.xz",
-            sha256="fce6cd4bab9993821e78044e18ef5f9e7490c09982b4afce62721a228bfc6019",
-        ),
+    _judge(
+        "regnet-mild",
+        "798116a9043bb1aec4e7557798072ee4a789053d19951c301539fb994d76e11f",
+        "fce6cd4bab9993821e78044e18ef5f9e7490c09982b4afce62721a228bfc6019",
     ),
 )
 

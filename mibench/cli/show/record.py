@@ -117,14 +117,10 @@ def leak_in_words(record: Record) -> list[str]:
     if record.protocol.resolved["data"].get("decoys") == "rare":  # nominal: as it was measured
         chance = _rank(record.references.get(FLOOR_PRIOR, {}).get("median_rank"))
     of_lookup = f"; looking through public pictures {_rank(lookup)}" if lookup else ""
+    known_bits = f"Known of who the person is: {with_interval('identity_bits', bits)} bits"
     return [
         f"Typical rank of the person {_rank(rank)} of {rank.among:,}{of_lookup}; chance {chance}",
-        "; ".join(
-            [
-                f"Known of who the person is: {with_interval('identity_bits', bits)} bits",
-                *([", ".join(beside)] if beside else []),
-            ]
-        ),
+        known_bits + ("; " + ", ".join(beside) if beside else ""),
     ]
 
 
