@@ -182,7 +182,10 @@ class BoardCard(Frozen):
     """What the board of a protocol shows; a card holds it, outside its digest."""
 
     headline: str = Field(description="the attack of curves and ranks")
-    worst_case: tuple[str, ...] = Field(description="the fixed set of attacks of the worst case")
+    worst_case: tuple[str, ...] = Field(description="the fixed list of attacks of the worst case")
+    list_version: int = Field(
+        1, ge=1, le=10**6, description="version of that list, which a changed list counts up"
+    )
     interval: Literal["identities", "seeds"] = Field(
         "identities",
         description="what the intervals of differences are over: the seeds where a protocol has "

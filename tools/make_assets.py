@@ -1,6 +1,6 @@
 """Make the pinned networks of the synthfaces-32 protocols (about two hours on two cores).
 
-    python tools/make_assets.py [prior] [attributes] [synthfaces-32] [synthfaces-32-dev]
+    python tools/make_assets.py [prior] [synthfaces-32] [synthfaces-32-dev]
 
 Each file is written to mibench/assets as half-precision safetensors; the SHA-256 printed at the end
 belongs into the protocol cards (mibench/protocols/synthfaces.py). Training is deterministic in the
@@ -22,15 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mibench.data.images import ImageSet
-from mibench.data.rendered import public_attributes, render_dataset, render_public
+from mibench.data.rendered import render_dataset, render_public
 from mibench.judges.evaluators import EvaluatorConfig, EvaluatorJob, train_evaluator
-from mibench.judges.evaluators.classifier import AttributeTraining, ClassifierEvaluator
+from mibench.judges.evaluators.classifier import ClassifierEvaluator
 from mibench.models.initialisation import Initialisation
 from mibench.priors import PriorConfig, PriorJob
 from mibench.priors.gan import Gan, no_general
 from mibench.progress import Progress
 from mibench.protocols.synthfaces import (
-    ATTRIBUTE_REGRESSOR,
     DEV_DATA,
     EVALUATOR,
     SECOND_EVALUATOR,
@@ -88,30 +87,6 @@ def make_prior() -> None:
     write("prior-32", prior.tensors(), {**prior.description(), **note})
 
 
-def make_attributes() -> None:
-    public = render_public(SYNTHFACES_DATA, RESOLUTION)
-    attributes = public_attributes(SYNTHFACES_DATA)
-    held = len(attributes) // 20
-    seen = public.labels >= held
-
-    class Regressor(ClassifierEvaluator):
-        hooks = AttributeTraining(attributes)
-
-    generator = stream(SYNTHFACES_DATA.seed, SYNTHFACES_DATA.public_name, "attribute regressor")
-    work = job(public.select(seen), generator, "attribute regressor")
-    judge, _ = train_evaluator(Regressor, ATTRIBUTE_REGRESSOR, attributes.shape[1], work)
-    rest = public.select(~seen)
-    error = (judge(rest.images)[0].sigmoid() - attributes[rest.labels]).abs().mean()
-    note = {"mean_absolute_error_on_held_out_public_identities": round(error.item(), 4)}
-    print(note)
-    config = ATTRIBUTE_REGRESSOR.model_dump(mode="json")
-    write(
-        "attributes-32",
-        judge.network.state_dict(),
-        {"judge": config, "outputs": attributes.shape[1], **note},
-    )
-
-
 def make_evaluator(
     name: str, config: EvaluatorConfig, protocol: str, train: ImageSet, test: ImageSet
 ) -> None:
@@ -132,7 +107,7 @@ def make_evaluators(protocol: str) -> None:
 
 
 def main() -> None:
-    everything = ["attributes", "synthfaces-32", "synthfaces-32-dev", "prior"]
+    everything = ["synthfaces-32", "synthfaces-32-dev", "prior"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("assets", nargs="*", choices=[*everything, []], default=everything)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's default")
@@ -142,8 +117,6 @@ def main() -> None:
     for asset in arguments.assets:
         if asset == "prior":
             make_prior()
-        elif asset == "attributes":
-            make_attributes()
         else:
             make_evaluators(asset)
 

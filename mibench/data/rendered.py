@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mibench.data.divided import Counts, Data, Divided, Place
 from mibench.data.images import Dataset, ImageSet
-from mibench.data.synthfaces import render_identities, sample_apart, sample_identities
+from mibench.data.synthfaces import (
+    FAMILY,
+    render_identities,
+    sample_apart,
+    sample_identities,
+)
 from mibench.progress import SILENT, Progress
 from mibench.streams import stream
 from mibench.types import digest
@@ -33,6 +38,25 @@ class SynthFacesData(Data):
     )
     public_identities: int = Field(4000, ge=1, le=10**6, description="public identities")
     public_images: int = Field(5, ge=1, le=10**6, description="images of a public identity")
+    decoys: int | None = Field(
+        None,
+        ge=FAMILY,
+        le=10**6,
+        multiple_of=FAMILY,
+        description="identities that nobody trains on, for judges that bring no decoys to rank "
+        "among; None: nobody",
+    )
+    decoy_images: int = Field(
+        1, ge=1, le=10**6, description="images behind each template of a decoy or private person"
+    )
+
+    @model_validator(mode="after")
+    def _images_need_decoys(self) -> SynthFacesData:
+        if self.decoys is None and self.decoy_images != 1:
+            raise ValueError("decoy_images does nothing without decoys")
+        if self.decoys is not None and self.decoy_images > self.test:
+            raise ValueError("decoy_images is more than test, the images of a private identity")
+        return self
 
     def divide(
         self,
@@ -45,7 +69,8 @@ class SynthFacesData(Data):
         """See :class:`mibench.data.divided.Data`; nothing is rendered yet."""
         train, val, test = (self.identities * n for n in (self.train, self.val, self.test))
         public = self.public_identities * self.public_images
-        counts = Counts(self.identities, train, val, test, public, self.test)
+        decoys = (self.decoys, self.decoy_images) if self.decoys else ()
+        counts = Counts(self.identities, train, val, test, public, self.test, *decoys)
         key = digest([self.model_dump(mode="json"), resolution])
         return RenderedFaces(key, None, True, counts, False, self, resolution)
 
@@ -119,6 +144,15 @@ def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = S
         labels = torch.arange(len(passed_by)).repeat_interleave(data.test)
         foils = ImageSet(pictures, labels, names)
 
+    decoys = None
+    if data.decoys is not None:
+        generator = stream(data.seed, data.private_name, "decoys")
+        families = [sample_identities(FAMILY, generator) for _ in range(data.decoys // FAMILY)]
+        strangers = torch.cat(families)
+        pictures = render_identities(strangers, data.decoy_images, resolution, generator, progress)
+        labels = torch.arange(data.decoys).repeat_interleave(data.decoy_images)
+        decoys = ImageSet(pictures, labels, _names("decoy", data.decoys))
+
     return Dataset(
         train=part(0, data.train),
         val=part(data.train, data.val),
@@ -126,6 +160,7 @@ def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = S
         public=render_public(data, resolution, progress),
         attributes=attributes,
         foils=foils,
+        decoys=decoys,
     )
 
 

@@ -29,11 +29,11 @@ _SLACK = 1e-9
 RULE = (
     "Spend at most 5 points of accuracy: how much still leaks? Each defense enters with its "
     "strongest strength whose validation accuracy, averaged over seeds, costs at most that much "
-    "against none; what leaks there is the worst case over {attacks}. Its rank is 1 + the number "
-    "of defenses that leak significantly less ({paired}): differences that may be chance share "
-    "ranks. Early stopping is a defense of its own; none is what all are compared with, and has no "
-    "rank. Where a strength was met by fewer attacks, the table says by which, and it has no rank. "
-    "± of a cost is the standard error of validation accuracy."
+    "against none; what leaks there is the worst case over {attacks} (list {version}). Its rank is "
+    "1 + the number of defenses that leak significantly less ({paired}): differences that may be "
+    "chance share ranks. Early stopping is a defense of its own; none is what all are compared "
+    "with, and has no rank. Where a strength was met by fewer attacks, the table says by which, "
+    "and it has no rank. ± of a cost is the standard error of validation accuracy."
 )
 
 

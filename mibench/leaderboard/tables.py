@@ -161,7 +161,11 @@ def defenses_table(
     notes = (
         f"{measure.title.capitalize()} of each attack at the default strength; lower is better for "
         f"the defender. {SPREAD_NOTE}",
-        RULE.format(attacks=", ".join(card.worst_case), paired=_INTERVALS[card.interval]),
+        RULE.format(
+            attacks=", ".join(card.worst_case),
+            version=card.list_version,
+            paired=_INTERVALS[card.interval],
+        ),
         "Worst case: within each target, the attack is chosen for each identity on one half of its "
         "samples and scored on the other, both ways averaged. Chosen on few samples, it can come "
         "out below the strongest attack's own number.",

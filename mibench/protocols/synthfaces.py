@@ -11,20 +11,16 @@ from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
 from mibench.protocols._budgets import ATTACKS, PRIORS, STUDENTS
 from mibench.protocols._card import Protocol
-from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 
-SYNTHFACES_DATA = SynthFacesData(private_name="synthfaces-32", public_name="synthfaces-32")
-DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev-2", "coins": True})
+SYNTHFACES_DATA = SynthFacesData(
+    private_name="synthfaces-32-2", public_name="synthfaces-32", coins=True
+)
+DEV_DATA = SYNTHFACES_DATA.model_copy(update={"private_name": "synthfaces-32-dev-2"})
 
 EVALUATOR = EvaluatorConfig(architecture="regnetx_002", resolution=64)
 SECOND_EVALUATOR = EvaluatorConfig(architecture="mobilenetv2_050", resolution=64)
-ATTRIBUTE_REGRESSOR = EvaluatorConfig(
-    architecture="mobilenetv2_050",
-    resolution=64,
-    training=TrainingConfig(epochs=8, optimizer="adamw", learning_rate=3e-3, weight_decay=0.01),
-)
 
 _STUDENTS = StudentsConfig(
     architectures=("test_efficientnet", "test_byobnet", "test_convnext"),
@@ -32,14 +28,24 @@ _STUDENTS = StudentsConfig(
 )
 
 _SMALL: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "resolution": 32,
     "target": "test_resnet",
     "training": TrainingConfig(epochs=20, learning_rate=0.05, weight_decay=5e-4),
     "evaluator": EVALUATOR,
     "second": SECOND_EVALUATOR,
     "students": _STUDENTS,
-    "attacks": ATTACKS,
+    # VMI by bits on the twin: 300 steps of .01 2.5, 1,000 of .003 at KL weight .005 5.2, 2,000
+    # 5.8. Larger steps of Adam are noise in the 5,050 entries of each L.
+    "attacks": {
+        **ATTACKS,
+        "vmi": {
+            **ATTACKS["vmi"],
+            "attack.iterations": 2000,
+            "attack.learning_rate": 0.003,
+            "attack.kl_weight": 0.005,
+        },
+    },
     "priors": PRIORS,
     # Strengths: the largest tried that costs at most 5 points of validation accuracy on the twin
     # (none .995). MID: β .03 → .967, .04 → .954, .05 → .931. BiDO: scale 2 → .969, 3 → .953,
@@ -57,14 +63,14 @@ _SMALL: dict[str, Any] = {
         },
     },
 }
-_SHARED_ASSETS = {
+_PRIOR_AND_ATTRIBUTES = {
     "prior": Asset(
         file="prior-32.safetensors",
         sha256="0327188a60937a352f7bdc38dcf0b64eb2f9ba072b9a58354387776414f46d1c",
     ),
     "attributes": Asset(
-        file="attributes-32.safetensors",
-        sha256="3f4e3f6a44a6214ca2778b6fd78bd66aa6ccadad79518fc6125ed9ea331d63d6",
+        file="attributes-stream-32.safetensors",
+        sha256="e13c69f5ebb559e411642f5aa3a5d354e3ade9b89a7a1ad32395d7e1bb898dd5",
     ),
 }
 
@@ -98,86 +104,69 @@ _JUDGES = (
     ),
 )
 
-_BOARD = BoardCard(
-    headline="improved-kedmi",
-    worst_case=("gmi", "improved-gmi", "kedmi", "improved-kedmi", "vmi", "improved-vmi"),
+_ACCEPTANCE = Asset(
+    file="acceptance-synthfaces-32-dev.json",
+    sha256="f9fdf4c89d6404945738abc0914fee78ccaa2ecd03ccf27b0ed15bdd6ed606fa",
 )
 
 CARDS = (
     Protocol(
         name="synthfaces-32",
         title="Parametric faces at 32×32, sized for two CPU cores",
-        board=_BOARD,
         data=SYNTHFACES_DATA,
+        judges=_JUDGES,
+        acceptance=_ACCEPTANCE,
         assets={
-            **_SHARED_ASSETS,
+            **_PRIOR_AND_ATTRIBUTES,
             "evaluator": Asset(
                 file="evaluator-synthfaces-32.safetensors",
-                sha256="2fd842f31d2e5dff66c4ee67c154a5f47e99ceea3fa146387cda27ef34de165b",
+                sha256="7bb149c79d266537857735f0237018b2d9b53a7393e7a40319eee6a7eed99e6c",
             ),
             "second": Asset(
                 file="second-synthfaces-32.safetensors",
-                sha256="ec48c1aee16ba569ca22671f69626660680e9f02dc9bc9701fc990c94f63c39e",
+                sha256="fb81153e8d0b17a5ecc6288209e670bd641aede70cdde3d6812946f77f3738dc",
             ),
         },
         **_SMALL,
     ),
     Protocol(
         name="synthfaces-32-dev",
-        title="Development twin of synthfaces-32: a draft of version 2, with embedding judges",
+        title="Development twin of synthfaces-32, for settling budgets and strengths",
         notes=(
-            "A draft: nothing of it but judges and decoys is frozen, and its evaluators are "
+            "Other private identities, the same public ones and judges; its evaluators are "
             "trained once a store.",
         ),
         data=DEV_DATA,
-        board=BoardCard(headline="improved-kedmi", worst_case=("lookup", *_BOARD.worst_case)),
         judges=_JUDGES,
-        acceptance=Asset(
-            file="acceptance-synthfaces-32-dev.json",
-            sha256="f9fdf4c89d6404945738abc0914fee78ccaa2ecd03ccf27b0ed15bdd6ed606fa",
-        ),
-        assets={
-            "prior": _SHARED_ASSETS["prior"],
-            "attributes": Asset(
-                file="attributes-stream-32.safetensors",
-                sha256="e13c69f5ebb559e411642f5aa3a5d354e3ade9b89a7a1ad32395d7e1bb898dd5",
-            ),
-        },
-        # VMI by bits on the draft: 300 steps of .01 2.5, 1,000 of .003 at KL weight .005 5.2, 2,000
-        # 5.8. Larger steps of Adam are noise in the 5,050 entries of each L.
-        **{
-            **_SMALL,
-            "version": 2,
-            "attacks": {
-                **ATTACKS,
-                "vmi": {
-                    **ATTACKS["vmi"],
-                    "attack.iterations": 2000,
-                    "attack.learning_rate": 0.003,
-                    "attack.kl_weight": 0.005,
-                },
-            },
-        },
+        acceptance=_ACCEPTANCE,
+        assets=_PRIOR_AND_ATTRIBUTES,
+        **_SMALL,
     ),
     Protocol(
         name="synthfaces-64",
+        version=2,
         title="Parametric faces at 64×64 with the papers' network sizes, for a GPU",
-        board=_BOARD,
         data=SynthFacesData(
-            private_name="synthfaces-64",
+            private_name="synthfaces-64-2",
             public_name="synthfaces-64",
             identities=300,
+            coins=True,
             public_identities=6000,
+            decoys=10_000,
+            decoy_images=5,
         ),
         resolution=64,
         target="vgg16_bn",
         training=TrainingConfig(),
         evaluator=EvaluatorConfig(architecture="regnety_016", resolution=112),
         second=EvaluatorConfig(architecture="convnext_pico", resolution=112),
+        judges=tuple(each.model_copy(update={"decoys": None}) for each in _JUDGES),
         gan=GanConfig(steps=60000, generator_width=64),
         notes=(
             "Of the papers' networks it has the resolution and the widths, not the layers: timm's "
             "`vgg16_bn` has another head than their VGG16, and the GAN is this suite's.",
+            "Its judges are those of synthfaces-32, which enlarge images of any size alike; its "
+            "decoys are rendered at 64×64.",
         ),
     ),
 )

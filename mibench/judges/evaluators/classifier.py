@@ -1,16 +1,15 @@
-"""Judges that are classifiers, as the papers' evaluators; and the regressor of face attributes."""
+"""Judges that are classifiers, as the papers' evaluators."""
 
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from mibench.errors import RequestError
 from mibench.judges.evaluators import Evaluator, EvaluatorConfig, EvaluatorJob, register_evaluator
 from mibench.models.classifiers import Classifier, Outputs
 from mibench.models.initialisation import initialise
 from mibench.models.resize import resize
-from mibench.training.loop import Hooks, Job, TrainingResult, TrainState, train
+from mibench.training.loop import Job, TrainingResult, train
 
 
 class ResizingClassifier(Classifier):
@@ -32,7 +31,6 @@ class ClassifierEvaluator(Evaluator):
     """A timm architecture, trained on the images like a target without a defense."""
 
     title = "A classifier of another architecture than the target's"
-    hooks: Hooks | None = None
     network: ResizingClassifier
 
     @classmethod
@@ -67,22 +65,8 @@ class ClassifierEvaluator(Evaluator):
             job.progress,
             job.label,
         )
-        return train(work, self.hooks)
+        return train(work)
 
     def outputs(self, images: Tensor) -> Outputs:
         """The classifier's."""
         return self.network.outputs(images)
-
-
-class AttributeTraining(Hooks):
-    """Regression of attributes in [0, 1], which the labels index."""
-
-    def __init__(self, attributes: Tensor) -> None:
-        self.attributes = attributes
-
-    def augment(self, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
-        # Mirroring would swap the parting of the hair, which is an attribute.
-        return images
-
-    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
-        return F.mse_loss(model(images).sigmoid(), self.attributes[labels])

@@ -21,7 +21,7 @@ from mibench.judges.evaluators import (
     restored_evaluator,
     train_evaluator,
 )
-from mibench.judges.evaluators.classifier import AttributeTraining, ClassifierEvaluator
+from mibench.judges.evaluators.classifier import ClassifierEvaluator
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.initialisation import Initialisation
 from mibench.models.resize import resize
@@ -74,18 +74,6 @@ def test_a_judge_sees_its_own_resolution(
     logits, features = judge(pictures(size=size).images)
     assert logits.shape == (8, 2)
     assert features.shape == (8, judge.network.feature_size)
-    assert seen == {(48, 48)}
-
-
-def test_a_regressor_sees_its_own_resolution(seen: set[tuple[int, ...]]) -> None:
-    config = EvaluatorConfig(
-        architecture="test_resnet", resolution=48, training=TrainingConfig(epochs=1, augment=False)
-    )
-
-    class Regressor(ClassifierEvaluator):
-        hooks = AttributeTraining(torch.rand(2, 5))
-
-    train_evaluator(Regressor, config, 5, job(pictures()))
     assert seen == {(48, 48)}
 
 
