@@ -12,10 +12,12 @@ import math
 from typing import Any
 
 from mibench.data.identity_division import IdentityDivision
+from mibench.judges import JudgeCard
 from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
+from mibench.protocols.small import LFW, LFW_SPLIT
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 
@@ -147,14 +149,17 @@ CARDS = (
     Protocol(
         name="lfw-64",
         title="Labeled Faces in the Wild at 64×64: the identities with 20 images or more",
-        data=IdentityDivision(dataset="lfw", min_images=20, val_fraction=0.15, test_fraction=0.15),
-        split="d9823964463d22fe7f3da1ab1aa12ce7e109644c04c96b89e2c2d21b0f164aac",
+        version=2,
+        data=LFW,
+        split=LFW_SPLIT,
+        judges=(JudgeCard(kind="dlib"),),
         **{
             **_FACES,
             "attacked": None,
-            # The passes of CelebA over the pictures of the other 5,687 people.
-            "gan": _gan(280, 10_210),
-            "priors": _priors(120, 10_210),
+            # The passes of CelebA over the pictures of the 1,618 people who are neither private
+            # nor decoys.
+            "gan": _gan(280, 6_141),
+            "priors": _priors(120, 6_141),
         },
     ),
     Protocol(
