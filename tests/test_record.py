@@ -17,19 +17,20 @@ from mibench.protocols import PROTOCOLS
 from mibench.record import Record, prior_apart, protocol_digest, strength
 from tests.kit.board_records import make, record_data
 
-RECORDS = Path(__file__).resolve().parent.parent / "leaderboards" / "records"
-FILED = sorted(RECORDS.glob("*/*.json"))
+BOARDS = Path(__file__).resolve().parent.parent / "leaderboards"
+EARLIER = BOARDS / "earlier"
+FILED = sorted([*BOARDS.glob("records/*/*.json"), *EARLIER.glob("*/*.json")])
 
 
 def filed(name: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text())
+    data: dict[str, Any] = json.loads((EARLIER / f"{name}.json").read_text())
     return data
 
 
 @pytest.fixture
 def old() -> dict[str, Any]:
     """A record of schema 1, of an attack with a prior of its own."""
-    return filed("synthfaces-32/improved-kedmi_bido_test_resnet_seed0")
+    return filed("synthfaces-32-v1/improved-kedmi_bido_test_resnet_seed0")
 
 
 def test_every_filed_record_is_read_as_one_of_today() -> None:
@@ -59,7 +60,7 @@ def test_the_priors_settings_leave_the_attacks(old: dict[str, Any]) -> None:
     assert record.prior.passed == {}
     assert record.protocol.resolved["priors"] == {"inversion-gan": {"prior.steps": 200}}
     assert "attack.prior_training.steps" not in record.protocol.resolved["attacks"]["kedmi"]
-    plain = Record.model_validate(filed("synthfaces-32/gmi_none_test_resnet_seed0"))
+    plain = Record.model_validate(filed("synthfaces-32-v1/gmi_none_test_resnet_seed0"))
     assert (plain.prior.kind, plain.prior.recipe) == ("gan", "general GAN")
 
 
@@ -90,7 +91,7 @@ def test_paths_of_the_prior_are_its_own() -> None:
     ],
 )
 def test_strengths_of_the_first_defenses(name: str, path: str, value: float, control: bool) -> None:
-    found = Record.model_validate(filed(f"synthfaces-32/{name}")).strength
+    found = Record.model_validate(filed(f"synthfaces-32-v1/{name}")).strength
     assert found is not None
     assert (found.path, found.value, found.control) == (path, value, control)
 

@@ -21,14 +21,14 @@ from mibench.types import Frozen
 
 
 class Asset(Frozen):
-    """A file and the SHA-256 that it must have; of a packed one (``.xz``), what it holds.
+    """A file and the SHA-256 that it must have."""
 
-    Attributes:
-        file: the name of a file of this folder, or a path: ``"./arcface.safetensors"``.
-    """
-
-    file: str = Field(min_length=1)
-    sha256: str
+    file: str = Field(
+        min_length=1, description="a file of the package's, or a path: `./arcface.safetensors`"
+    )
+    sha256: str = Field(
+        description="what it must be; of a packed file (`.xz`), that of what it holds"
+    )
 
     @property
     def of_package(self) -> bool:

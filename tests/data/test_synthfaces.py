@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from mibench.data import synthfaces
@@ -14,6 +15,7 @@ from mibench.data.rendered import (
 )
 from mibench.data.synthfaces import (
     ATTRIBUTES,
+    FAMILY,
     LOOKALIKE_SHARE,
     NUISANCES,
     render,
@@ -107,6 +109,37 @@ def test_the_development_twin_shares_the_public_images_alone() -> None:
     assert second.attributes is not None
     assert torch.cdist(first.attributes, second.attributes).min() > 0.3
     assert not torch.equal(first.train.images, second.train.images)
+
+
+def test_decoys_are_rendered_where_judges_bring_none() -> None:
+    asked = {"decoys": 2 * FAMILY, "decoy_images": 2}
+    spec = SynthFacesData.model_validate({**SPEC.model_dump(), **asked})
+    data, plain = render_dataset(spec, 32), render_dataset(SPEC, 32)
+    assert plain.decoys is None
+    assert data.decoys is not None
+    assert data.decoys.labels.tolist() == [i for i in range(2 * FAMILY) for _ in range(2)]
+    assert len(set(data.decoys.names)) == 2 * FAMILY
+    assert torch.equal(data.train.images, plain.train.images)  # they draw on a stream of their own
+    seen = {image.numpy().tobytes() for image in data.decoys.images}
+    others = (data.train, data.val, data.test, data.public)
+    assert len(seen) == 4 * FAMILY
+    assert not seen & {image.numpy().tobytes() for part in others for image in part.images}
+    counts = spec.divide(resolution=32).counts
+    assert (counts.decoys, counts.decoy_images) == (2 * FAMILY, 2)
+    assert SPEC.divide(resolution=32).counts.decoys == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"decoys": FAMILY + 1}, "multiple of 200"),
+        ({"decoy_images": 2}, "does nothing without decoys"),
+        ({"decoys": FAMILY, "decoy_images": 3}, "more than test"),
+    ],
+)
+def test_decoys_that_cannot_be_drawn_are_refused(asked: dict[str, int], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        SynthFacesData.model_validate({**SPEC.model_dump(), **asked})
 
 
 COINS = SPEC.model_copy(update={"coins": True, "identities": 400})

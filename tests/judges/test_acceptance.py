@@ -13,7 +13,8 @@ from mibench.assets import load_json
 from mibench.protocols import PROTOCOLS, Protocol
 from tests.kit import command_line
 
-JUDGED = [card for card in PROTOCOLS.values() if card.judges]
+# Judges of photographs, and of images of another size, rank among the data's own decoys.
+JUDGED = [card for card in PROTOCOLS.values() if any(each.decoys for each in card.judges)]
 each_card = pytest.mark.parametrize("card", JUDGED, ids=lambda card: card.name)
 STRANGERS = 1000
 
@@ -25,7 +26,7 @@ def acceptance(card: Protocol) -> dict[str, Any]:
 
 
 def test_a_protocol_has_judges() -> None:
-    assert [card.name for card in JUDGED]
+    assert {card.name for card in JUDGED} >= {"synthfaces-32", "synthfaces-32-dev"}
 
 
 @each_card
@@ -44,7 +45,7 @@ def pushes(found: dict[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
 
 
 def gates(found: dict[str, Any]) -> list[str]:
-    """What the figures refuse, by the words that the card must have for it."""
+    """What the figures refuse."""
     failed = []
     accepts = found["true accepts of private test images"]["both"]["0.001"]
     if accepts < 0.95:
@@ -62,14 +63,10 @@ def gates(found: dict[str, Any]) -> list[str]:
 
 
 @each_card
-def test_what_the_figures_refuse_is_said(card: Protocol) -> None:
-    """A card may show judges that fail a test, as a draft's do, but never without a word."""
+def test_no_gate_refuses_them(card: Protocol) -> None:
     found = acceptance(card)
-    failed, said = gates(found), found["refused"]
-    assert len(failed) == len(said)
-    for reason in failed:
-        assert any(reason in each for each in said), reason
-    assert not said or any("draft" in note for note in card.notes)
+    assert gates(found) == []
+    assert found["refused"] == []
 
 
 @each_card

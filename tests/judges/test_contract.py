@@ -18,6 +18,7 @@ PINNED = [
     pytest.param(judge, id=f"{card.name}-{number}")
     for card in PROTOCOLS.values()
     for number, judge in enumerate(card.judges)
+    if judge.decoys
 ]
 
 

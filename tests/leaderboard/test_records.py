@@ -27,7 +27,7 @@ from tests.kit.board_records import accuracy, diverged, file_all, filed, hits_of
 pytestmark = pytest.mark.usefixtures("tiny")
 Data = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
-OLD = "leaderboards/records/synthfaces-32/gmi_none_test_resnet_seed0.json"  # of schema 1
+OLD = "leaderboards/earlier/synthfaces-32-v1/gmi_none_test_resnet_seed0.json"  # of schema 1
 
 
 def record_data(*args: Any, **options: Any) -> Data:
