@@ -33,6 +33,8 @@ HEADLINE = "attack_accuracy_top1"
 
 _TOLERANCE = 1e-8
 _MOST_TEST_IMAGES = 10**5  # no card's data set has more private test images
+_EXACT = 1e-12  # error of a share in double precision, with room
+_ROUNDED = 0.5e-6 + 2**-24  # of one in single precision, below 1, that six digits are kept of
 _COUNTED = ("attack_accuracy_top1", "attack_accuracy_top5", "attack_accuracy_both")
 _CHOICES = ("beats_lookalike", "two_choice_accuracy")  # one hit an identity
 _HITS = (*_COUNTED, "evaluator_agreement", *LEAKS, *_CHOICES)
@@ -290,23 +292,23 @@ def no_shares(record: Record) -> Iterator[str]:
         classes = round(1 / chance) if isinstance(chance, float) and 1e-6 < chance <= 1 else 0
         if classes < 2 or chance != 1 / classes or classes != (identities or classes):
             yield f"chance_accuracy {chance!r} is not that of {identities or 'a number of'} classes"
-    if n and validated is not None and not _is_count(validated, n, 6):  # it is rounded
+    if n and validated is not None and not _is_count(validated, n, _ROUNDED):
         yield f"validation_accuracy {validated} is no share of {n} images"
     n = identities * (stated.get("test") or 0)
     if n:
-        wrong = [key for key, value in shares.items() if not _is_count(value, n, 12)]
+        wrong = [key for key, value in shares.items() if not _is_count(value, n)]
     else:  # all three are over the same images, however many these are
         parts = {k: Fraction(v).limit_denominator(_MOST_TEST_IMAGES) for k, v in shares.items()}
         n = math.lcm(*(part.denominator for part in parts.values()))
-        wrong = [k for k, part in parts.items() if not _is_count(shares[k], part.denominator, 12)]
+        wrong = [k for k, part in parts.items() if not _is_count(shares[k], part.denominator)]
         if n > _MOST_TEST_IMAGES and not wrong:
             yield f"{', '.join(shares)} are no shares of one number of images"
     for key in wrong:
         yield f"{key} {shares[key]} is no share of {n} test images"
 
 
-def _is_count(share: float, n: int, digits: int) -> bool:
-    return abs(share - round(share * n) / n) <= 0.51 * 10.0**-digits
+def _is_count(share: float, n: int, error: float = _EXACT) -> bool:
+    return abs(share - round(share * n) / n) <= error
 
 
 def _references(record: Record) -> Iterator[str]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.checks import faults
+from mibench.leaderboard.checks import faults, no_shares
 from mibench.leaderboard.fit import unfit
 from mibench.leaderboard.names import cell_name
 from mibench.leaderboard.parsing import MOST_BYTES, parse
@@ -329,6 +329,19 @@ def test_what_is_said_of_one_target_is_said_alike() -> None:
 
 
 GUARANTEE = {"epsilon": 0.0, "delta": 1e-5, "privacy_unit": "identity"}
+
+
+def test_shares_in_single_precision_are_shares() -> None:
+    """Targets' accuracies are means of single precision, rounded to six digits."""
+    data = record_data()
+    del data["protocol"]["resolved"]["data"]["val"]
+    n = 3058
+    for right in range(n - 60, n + 1):
+        share = round(torch.tensor([1.0] * right + [0.0] * (n - right)).mean().item(), 6)
+        data["utility"] |= {"validation_images": n, "validation_accuracy": share}
+        assert not list(no_shares(Record.model_validate(data)))
+        data["utility"]["validation_accuracy"] = share - 2e-6
+        assert list(no_shares(Record.model_validate(data)))
 
 
 @pytest.mark.parametrize(
