@@ -33,6 +33,12 @@ IDENTITY_METRICS = (
 NO_OTHERS = "a test image is scored against others of its identity, and one has too few"
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
+# Who the decoys are, by the card's `data.decoys`, where they are no draw from the people whom the
+# private ones were drawn from: ranks among them are nominal.
+NOMINAL = {
+    "rare": "people with few pictures",
+    "unlisted": "people whom no published list shows",
+}
 _LARGEST = 1e15  # of a strength that a curve can show
 # Images beside the reconstructions, which bound every attack.
 FLOOR_PRIOR = "floor: random prior samples"
@@ -298,6 +304,12 @@ class Record(_Strict):
     def _of_any_schema(cls, data: Any) -> Any:
         known = isinstance(data, dict) and type(data.get("schema_version")) is int
         return upgraded(data) if known and data["schema_version"] in (1, 2) else data
+
+    @property
+    def nominal(self) -> str | None:
+        """Who the decoys are, where that makes ranks nominal (:data:`NOMINAL`); None elsewhere."""
+        decoys = self.protocol.resolved["data"].get("decoys")
+        return NOMINAL.get(decoys) if isinstance(decoys, str) else None
 
     def results(self) -> dict[str, Any]:
         """What an equal run must reproduce: all but cost, time, place and command."""

@@ -72,6 +72,12 @@ def list_(data: str | None, as_json: bool) -> None:
     is_flag=True,
     help="Accept fewer pictures, or other lists, than were published. The counts are recorded.",
 )
+@click.option(
+    "--lists",
+    metavar="FOLDER",
+    help="Where the published lists are that a protocol divides this data set by, as celeba-64-"
+    "lists does. They are checked, and kept in the folder of prepared data sets.",
+)
 @quiet_option
 def prepare(
     name: str,
@@ -81,6 +87,7 @@ def prepare(
     crop: int | None,
     download: bool,
     incomplete: bool,
+    lists: str | None,
     quiet: bool,
 ) -> None:
     """Check, crop and resize the originals of the data set NAME into one file.
@@ -88,6 +95,7 @@ def prepare(
     All cores are used. A command that was stopped continues where it was.
     """
     from mibench.cli.show.progress import display, size
+    from mibench.data.lists import lists_folder
     from mibench.data.prepare import prepare as prepare_data
 
     # What torchvision prints while downloading is progress, not a result.
@@ -100,6 +108,7 @@ def prepare(
             crop=crop,
             download=download,
             incomplete=incomplete,
+            lists=lists,
             progress=progress,
         )
     index = made.index
@@ -108,6 +117,9 @@ def prepare(
         f"{name}: {index.images:,} images of {len(index.names):,} identities{partly}, "
         f"{size(made.images.nbytes)}, in {made.folder.parent}"
     )
+    if lists is not None:
+        kept = lists_folder(made.source.card.name, data)
+        click.echo(f"its published lists: {', '.join(made.source.card.lists)}, in {kept}")
     for note in index.notes:
         click.echo(note)
     alike, doubtful = made.copies

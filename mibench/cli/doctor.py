@@ -205,6 +205,7 @@ def _protocols() -> Iterator[Check]:
 
 def _needs(protocol: Protocol) -> str:
     """The prepared data sets and weights that a protocol needs and that are not here, if any."""
+    from mibench.data.lists import lists_folder
     from mibench.data.prepared import DataFolder, set_name
     from mibench.models.initialisation import locate_weights
 
@@ -219,5 +220,9 @@ def _needs(protocol: Protocol) -> str:
         except RequestError:
             weights.append(architecture)
     missing = [f"the prepared data of {', '.join(absent)}"] if absent else []
+    if lists := protocol.data.lists:
+        name = protocol.data.sets[0][0]
+        if not all((lists_folder(name, data.root) / each).exists() for each in lists):
+            missing.append(f"the published lists of {name}")
     missing += [f"the weights of {', '.join(weights)}"] if weights else []
     return f"needs {' and '.join(missing)}" if missing else ""

@@ -81,6 +81,11 @@ class Data(Frozen):
         return ()
 
     @property
+    def lists(self) -> tuple[str, ...]:
+        """Names of the published lists of the first of them that are read."""
+        return ()
+
+    @property
     def of_people(self) -> bool:
         """Whether the images show people, whose reconstructions are not published."""
         return False

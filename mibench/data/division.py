@@ -5,9 +5,8 @@
    identities, since nothing tells whom they show.
 2. *Private.* Some identities (:meth:`Rule.private`); each one's pictures are divided into training,
    validation and test (:meth:`Rule.parts`).
-3. *Decoys*, if any are wanted: people whom nobody trains on, and whom ranks compare with. They are
-   the identities that could as well have been private and were not drawn, or those with just as
-   many pictures as a template takes; a draw of so many pictures of each (:attr:`Rule.decoys`).
+3. *Decoys*, if any are wanted: people whom nobody trains on, and whom ranks compare with
+   (:meth:`Rule.strangers`); a draw of as many pictures of each as a template takes.
 4. *Public.* All usable pictures of the identities that are left, or of another data set, or a draw
    of them (:meth:`Rule.public`).
 
@@ -21,8 +20,8 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mibench.data.divided import Counts, Data
+from mibench.data.source import few
 from mibench.errors import RequestError
 from mibench.streams import stream
 
@@ -39,7 +39,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is divided; the fields are those of :class:`mibench.data.source.Listing`."""
+    """What is divided; the fields are those of :class:`mibench.data.source.Listing`.
+
+    Attributes:
+        usable: rows that may be used, in order.
+        lists: whether a published list names each row, ``bool`` ``(n,)``, by the list's name.
+    """
 
     dataset: str
     where: str  # what a message calls their place
@@ -47,7 +52,8 @@ class Pictures:
     labels: NDArray[np.int32]
     parts: NDArray[np.uint8]
     sources: Sequence[str]
-    usable: Rows  # that may be used, in order
+    usable: Rows
+    lists: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def counts(self) -> list[int]:
@@ -55,9 +61,55 @@ class Pictures:
         found = np.bincount(self.labels[self.usable], minlength=len(self.names))
         return [int(count) for count in found]
 
+    def listed(self, lists: Mapping[str, Sequence[str]]) -> Pictures:
+        """The same with published lists of pictures' names.
+
+        Raises:
+            RequestError: a list names a picture that is not there.
+        """
+        place, rows = {self.sources[row]: row for row in self.usable.tolist()}, {}
+        for name, pictures in lists.items():
+            if absent := [each for each in pictures if each not in place]:
+                raise RequestError(
+                    f"{self.where} lacks {len(absent):,} of the {len(pictures):,} pictures that "
+                    f"{name} names ({few(absent)}): prepare the complete data set"
+                )
+            rows[name] = np.zeros(len(self.labels), dtype=bool)
+            rows[name][[place[each] for each in pictures]] = True
+        return replace(self, lists=rows)
+
 
 class Rule(Data):
     """The choices; each raises RequestError where there are too few pictures or identities."""
+
+    decoy_images: int = Field(
+        1, ge=1, le=10**6, description="images behind each template of a decoy or private person"
+    )
+
+    @abstractmethod
+    def strangers(self, pictures: Pictures, private: Sequence[int]) -> list[int]:
+        """Labels of the decoys, where some are wanted."""
+
+    @property
+    @abstractmethod
+    def draws(self) -> int:
+        """Seed of all draws."""
+
+    @abstractmethod
+    def private(self, pictures: Pictures) -> list[int]:
+        """Labels of the private identities, in the order of their labels in the division."""
+
+    @abstractmethod
+    def parts(self, pictures: Pictures, name: str, rows: Rows) -> tuple[Rows, Rows, Rows]:
+        """Training, validation and test rows of one identity."""
+
+    def public(self, pictures: Pictures, rows: Rows) -> Rows:
+        """Those of the rows that may be public which are."""
+        return rows
+
+
+class CountedRule(Rule):
+    """Private are people with many pictures."""
 
     min_images: int
     decoys: Literal["drawn", "rare"] | None = Field(
@@ -66,12 +118,9 @@ class Rule(Data):
         "min_images who were not drawn to be private; `rare`: those with decoy_images pictures in "
         "all, whose ranks are nominal; None: nobody",
     )
-    decoy_images: int = Field(
-        1, ge=1, le=10**6, description="images behind each template of a decoy or private person"
-    )
 
     @model_validator(mode="after")
-    def _decoys_have_enough(self) -> Rule:
+    def _decoys_have_enough(self) -> CountedRule:
         if self.decoys == "drawn" and self.decoy_images > self.min_images:
             raise ValueError("decoy_images is more than min_images, which some have no more than")
         if self.decoys == "rare" and self.decoy_images >= self.min_images:
@@ -81,11 +130,7 @@ class Rule(Data):
         return self
 
     def strangers(self, pictures: Pictures, private: Sequence[int]) -> list[int]:
-        """Labels of the decoys.
-
-        Raises:
-            RequestError: there are none.
-        """
+        """Those with enough pictures who were not drawn, or those with few; see `decoys`."""
         if self.decoys is None:
             return []
         least, most = self.min_images, max(pictures.counts)
@@ -106,23 +151,6 @@ class Rule(Data):
                 f"{self.decoys!r}): {advice}"
             )
         return found
-
-    @property
-    @abstractmethod
-    def draws(self) -> int:
-        """Seed of all draws."""
-
-    @abstractmethod
-    def private(self, pictures: Pictures) -> list[int]:
-        """Labels of the private identities, in the order of their labels in the division."""
-
-    @abstractmethod
-    def parts(self, pictures: Pictures, name: str, rows: Rows) -> tuple[Rows, Rows, Rows]:
-        """Training, validation and test rows of one identity."""
-
-    def public(self, pictures: Pictures, rows: Rows) -> Rows:
-        """Those of the rows that may be public which are."""
-        return rows
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mibench.data.divided import Divided, Place
-from mibench.data.division import Division, Part, Pictures, Rows, Rule, copies, divide, drawn, share
+from mibench.data.division import (
+    CountedRule,
+    Division,
+    Part,
+    Pictures,
+    Rows,
+    copies,
+    divide,
+    drawn,
+    share,
+)
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.pixels import decode, image_bytes, inspect_header, picture
 from mibench.data.source import UnusableImage, reasons
@@ -42,7 +52,7 @@ _SOURCE = Folder()
 _log = logging.getLogger("mibench.data")
 
 
-class FolderOptions(Rule):
+class FolderOptions(CountedRule):
     """How an image folder is divided."""
 
     min_images: int = Field(

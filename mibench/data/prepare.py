@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mibench.data.lists import keep_lists, read_lists
 from mibench.data.pixels import Chunk, fill, originals, row_digests
 from mibench.data.prepared import (
     IMAGES,
@@ -61,6 +62,7 @@ def prepare(
     crop: int | None = None,
     download: bool = False,
     incomplete: bool = False,
+    lists: str | Path | None = None,
     workers: int | None = None,
     progress: Progress = SILENT,
 ) -> Prepared:
@@ -79,6 +81,8 @@ def prepare(
         crop: side of the central square that is kept, in pixels of the originals; None: the card's.
         download: fetch the originals into ``root`` first, where that is possible.
         incomplete: accept other counts and label files than the published ones.
+        lists: folder of the published lists that divide this data set, to be kept beside it; see
+            :mod:`mibench.data.lists`.
         workers: processes that decode; None: one for each core.
         progress: told of every finished chunk of pictures.
 
@@ -91,6 +95,9 @@ def prepare(
     card, resolution = source.card, resolution or source.card.resolution
     _check_options(card, resolution, crop)
     base = user_path(root, "the folder of originals (--root)").absolute()
+    brought = None
+    if lists is not None:
+        brought = read_lists(source, user_path(lists, "the folder of published lists (--lists)"))
     data, stage = DataFolder(data_folder), set_name(card.name, resolution, crop)
     key = data.key(stage)
     artifact = data.find(stage, key) if key else None
@@ -105,6 +112,8 @@ def prepare(
         if held is None:
             raise
         listing, complete = None, False  # what is prepared stays good when its originals are gone
+    if brought is not None:
+        keep_lists(source, brought, data.root)
     if held is not None and (listing is None or held.index.complete > complete):
         progress.stage(f"pictures of {card.name}", "cached")
         return held
@@ -128,9 +137,9 @@ def prepare(
     np.lib.format.write_array_header_1_0(header, fields)
     head = header.getvalue()
     # What a stopped run is continued with: also with originals that were repaired.
-    lists = [list(each) for each in (listing.sources, listing.files, listing.sums)]
+    texts = [list(each) for each in (listing.sources, listing.files, listing.sums)]
     boxes = None if listing.boxes is None else listing.boxes.tolist()
-    plan = digest([str(base), lists, boxes, resolution, crop, step, code])
+    plan = digest([str(base), texts, boxes, resolution, crop, step, code])
 
     def compute(folder: Path) -> dict[str, Any]:
         with data.partial(stage, plan) as partial:

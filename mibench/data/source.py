@@ -53,6 +53,9 @@ class DatasetCard(Frozen):
         crop: side of the central square that is kept, in pixels of originals of size ``crop_of``.
         preprocessing: how a picture becomes a square, and whose choice it is.
         mirror: whether a mirrored picture could be one of the set; not so of digits.
+        lists: published lists that divide its pictures, which users bring
+            (:mod:`mibench.data.lists`): SHA-256 of each text, by its name.
+        lists_from: where they are to be had.
         always_partial: whether nobody has the published pictures, all of them and no other: those
             that are there twice are then left out.
     """
@@ -73,6 +76,8 @@ class DatasetCard(Frozen):
     crop_of: tuple[int, int] | None = None
     preprocessing: str
     mirror: bool = True
+    lists: dict[str, str] = Field(default_factory=dict)
+    lists_from: str = ""
     always_partial: bool = False
 
 

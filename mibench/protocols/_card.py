@@ -9,6 +9,7 @@ from pydantic import Field
 from mibench.assets import Asset
 from mibench.data.folder import FolderOptions
 from mibench.data.identity_division import IdentityDivision
+from mibench.data.listed_division import ListedDivision
 from mibench.data.rendered import SynthFacesData
 from mibench.errors import RequestError
 from mibench.judges import JudgeCard
@@ -29,7 +30,7 @@ class Protocol(Frozen):
     version: int = Field(1, ge=1, le=10**6)
     title: str
     notes: tuple[str, ...] = Field((), description="where the setting departs from its source")
-    data: SynthFacesData | FolderOptions | IdentityDivision
+    data: SynthFacesData | FolderOptions | IdentityDivision | ListedDivision
     split: str | None = Field(
         None,
         description="SHA-256 of which picture is used for what, where the card pins it; see "

@@ -15,6 +15,7 @@ from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
+from mibench.protocols.papers import CELEBA, DLIB, DRAWN
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 
@@ -57,23 +58,51 @@ _SETTING: dict[str, Any] = {
 CARDS = (
     Protocol(
         name="facescrub-224",
-        title="FaceScrub at 224×224: all its identities, public images of FFHQ",
+        version=2,
+        title="FaceScrub at 224×224: 400 private identities, public images of FFHQ",
+        # 3 test images or more of each private person, one more than a template is of.
         data=IdentityDivision(
-            dataset="facescrub", public_dataset="ffhq", public_crop=100, public_images=30_000
-        ),
-        **_SETTING,
-    ),
-    Protocol(
-        name="celeba-224",
-        title="CelebA at 224×224: 1,000 private identities, public images of FFHQ",
-        data=IdentityDivision(
-            dataset="celeba",
-            crop=178,
-            identities=1000,
+            dataset="facescrub",
+            identities=400,
+            min_images=30,
+            decoys="drawn",
+            decoy_images=2,
             public_dataset="ffhq",
             public_crop=100,
             public_images=30_000,
         ),
-        **_SETTING,
+        judges=DLIB,
+        **{
+            **_SETTING,
+            "notes": (
+                *_SETTING["notes"],
+                "PPA's private people are all 530. Here 400 of those with 30 images or more are "
+                "drawn, and the others, 130 where nobody lacks so many, are decoys: enough for "
+                "ranks and up to 7 bits, too few for any false-match rate. Half of each would "
+                "give one bit more, of a target with half the classes.",
+                "FaceScrub is one of the sets that the judge, dlib's descriptor, was trained on: "
+                "it may know private people and decoys alike. How well it tells them apart is each "
+                "record's ceiling.",
+            ),
+        },
+    ),
+    Protocol(
+        name="celeba-224",
+        version=2,
+        title="CelebA at 224×224: 1,000 private identities, public images of FFHQ",
+        # The people, training and test images of `celeba-64`.
+        data=CELEBA.model_copy(update={"crop": 178, "public_dataset": "ffhq", "public_crop": 100}),
+        split="c9c3ffa974bb909e4ced07c048c1465a3b7543b7dba9ed60cbcc876231eee9c2",
+        judges=DLIB,
+        **{
+            **_SETTING,
+            "notes": (
+                *_SETTING["notes"],
+                *DRAWN,
+                "PPA's private people are the 1,000 with the most images.",
+                "At this crop a face fills less of the picture than of the chips that dlib's "
+                "descriptor was trained on, which is handed the whole picture.",
+            ),
+        },
     ),
 )

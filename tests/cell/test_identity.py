@@ -17,7 +17,8 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, resolve
 from mibench.cli import cli
 from mibench.data.divided import Counts
-from mibench.data.identity_division import IdentityDivision, PreparedImages
+from mibench.data.identity_division import IdentityDivision
+from mibench.data.prepared_division import PreparedImages
 from mibench.data.sources.mnist import MNIST
 from mibench.errors import MibenchError, RequestError
 from mibench.files import sha256

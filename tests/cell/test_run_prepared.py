@@ -17,6 +17,7 @@ from mibench.data.divided import Divided
 from mibench.data.identity_division import IdentityDivision
 from mibench.data.prepare import prepare
 from mibench.data.prepared import DataFolder, open_prepared
+from mibench.data.prepared_division import PreparedRule
 from mibench.data.sources.lfw import LFW
 from mibench.errors import MibenchError, RequestError
 from mibench.leaderboard.checks import faults
@@ -190,7 +191,7 @@ def test_the_papers_protocols_resolve(name: str, attack: str, defense: str) -> N
     """All of their settings are fields that exist, and their networks take the resolution."""
     scratch = {"protocol.initialisation": {}}
     cell = resolve(Request(protocol=name, attack=attack, defense=defense, overrides=scratch))
-    assert isinstance(cell.protocol.data, IdentityDivision)
+    assert isinstance(cell.protocol.data, PreparedRule)
     assert cell.protocol.title
 
 

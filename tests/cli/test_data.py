@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from mibench.data.source import SOURCES, source_named
-from tests.data.test_sources import mnist_files, picture
+from mibench.data.sources.celeba import CelebA
+from tests.data.test_sources import celeba_files, mnist_files, picture
 from tests.kit.command_line import invoke
 
 
@@ -165,3 +167,43 @@ def test_data_check_says_that_originals_changed(root: Path, data: Path) -> None:
     assert found["originals_changed"] == ["mnist-32"]
     (folder / "t10k-images-idx3-ubyte").unlink()  # what is there no more has not changed
     assert "changed" not in invoke("data", "check", "--data", str(data)).stdout
+
+
+def test_published_lists_are_brought_with_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = celeba_files(tmp_path / "originals", {"000001.jpg": 1, "000002.jpg": 2})
+    brought, data = tmp_path / "brought", tmp_path / "data"
+    brought.mkdir()
+    (brought / "trainset.txt").write_text("000001.jpg 0\n")
+    args = ("--root", str(root), "--data", str(data), "--incomplete", "--quiet")
+    result = invoke("data", "prepare", "celeba", *args, "--lists", str(brought))
+    assert result.exit_code == 2
+    assert f"{brought / 'trainset.txt'} is damaged or another list" in result.stderr
+    assert f"{brought / 'ganset.txt'} cannot be read" in result.stderr
+    assert not data.exists()
+    known = {"trainset.txt": hashlib.sha256(b"000001.jpg 0\n").hexdigest()}
+    card = CelebA.card.model_copy(update={"lists": known})
+    monkeypatch.setattr(CelebA, "card", card)
+    result = invoke("data", "prepare", "celeba", *args, "--lists", str(brought))
+    assert result.exit_code == 0, result.output
+    kept = data / "celeba-lists"
+    assert result.stdout.splitlines()[1] == f"its published lists: trainset.txt, in {kept}"
+    assert (kept / "trainset.txt").read_text() == "000001.jpg 0\n"
+    assert invoke("data", "check", "--data", str(data)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "--attack", "gmi"), ("grid", "--attacks", "gmi", "--dry-run")]
+)
+def test_a_protocol_of_published_lists_says_how_to_bring_them(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    places = ("--data", str(tmp_path / "data"), "--store", str(tmp_path / "store"))
+    scratch = ("--set", "protocol.initialisation={}")
+    result = invoke(*command, "--protocol", "celeba-64-lists", *places, *scratch)
+    assert result.exit_code == 2
+    assert f"looked for {tmp_path / 'data' / 'celeba-lists' / 'trainset.txt'}" in result.stderr
+    way = f"mibench data prepare celeba --root DIR --resolution 64 --data {tmp_path / 'data'}"
+    assert f"{way} --lists FOLDER" in result.stderr
+    assert "FOLDER trainset.txt, testset.txt, ganset.txt" in result.stderr

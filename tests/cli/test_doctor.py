@@ -74,6 +74,8 @@ def test_doctor_reads_no_weights_and_builds_no_network(
     _, checks = examined("--store", str(tmp_path))
     papers = checks["protocol celeba-ffhq-64"]
     assert papers["found"] == "needs the prepared data of celeba-64, ffhq-64"
+    needed = checks["protocol celeba-64-lists"]["found"]
+    assert needed == "needs the prepared data of celeba-64 and the published lists of celeba"
 
 
 def test_doctor_exits_1_when_something_essential_is_broken(

@@ -27,6 +27,7 @@ from mibench.record import (
     FLOOR_PUBLIC,
     INCOMPLETE,
     LOOKALIKE,
+    NOMINAL,
     MetricValue,
     Part,
     Record,
@@ -104,9 +105,13 @@ def test_what_leaked_leads_in_words_then_in_bits(tmp_path: Path) -> None:
         update={"resolved": {**record.protocol.resolved, "judges": [{}, {}]}}
     )
     assert leak_in_words(record.model_copy(update={"protocol": two}))[0].endswith("50,001 or more")
-    rare = {**record.protocol.resolved, "data": {"decoys": "rare"}}
-    nominal = record.protocol.model_copy(update={"resolved": rare})
-    assert leak_in_words(record.model_copy(update={"protocol": nominal}))[0].endswith("41,000")
+    for decoys, who in NOMINAL.items():
+        resolved = {**record.protocol.resolved, "data": {"decoys": decoys}}
+        card = record.protocol.model_copy(update={"resolved": resolved})
+        nominal = record.model_copy(update={"protocol": card})
+        assert leak_in_words(nominal)[0].endswith("41,000")
+        assert any(f"nominal: the decoys are {who}" in note for note in notes(nominal))
+    assert not any("nominal" in note for note in notes(record))
     header = next(line for line in text.splitlines() if "look-alike" in line)
     assert [cell.strip() for cell in header.strip("┃").split("┃")] == [
         "metric",

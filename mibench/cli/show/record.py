@@ -114,7 +114,7 @@ def leak_in_words(record: Record) -> list[str]:
     # Of several judges the largest rank counts, which is further down by chance.
     chance = _whole((rank.among + 1) / 2)
     chance += " or more" * (len(record.protocol.resolved.get("judges") or ()) > 1)
-    if record.protocol.resolved["data"].get("decoys") == "rare":  # nominal: as it was measured
+    if record.nominal:  # as it was measured
         chance = _rank(record.references.get(FLOOR_PRIOR, {}).get("median_rank"))
     of_lookup = f"; looking through public pictures {_rank(lookup)}" if lookup else ""
     known_bits = f"Known of who the person is: {with_interval('identity_bits', bits)} bits"
@@ -172,10 +172,10 @@ def notes(record: Record) -> list[str]:
             f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: on leaderboards this cell is shown but "
             "not ranked."
         )
-    if record.protocol.resolved["data"].get("decoys") == "rare":
+    if record.nominal:
         found.append(
-            "Ranks and bits are nominal: the decoys are people with few pictures, no draw from the "
-            "same people as the private ones. What chance gives here is measured: random samples."
+            f"Ranks and bits are nominal: the decoys are {record.nominal}, no draw from the same "
+            "people as the private ones. What chance gives here is measured: random samples."
         )
     if INCOMPLETE in record.artifacts:
         found.append(

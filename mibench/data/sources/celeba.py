@@ -55,6 +55,15 @@ class CelebA(data.Source):
             "and the seed paper (rows from 55, columns from 35), then resized with an antialiased "
             "bilinear filter"
         ),
+        lists={
+            "trainset.txt": "fd758026dab640c7217797f12e713436b23278087ffd2a70e88a7255259eabf7",
+            "testset.txt": "b67ef7f4770fa3606817392f01ae185f1534c38243987928ab881464cb09c434",
+            "ganset.txt": "1c2173015bfb2951b117eeb766b4da310be9b82bddf8801b8b531bf80e6b8f49",
+        },
+        lists_from=(
+            "The released code of GMI, KEDMI, PLG-MI, LOKT, Trap-MID and the seed paper shares "
+            "them; take a copy that names pictures as 000001.jpg, and give its files these names."
+        ),
     )
 
     def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
