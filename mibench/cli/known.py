@@ -14,7 +14,7 @@ import operator
 import sys
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mibench.errors import RequestError
 from mibench.files import read_file, read_toml
@@ -23,6 +23,9 @@ from mibench.reading import Call, Class, UnreadableError, known, read_module
 from mibench.registry import Registry, closest, no_such
 from mibench.settings import shown
 from mibench.types import Access
+
+if TYPE_CHECKING:
+    from mibench.leaderboard.papers import Papers
 
 Entry = dict[str, Any]
 
@@ -94,6 +97,27 @@ def listing(kind: str, pattern: str | None = None) -> list[Entry]:
 def names(kind: str) -> list[str]:
     """All names of a kind, an attack's variants among them."""
     return [entry["name"] for entry in listing(kind)]
+
+
+def papers() -> Papers:
+    """The papers of mibench's own attacks and defenses, as their cards name them.
+
+    Not those of installed packages: what a board shows must not depend on these.
+    """
+    from mibench.leaderboard.papers import Paper, Papers
+
+    columns = {"title": "card.title", "venue": "card.venue card.year", "url": "card.url"}
+
+    def of(kind: str) -> dict[str, Paper]:
+        own = [name for name in registry(kind).names() if registry(kind).file(name)]
+        cards = {name: _facts(kind, name, columns) for name in own}
+        return {
+            name: Paper(f"{card['title']}, {card['venue']}", card["url"])
+            for name, card in cards.items()
+            if card["url"]
+        }
+
+    return Papers(of("attack"), of("defense"))
 
 
 def refuse_unknown(

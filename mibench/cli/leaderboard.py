@@ -64,11 +64,12 @@ def build(folder: str, check: bool) -> None:
     The result depends on the records alone: building twice gives the same files. A record or a
     picture that cannot be taken is named with the reason and left out; the exit code is then 1.
     """
+    from mibench.cli.known import papers
     from mibench.leaderboard import build as building
 
-    place, cards = _existing(folder), _cards()
+    place, cards, known = _existing(folder), _cards(), papers()
     if check:
-        stale, problems = building.stale(place, cards)
+        stale, problems = building.stale(place, cards, known)
         for name in stale:
             click.echo(name)
         if stale:
@@ -79,7 +80,7 @@ def build(folder: str, check: bool) -> None:
             )
         click.echo(f"all generated files in {place} are what its records say")
     else:
-        written, problems, alone = building.build(place, cards)
+        written, problems, alone = building.build(place, cards, known)
         click.echo(f"wrote {len(written)} files in {place}; start with {place / building.PAGE}")
         for name in alone:
             click.echo(f"left alone, as no build is known to have made it: {name}")

@@ -17,12 +17,14 @@ class Measure:
         title: what a reader sees.
         kind: ``percent`` for a fraction in [0, 1].
         unit: of numbers as they are shown.
+        left: what a heading calls the worst case that is left at a budget.
     """
 
     key: str
     title: str
     kind: Kind
     unit: str
+    left: str = "leaks"
 
     @property
     def scale(self) -> float:
@@ -37,6 +39,8 @@ class Measure:
 
 BITS = Measure("identity_bits", "identity bits", "number", "bits")
 TOP1 = Measure("attack_accuracy_top1", "top-1 attack accuracy", "percent", "%")
+# The same number where classes are no identities, and nobody leaks.
+CLASSES = Measure(TOP1.key, "class accuracy", "percent", "%", left="class accuracy")
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,28 @@ class Value:
         spread: standard deviation over seeds, in the unit of ``number``; None with one seed.
         interval: 95 % interval, for differences.
         text: shown instead of the number (names, reasons).
+        note: why the number does not count as the others of its column do.
     """
 
     number: float | None = None
     spread: float | None = None
     interval: tuple[float, float] | None = None
     text: str = ""
+    note: str = ""
 
 
 DASH = Value(text="—")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method in a sentence, whose name can link to its paper."""
+
+    kind: Literal["attack", "defense"]
+    name: str
+
+
+Sentence = tuple[str | Method, ...]
 
 
 @dataclass(frozen=True)
@@ -148,8 +165,13 @@ class Board:
     """All that is shown of one protocol.
 
     Attributes:
-        measure: what is shown: identity bits where the protocol has judges, else top-1 accuracies.
-        references: floors and ceiling, in that measure.
+        measure: what is shown: identity bits where the protocol has judges, else accuracies.
+        nominal: whether the judges' decoys are no draw from the same people as the private ones, so
+            that ranks among them hold only by name.
+        summary: what leaks and who is first, in sentences.
+        strongest: the attack that leaks most from undefended targets, and how much.
+        rule: how ranks are made, whole; rule_in_short: in one sentence.
+        references: floors and ceiling, in that measure, from the lowest to the highest.
         reference_target: the architecture whose undefended targets the references are of.
         headline: the attack of curves and ranks.
     """
@@ -163,3 +185,17 @@ class Board:
     reference_target: str = ""
     headline: str = ""
     measure: Measure = TOP1
+    nominal: bool = False
+    summary: tuple[Sentence, ...] = field(default=())
+    strongest: tuple[str, Value] | None = None
+    rule: str = ""
+    rule_in_short: str = ""
+
+    @property
+    def order(self) -> tuple[bool, bool, bool, str]:
+        """What boards are sorted by: those come first that say most of a person.
+
+        First bits among decoys who could as well have been the private people, then nominal ones,
+        then accuracies, those of classes last; and by name.
+        """
+        return self.measure is not BITS, self.nominal, self.measure is CLASSES, self.protocol

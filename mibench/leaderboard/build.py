@@ -1,9 +1,9 @@
 """From records to everything that is generated: README, tables, figures, page and schema.
 
-The result is a function of the folder's records and pictures, and of what the protocols' cards say
-of their boards: it holds no date and nothing of the machine, so that building twice gives the same
-bytes. What anyone may have put into the folder cannot stop a build: what is wrong is left out and
-named.
+The result is a function of the folder's records and pictures, and of what the cards of protocols
+say of their boards and those of methods of their papers: it holds no date and nothing of the
+machine, so that building twice gives the same bytes. What anyone may have put into the folder
+cannot stop a build: what is wrong is left out and named.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mibench.errors import RequestError
 from mibench.files import read_plain
-from mibench.leaderboard.board import Board, Column, Table, Value
+from mibench.leaderboard.board import Board, Column, Method, Sentence, Table, Value
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.folder import (
     BUILT,
@@ -29,10 +30,12 @@ from mibench.leaderboard.folder import (
 from mibench.leaderboard.formats import csv_text, latex, markdown, markdown_text
 from mibench.leaderboard.galleries import fault
 from mibench.leaderboard.names import GALLERIES, RECORDS
+from mibench.leaderboard.papers import IMPROVEMENTS, Paper, Papers
 from mibench.leaderboard.records import Filed, schema, survey
 from mibench.leaderboard.tables import build_board
 from mibench.record import BoardCard
 
+_NONE = Papers()  # of whoever builds without the registries: names are plain text
 PAGE, README, SCHEMA, TABLES = "index.html", "README.md", "record.schema.json", "tables"
 
 _FIGURE = "privacy-utility-{}.svg"
@@ -45,7 +48,7 @@ class Made:
     """What a folder's records give.
 
     Attributes:
-        boards: one a protocol, in the order of their names.
+        boards: one a protocol; those that say most of a person come first (:attr:`Board.order`).
         filed: the records behind them.
         problems: files that were left out, each with its reason.
     """
@@ -81,11 +84,18 @@ def boards(folder: Path, cards: Mapping[str, BoardCard]) -> Made:
         listed = "\n  ".join(map(str, problems))
         raise RequestError(f"no record in {folder / RECORDS} can be taken:\n  {listed}")
     taken = [each for own in known.values() for each in own]
+    made.sort(key=lambda board: board.order)
     return Made(tuple(made), tuple(taken), tuple(map(str, problems)))
 
 
-def build(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[Path], list[str], list[str]]:
+def build(
+    folder: Path, cards: Mapping[str, BoardCard], papers: Papers = _NONE
+) -> tuple[list[Path], list[str], list[str]]:
     """Write all that is made from a leaderboards folder's records, into the same folder.
+
+    Args:
+        folder, cards: as of :func:`boards`.
+        papers: what names of methods link to.
 
     Returns:
         The files that were written; records and pictures that were left out, each with its reason;
@@ -96,12 +106,14 @@ def build(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[Path], lis
         RequestError: as :func:`boards`, or a link is in the way; nothing was written
             then.
     """
-    files, problems = _files(folder, cards)
+    files, problems = _files(folder, cards, papers)
     write_all(folder, files)
     return [folder / name for name in (*files, BUILT)], problems, unlisted(folder, files)
 
 
-def stale(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[str], list[str]]:
+def stale(
+    folder: Path, cards: Mapping[str, BoardCard], papers: Papers = _NONE
+) -> tuple[list[str], list[str]]:
     """What a build would change, by the names of files, and the problems that it would name.
 
     A figure that another version of matplotlib drew is compared by the data that it shows.
@@ -109,7 +121,7 @@ def stale(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[list[str], list
     Raises:
         RequestError: as :func:`build`.
     """
-    files, problems = _files(folder, cards)
+    files, problems = _files(folder, cards, papers)
     there = {name: _there(folder, name) for name in (*files, BUILT)}
     wrong = [name for name, data in files.items() if not _same(name, there[name], data)]
     # Another matplotlib's figures have other checksums there.
@@ -132,14 +144,16 @@ def _same(name: str, there: bytes | None, built: bytes) -> bool:
     return bool(_DATA.findall(there)) and _DATA.findall(there) == _DATA.findall(built)
 
 
-def _files(folder: Path, cards: Mapping[str, BoardCard]) -> tuple[dict[str, bytes], list[str]]:
+def _files(
+    folder: Path, cards: Mapping[str, BoardCard], papers: Papers
+) -> tuple[dict[str, bytes], list[str]]:
     """All generated files by their names, and what was left out of them."""
     from mibench.leaderboard.page import render_page
 
     made = boards(folder, cards)
     pictures, unshown = _pictures(folder, made.filed)
-    files = _texts(made.boards)
-    files[PAGE] = render_page(made.boards, made.filed, pictures, files).encode()
+    files = _texts(made.boards, papers)
+    files[PAGE] = render_page(made.boards, made.filed, pictures, files, papers).encode()
     return files, [*made.problems, *unshown]
 
 
@@ -162,9 +176,9 @@ def _pictures(folder: Path, filed: Sequence[Filed]) -> tuple[set[str], list[str]
     return shown, list(map(str, problems))
 
 
-def _texts(made: Sequence[Board]) -> dict[str, bytes]:
+def _texts(made: Sequence[Board], papers: Papers) -> dict[str, bytes]:
     """All generated files but the page, by their names."""
-    files = {README: _readme(made).encode(), SCHEMA: schema().encode()}
+    files = {README: _readme(made, papers).encode(), SCHEMA: schema().encode()}
     for board in made:
         for table in board.tables:
             place = f"{TABLES}/{board.protocol}/{table.key}"
@@ -175,7 +189,7 @@ def _texts(made: Sequence[Board]) -> dict[str, bytes]:
     return files
 
 
-def _readme(made: Sequence[Board]) -> str:
+def _readme(made: Sequence[Board], papers: Papers) -> str:
     parts = [
         "# Leaderboards",
         f"Made by `mibench leaderboard build` from the files in [{RECORDS}/]({RECORDS}); not to be "
@@ -185,18 +199,20 @@ def _readme(made: Sequence[Board]) -> str:
         "checks one against its reconstructions, or by running its cell anew.",
     ]
     for board in made:
-        parts += _section(board)
+        parts += _section(board, papers)
     published = {table.key: table for board in made for table in board.tables}.get("published")
     if published is not None:
         parts += [f"## {published.title}", *_folded(published)]
     return "\n\n".join(parts) + "\n"
 
 
-def _section(board: Board) -> list[str]:
+def _section(board: Board, papers: Papers) -> list[str]:
     tables = {table.key: table for table in board.tables}
     parts = [
         f"## {board.protocol}, version {board.version}",
         f"{markdown_text(board.title)}.",
+        " ".join(_markdown(sentence, papers) for sentence in board.summary),
+        *_sources(tables["cells"], papers),
     ]
     for key in ("defenses", "improvement"):
         parts += [f"### {tables[key].title}", markdown(tables[key]).rstrip()]
@@ -219,6 +235,37 @@ def _section(board: Board) -> list[str]:
         name = _FIGURE.format(board.protocol)
         parts += ["### Privacy and utility", f"![Attack over natural accuracy]({name})"]
     return [*parts, *_folded(tables["cells"])]
+
+
+def _markdown(sentence: Sentence, papers: Papers) -> str:
+    return "".join(
+        _linked(each, papers) if isinstance(each, Method) else markdown_text(each)
+        for each in sentence
+    )
+
+
+def _linked(method: Method, papers: Papers) -> str:
+    """A method's name, of which the parts that are from a paper link to it."""
+    return "".join(
+        markdown_text(text) if paper is None else f"[{markdown_text(text)}]({paper.url})"
+        for text, paper in papers.parts(method.kind, method.name)
+    )
+
+
+def _sources(cells: Table, papers: Papers) -> list[str]:
+    """One line of all methods of a board that have a paper: links in tables would make these wide.
+
+    Of an attack's variants only the improvements' own parts are said, once.
+    """
+    found: dict[Paper, str] = {}
+    kinds: tuple[Literal["attack", "defense"], ...] = ("attack", "defense")
+    for kind in kinds:
+        for name in sorted({row[kind].text for row in cells.rows}):
+            for text, paper in papers.parts(kind, name):
+                if paper is not None:
+                    found.setdefault(paper, "LOM and MA" if paper == IMPROVEMENTS else text)
+    links = [f"[{text}]({paper.url})" for paper, text in found.items()]
+    return [f"Papers: {', '.join(links)}."] if links else []
 
 
 def _folded(table: Table) -> list[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 from typing import Any, Literal
 
-from mibench.leaderboard.board import TOP1, Board
+from mibench.leaderboard.board import Board
 from mibench.leaderboard.plots import plots
 from mibench.leaderboard.series import UNDEFENDED
 from mibench.types import digest
@@ -20,16 +20,16 @@ _STYLES = (
     ("#E69F00", "P"),
     ("#56B4E9", "X"),
 )
-_LONGEST = 60  # characters of a name
-_WIDTH, _HEIGHT, _LEGEND = 4.8, 4.2, 1.6  # of a panel and the legend, in inches
+_APART = 0.04  # of the axis, between names of references
+_WIDTH, _HEIGHT, _LEGEND = 4.8, 4.2, 2.6  # of a panel, the legend and names, in inches
 
 
 def figure_data(board: Board) -> str:
     """Digest of all that the figure shows."""
     lines = [dataclasses.asdict(curve) for curve in board.curves]
-    bounds = [(name, value.number) for name, value in board.references]
+    bounds = [(name, value.number, value.spread) for name, value in board.references]
     shown = [board.protocol, board.version, lines, bounds, board.reference_target]
-    return digest([*shown, *([] if board.measure is TOP1 else [board.measure.key])])
+    return digest([*shown, board.measure.title])
 
 
 def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -> bytes:
@@ -111,14 +111,21 @@ def _curve(axis: Any, curve: dict[str, Any], colour: str, marker: str) -> Any:
 
 
 def _references(axis: Any, references: list[dict[str, Any]], top: float) -> None:
-    """Floors and ceiling as thin lines with their names; of those above the axis, the names."""
-    beyond = 0
+    """Floors and ceiling as lines with bands over seeds, named beside the axes, where no point is.
+
+    Of those above the axis, the names alone.
+    """
+    free = top  # below the names so far
     for each in references:
-        height, text = each["y"], each["name"][:_LONGEST]
+        height, text = each["y"], f"{each['name']} {each['y']:.1f}"
         if each["beyond"]:
-            height, text = top * (0.97 - 0.04 * beyond), f"↑ {text} {height:.1f}"
-            beyond += 1
+            height, text = top, f"↑ {text}"
         else:
-            axis.axhline(height, color="#888888", linewidth=0.7, linestyle=":", zorder=1)
-        place = (0.01, height + 0.006 * top)
-        axis.text(*place, text, transform=axis.get_yaxis_transform(), fontsize=7, color="#666666")
+            axis.axhline(height, color="#888888", linewidth=0.8, linestyle=":", zorder=1)
+        if each["band"] and not each["beyond"]:
+            axis.axhspan(*each["band"], color="#888888", alpha=0.18, linewidth=0, zorder=0.5)
+        free = min(height, free)
+        place = {"xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
+        look = {"fontsize": 7, "color": "#555555", "va": "center"}
+        axis.annotate(text, (1, free), (4, 0), **place, **look)
+        free -= _APART * top

@@ -185,7 +185,7 @@ def latex(table: Table) -> str:
     lines. What is still too wide by estimate is scaled down (graphicx); more lines than a page
     holds make a ``longtable``, which gets smaller letters then. Notes are comments above it.
     """
-    columns, said = _of_a_paper(table)
+    columns, said = of_a_page(table)
     texts = _texts(dataclasses.replace(table, columns=columns, rows=_without_reasons(table)))
     for most in _BREAKS:
         bodies = [
@@ -238,8 +238,8 @@ def latex(table: Table) -> str:
     return "\n".join([*lines, body.rstrip(), r"\endgroup"]) + "\n"
 
 
-def _of_a_paper(table: Table) -> tuple[tuple[Column, ...], list[str]]:
-    """The columns that a table on a page of paper needs, and what the others say of all rows."""
+def of_a_page(table: Table) -> tuple[tuple[Column, ...], list[str]]:
+    """The columns that a table on a page needs, and what the others say of all rows."""
     if all(column.detail is None for column in table.columns):  # chosen
         return table.columns, []
     kept, said = [], []

@@ -2,7 +2,8 @@
 
 Natural accuracies crowd below 100 %, with few far off: the horizontal axis shows the error,
 1 − accuracy, on a logarithmic scale, so that 98 and 99 % lie as far apart as 80 and 90 %. The
-vertical axis, in the unit of the board's measure, starts at 0 and ends above what was measured.
+vertical axis, in the unit of the board's measure, starts at 0 and ends above what was measured; of
+bits, which run to a logarithm of people, above the ceiling.
 """
 
 from __future__ import annotations
@@ -12,10 +13,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mibench.leaderboard.board import TOP1, Board, Curve, CurvePoint, Measure
+from mibench.leaderboard.board import BITS, TOP1, Board, Curve, CurvePoint, Measure, Value
+from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
 
 LEAST_ERROR = 0.001  # a smaller one is drawn as this
 
+# References in a word or two, as labels beside a plot have room for.
+SHORT = {
+    FLOOR_PRIOR: "random samples",
+    FLOOR_PUBLIC: "look-up",
+    LOOKALIKE: "look-alike",
+    CEILING: "ceiling",
+}
+
+_LONGEST = 24  # characters of another reference's name
 _PADDING = 0.06  # of an axis, on either side of the data
 _FAR = 1.6  # references so many times above all points are named, and not reached
 _USUAL = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9)
@@ -66,8 +77,9 @@ def _with_spread(number: float, spread: float | None, measure: Measure) -> str:
 def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
     """One plot for each architecture and attack: places in the axes' units, and texts.
 
-    ``references`` are from above; of those ``beyond`` the axis only the names are shown. The points
-    of a curve are in the order of strengths; ``across`` and ``upright`` are the ends of error bars.
+    ``references`` are from above, each with its ``band`` over seeds; of those ``beyond`` the axis
+    only the names are shown. The points of a curve are in the order of strengths; ``across`` and
+    ``upright`` are the ends of error bars.
 
     Args:
         board: the board.
@@ -76,14 +88,16 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in board.curves:
         groups.setdefault((curve.target, curve.attack), []).append(curve)
-    bounds = [(name, value.number) for name, value in board.references if value.number is not None]
-    bounds.sort(key=lambda each: -each[1])
-    found, scale = [], board.measure.scale
+    bounds = [
+        _reference(name, v, board.measure) for name, v in board.references if v.number is not None
+    ]
+    bounds.sort(key=lambda each: -each["y"])
+    found = []
     for (target, attack), curves in groups.items():
         own = bounds if board.reference_target in ("", target) else []
         points = [point for curve in curves for point in curve.points]
         over = [point for curve in board.curves for point in curve.points] if shared else points
-        near = [number for _, number in (bounds if shared else own)]
+        near = [each["y"] / board.measure.scale for each in (bounds if shared else own)]
         upright = attack_axis(over, near, board.measure)
         found.append(
             {
@@ -91,10 +105,7 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
                 "attack": attack,
                 "x": natural_axis(points),
                 "y": upright,
-                "references": [
-                    {"name": name, "y": scale * n, "beyond": scale * n > upright.high}
-                    for name, n in own
-                ],
+                "references": [{**each, "beyond": each["y"] > upright.high} for each in own],
                 "curves": [
                     {
                         "name": curve.defense,
@@ -108,6 +119,18 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _reference(name: str, value: Value, measure: Measure) -> dict[str, Any]:
+    """A floor or the ceiling as a line, with a band where seeds differ."""
+    number = value.number or 0.0
+    most = 1.0 if measure.kind == "percent" else math.inf
+    ends = [measure.scale * end for end in reach(number, value.spread, most)]
+    return {
+        "name": SHORT.get(name, name[:_LONGEST]),
+        "y": measure.scale * number,
+        "band": ends if value.spread else None,
+    }
 
 
 def _point(curve: Curve, point: CurvePoint, measure: Measure) -> dict[str, Any]:
@@ -124,8 +147,8 @@ def _point(curve: Curve, point: CurvePoint, measure: Measure) -> dict[str, Any]:
         "lines": [
             curve.defense,
             strength,
-            f"natural {natural} %",
-            f"attack {attack} {measure.unit}",
+            f"natural accuracy {natural} %",
+            f"{curve.attack} {attack} {measure.unit}",
             f"seeds {seeds}",
         ],
         "files": list(point.files),
@@ -142,7 +165,7 @@ def natural_axis(points: Sequence[CurvePoint]) -> Axis:
     if len(inside) < 4:
         first, last = (100 * (1 - 10**-end) for end in (low, high))
         inside = [each for each in _steps(max(first, 0), last, 8) if each < 100]
-    ticks = tuple((position(each / 100), f"{each:.4g}") for each in inside)
+    ticks = tuple((position(each / 100), f"{each:.6g}") for each in inside)
     return Axis(low, high, ticks)
 
 
@@ -153,11 +176,11 @@ def attack_axis(
 
     Args:
         points: at least one.
-        references: floors and ceiling, in the measure.
+        references: floors and ceiling, in the measure; of bits, all of them are near.
         measure: what leaks.
     """
     most = max(_reach(each, measure)[1] for each in points)
-    near = [each for each in references if each <= _FAR * most]
+    near = [each for each in references if measure is BITS or each <= _FAR * most]
     high = max(measure.scale * (1 + _PADDING) * max(most, *near, 0.01), 1)
     return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
 

@@ -35,6 +35,10 @@ RULE = (
     "with, and has no rank. Where a strength was met by fewer attacks, the table says by which, "
     "and it has no rank. ± of a cost is the standard error of validation accuracy."
 )
+RULE_IN_SHORT = (
+    "Spend at most 5 points of accuracy: the defense that then leaks least, in the worst case of a "
+    "fixed list of attacks, comes first. Differences that may be chance share a rank."
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,17 @@ from typing import Any
 import pandas as pd
 
 from mibench.errors import RequestError
-from mibench.leaderboard.board import BITS, DASH, TOP1, Board, Curve, CurvePoint, Measure, Value
+from mibench.leaderboard.board import (
+    BITS,
+    CLASSES,
+    DASH,
+    TOP1,
+    Board,
+    Curve,
+    CurvePoint,
+    Measure,
+    Value,
+)
 from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
 from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import command_of_record, method_label, overrides
@@ -81,8 +91,14 @@ def _row(filed: Filed) -> dict[str, Any]:
 
 
 def measure_of(record: Record) -> Measure:
-    """What the board of a record's protocol shows: bits where the card has judges."""
-    return BITS if record.protocol.resolved.get("judges") else TOP1
+    """What the board of a record's protocol shows: bits where the card has judges.
+
+    Photographs that show nobody, as of digits, have classes and no identities.
+    """
+    if record.protocol.resolved.get("judges"):
+        return BITS
+    things = record.protocol.resolved["data"].get("dataset") and not record.people
+    return CLASSES if things else TOP1
 
 
 def settings_of(record: Record) -> str:

@@ -22,7 +22,15 @@ from mibench.leaderboard.board import (
 )
 from mibench.leaderboard.checks import HEADLINE
 from mibench.leaderboard.names import command_of_record
-from mibench.leaderboard.ranking import BUDGETS, RULE, Entry, entries, strengths, worst_case
+from mibench.leaderboard.ranking import (
+    BUDGETS,
+    RULE,
+    RULE_IN_SHORT,
+    Entry,
+    entries,
+    strengths,
+    worst_case,
+)
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.series import (
     UNDEFENDED,
@@ -34,6 +42,7 @@ from mibench.leaderboard.series import (
     seeds_text,
     series,
 )
+from mibench.leaderboard.summary import of_attacks, of_defenses, strongest
 from mibench.names import AttackName
 from mibench.record import BoardCard, Record
 
@@ -85,21 +94,40 @@ def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board
     targets = sorted({each.target for each in cells}, key=lambda name: (name != usual, name))
     undefended = [each for each in cells if each.default and each.defense == UNDEFENDED]
     shown = next((t for t in targets if any(each.target == t for each in undefended)), targets[0])
+    plain = [each for each in undefended if each.target == shown]
+    references = _references(plain, measure.key)
+    defenses = defenses_table(cells, card, targets, measure)
+    most = strongest(plain, measure)
+    said = of_attacks(most, measure, references, _references(plain, "median_rank")) if most else ()
     return Board(
         protocol=protocol,
         version=part.version or 0,
         title=str(part.resolved.get("title", "")),
         tables=(
-            defenses_table(cells, card, targets, measure),
+            defenses,
             improvement_table(cells, card, targets, measure),
             cells_table(cells, targets, measure),
             published_table(),
         ),
         curves=tuple(sorted(lines, key=lambda c: (targets.index(c.target), c.defense))),
-        references=_references([each for each in undefended if each.target == shown], measure),
+        references=tuple(references.items()),
         reference_target=shown,
         headline=card.headline,
         measure=measure,
+        nominal=bool(cells[0].first.nominal),
+        summary=(*said, of_defenses(defenses, shown, measure)),
+        strongest=(most.attack, most.mean(measure.key)) if most else None,
+        rule=_rule(card),
+        rule_in_short=RULE_IN_SHORT,
+    )
+
+
+def _rule(card: BoardCard) -> str:
+    """How ranks are made, of a board's own list of attacks and intervals."""
+    return RULE.format(
+        attacks=", ".join(card.worst_case),
+        version=card.list_version,
+        paired=_INTERVALS[card.interval],
     )
 
 
@@ -152,20 +180,18 @@ def defenses_table(
             ranked.append(((place, defense), (row, members)))
         rows += [row for _, row in sorted(ranked, key=lambda each: each[0])]
     columns = _columns("defenses", measure, headline=card.headline)
-    if measure is TOP1:
+    if measure is not BITS:
         columns = [column for column in columns if column.key != "closed"]
     place = [column.key for column in columns].index("worst")
+    fixed = (*card.worst_case, card.headline)
     columns[place:place] = [
-        Column(a, a, measure.kind, "lower", f"{measure.title} of {a}") for a in attacks
+        Column(a, a, measure.kind, "lower", f"{measure.title} of {a}", a not in fixed)
+        for a in attacks
     ]
     notes = (
         f"{measure.title.capitalize()} of each attack at the default strength; lower is better for "
         f"the defender. {SPREAD_NOTE}",
-        RULE.format(
-            attacks=", ".join(card.worst_case),
-            version=card.list_version,
-            paired=_INTERVALS[card.interval],
-        ),
+        _rule(card),
         "Worst case: within each target, the attack is chosen for each identity on one half of its "
         "samples and scored on the other, both ways averaged. Chosen on few samples, it can come "
         "out below the strongest attack's own number.",
@@ -180,7 +206,8 @@ def _entered(entry: Entry, budget: float) -> dict[str, Value]:
     """What a table says of an entry at a budget, of which the first one ranks."""
     points = f"{100 * budget:g}"
     leak, strength = entry.leak, entry.strength
-    found = {f"leak_{points}": leak, f"cost_{points}": entry.cost}
+    told = dataclasses.replace(leak, note=entry.reason)
+    found = {f"leak_{points}": told, f"cost_{points}": entry.cost}
     if leak.number is None:
         found[f"leak_{points}"] = Value(text=entry.reason or leak.text or "—")
     found[f"strength_{points}"] = DASH if strength is None else Value(text=strength.text)
@@ -256,7 +283,7 @@ def cells_table(cells: Sequence[Series], targets: Sequence[str], measure: Measur
         }
         rows.append((row, [each]))
     columns = _columns("cells", measure)
-    if measure is TOP1:
+    if measure is not BITS:
         columns = [column for column in columns if column.key not in _JUDGED]
     notes = (
         f"{SPREAD_NOTE} FD (evaluator) and FID are biased upwards the more, the fewer the images: "
@@ -302,9 +329,10 @@ def _lines(name: str) -> list[dict[str, str]]:
 def _columns(table: str, measure: Measure, **words: str) -> list[Column]:
     """The columns of a table by ``columns.csv``, whose texts may hold ``{headline}``.
 
-    A column of the kind ``measure`` has the board's, which ``{measure}`` names.
+    A column of the kind ``measure`` has the board's, which ``{measure}`` names; ``{left}`` is what
+    is left of it at a budget.
     """
-    words["measure"] = measure.title
+    words |= {"measure": measure.title, "left": measure.left}
     return [
         Column(
             key=row["key"],
@@ -431,14 +459,14 @@ def _missing_notes(cells: Sequence[Series], titles: Mapping[str, str]) -> list[s
     return found
 
 
-def _references(undefended: Sequence[Series], measure: Measure) -> tuple[tuple[str, Value], ...]:
-    """Floors and ceiling of the undefended targets, one set a seed."""
+def _references(undefended: Sequence[Series], metric: str) -> dict[str, Value]:
+    """Floors and ceiling of the undefended targets, one set a seed, from the lowest up."""
     seeds: dict[int, dict[str, float]] = {}
     for record in (filed.record for each in undefended for filed in each.filed):
-        bounds = {name: values.get(measure.key) for name, values in record.references.items()}
+        bounds = {name: values.get(metric) for name, values in record.references.items()}
         there = {n: m.value for n, m in bounds.items() if m is not None and m.value is not None}
         if there:
             seeds.setdefault(record.seed, there)
-    names = sorted({name for values in seeds.values() for name in values}, reverse=True)
-    rows = {n: [v[n] for _, v in sorted(seeds.items()) if n in v] for n in names}
-    return tuple((name, over_seeds(values)) for name, values in rows.items())
+    names = sorted({name for values in seeds.values() for name in values})
+    rows = {n: over_seeds(v[n] for _, v in sorted(seeds.items()) if n in v) for n in names}
+    return dict(sorted(rows.items(), key=lambda each: each[1].number or 0.0))

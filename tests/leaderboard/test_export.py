@@ -292,4 +292,4 @@ def test_a_figure_names_bounds_that_lie_above_it() -> None:
     line = Curve("a", IK, "net", "scale", (point(1.0, 0.1, 0.2), point(0.0, 0.0)))
     svg = privacy_utility_figure(board(line, references=bounds, reference_target="net")).decode()
     assert "<!-- ↑ floor: strangers 80.0 -->" in svg
-    assert "<!-- floor: chance -->" in svg
+    assert "<!-- floor: chance 1.0 -->" in svg

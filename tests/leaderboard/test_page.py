@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -14,8 +16,9 @@ from urllib.parse import unquote
 import pytest
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
+from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Method, Table, Value
 from mibench.leaderboard.page import render_page
+from mibench.leaderboard.papers import IMPROVEMENTS, Paper, Papers
 from mibench.leaderboard.records import Filed
 from mibench.record import (
     CEILING,
@@ -31,6 +34,7 @@ from tests.kit.board_records import ENVIRONMENT
 
 HACK = "<script>window.hacked=1</script>"
 WHY = "no weights of the feature network"
+DEAR = "costs 9.0 points or more of accuracy"
 # defense, strength, natural accuracy, attack accuracy
 CELLS = (("none", 20, 0.991, 1.0), ("bido", 2, 0.952, 0.095), ("mid", 0.1, 0.973, 0.102))
 
@@ -42,7 +46,7 @@ def record(attack: str, defense: str, target: str, seed: int, access: str) -> Re
     return Record(
         rules=RULES_VERSION,
         status="complete",
-        protocol=part("drawn"),
+        protocol=part("drawn", data={}),
         target=part(target),
         defense=part(defense),
         attack=part(attack),
@@ -74,6 +78,7 @@ def board() -> Board:
         Column("gmi", "gmi", "percent", "lower"),
         Column("kedmi", "kedmi", "percent", "lower"),
         Column("fid", "FID", "number"),
+        Column("leak", "leaks when 5 points of accuracy may be spent", "number"),
     )
     rows = [
         {
@@ -83,6 +88,7 @@ def board() -> Board:
             "gmi": Value(attack, 0.021),
             "kedmi": Value(0.25, interval=(0.2, 0.3)),
             "fid": Value(text=WHY),
+            "leak": Value(2.0, note="under gmi alone") if k else Value(text=DEAR),
         }
         for k, (defense, _, natural, attack) in enumerate(CELLS)
     ]
@@ -117,7 +123,7 @@ def board() -> Board:
             Curve("bido", "gmi", "net", "scale", (point(2, 0.952, 0.5, True), point(9, 0.8, 0.3))),
             Curve(HACK, "gmi", "net", "knob", (point(1, 0.9, 0.2),)),
         ),
-        ((FLOOR_PRIOR, Value(0.01)), (CEILING, Value(0.986))),
+        ((FLOOR_PRIOR, Value(0.01)), (CEILING, Value(0.986, 0.01))),
     )
 
 
@@ -131,7 +137,7 @@ def filed() -> list[Filed]:
     return sorted(found, key=lambda each: each.path)
 
 
-def build(folder: Path, boards: list[Board] | None = None) -> Path:
+def build(folder: Path, boards: list[Board] | None = None, papers: Papers | None = None) -> Path:
     """The page of some boards, with the records and pictures that it links beside it."""
     from PIL import Image
 
@@ -149,7 +155,7 @@ def build(folder: Path, boards: list[Board] | None = None) -> Path:
     (folder / "tables" / "drawn" / "defenses.csv").touch()
     out = folder / "index.html"
     files = {"tables/drawn/defenses.csv"}
-    out.write_text(render_page(boards or [board()], filed(), pictures, files))
+    out.write_text(render_page(boards or [board()], filed(), pictures, files, papers))
     return out
 
 
@@ -160,14 +166,21 @@ class Elements(HTMLParser):
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
         self.data = ""
+        self.link, self.links = "", list[tuple[str, str]]()
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+        self.link = (dict(attrs).get("href") or "") if tag == "a" else ""
 
     def handle_data(self, data: str) -> None:
         if self.found and self.found[-1] == ("script", {"type": "application/json", "id": "data"}):
             self.data += data
+        if self.link:
+            self.links.append((data.strip(), self.link))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.link = ""
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +246,52 @@ def test_names_are_text_and_never_markup(page: Path) -> None:
     assert HACK not in page.read_text()
 
 
+PAPERS = Papers(
+    {"gmi": Paper("GMI, CVPR 2020", "https://papers.example/gmi")},
+    {"bido": Paper('BiDO, KDD "2022"', "https://papers.example/bido")},
+)
+
+
+def test_methods_link_to_their_papers_and_unknown_ones_are_text(tmp_path: Path) -> None:
+    """In tables, headings, sentences and legends; of a stranger's method the name alone."""
+    names = ("gmi", "gmi+lom", "improved-gmi", "gmi@0123abcd", HACK)
+    columns = (Column("attack", "attack"), Column("defense", "defense"), Column("gmi", "gmi"))
+    rows = tuple({"attack": Value(text=n), "defense": Value(text="bido")} for n in names)
+    rows += ({"attack": Value(text="kedmi"), "defense": Value(text="gmi")},)
+    cells = Table("cells", "All cells", columns, rows)
+    printed = ({"attack": Value(text="GMI + LOM"), "defense": Value(text="BiDO")},)
+    published = Table("published", "Published", columns[:2], printed)
+    said = ((Method("attack", "improved-gmi"), " beats ", Method("defense", HACK)),)
+    curves = board().curves
+    made = Board("drawn", 1, "Drawn", (cells, published), curves, summary=said)
+    page = build(tmp_path, [made], PAPERS)
+    gmi, lom = "https://papers.example/gmi", IMPROVEMENTS.url
+    text = page.read_text()
+    links = [link for link in Elements(text).links if link[1].startswith("http")]
+    assert links == [
+        ("improved-", lom), ("gmi", gmi),  # the sentence
+        ("gmi", gmi),  # the heading
+        ("gmi", gmi), ("bido", "https://papers.example/bido"),
+        ("gmi", gmi), ("+lom", lom), ("bido", "https://papers.example/bido"),
+        ("improved-", lom), ("gmi", gmi), ("bido", "https://papers.example/bido"),
+        ("bido", "https://papers.example/bido"), ("bido", "https://papers.example/bido"),
+        ("GMI", gmi), ("+ LOM", lom), ("BiDO", "https://papers.example/bido"),
+    ]  # fmt: skip
+    assert HACK not in text
+    assert "gmi@0123abcd" in text
+    data = json.loads(Elements(text).data)["plots"]["drawn-v1"]
+    assert [each["paper"] for each in data[0]["curves"]] == [
+        None, "https://papers.example/bido", None,
+    ]  # fmt: skip
+
+
+def test_published_numbers_stand_once_behind_all_boards(tmp_path: Path) -> None:
+    other = Board("other", 1, "Other", board().tables[1:])
+    text = build(tmp_path, [board(), other]).read_text()
+    assert text.count('<h3 id="published-published">') == 1
+    assert text.index('id="other-v1"') < text.index('id="published-published"')
+
+
 def test_plots_are_plain_data(page: Path) -> None:
     (plot,) = json.loads(Elements(page.read_text()).data)["plots"]["drawn-v1"]
     none, bido, odd = plot["curves"]
@@ -245,6 +304,8 @@ def test_plots_are_plain_data(page: Path) -> None:
     assert bido["colour"] != odd["colour"]
     assert odd["name"] == HACK
     assert [each["y"] for each in plot["references"]] == [98.6, 1]
+    assert [each["label"] for each in plot["references"]] == ["ceiling 98.6", "random samples 1.0"]
+    assert [each["band"] for each in plot["references"]] == [[97.6, 99.6], None]
     inside = [p["x"] for c in plot["curves"] for p in c["points"]]
     assert plot["x"]["low"] < min(inside) < max(inside) < plot["x"]["high"]
 
@@ -331,9 +392,37 @@ def test_cells_show_per_cent_spreads_differences_and_reasons(shown: Any) -> None
     assert column(shown, "natural") == ["99.1 ± 0.4", "95.2 ± 0.4", "97.3 ± 0.4", "diverged"]
     assert column(shown, "kedmi") == ["+25.0 [20.0, 30.0]"] * 3 + ["–"]
     assert column(shown, "FID") == ["–"] * 4
-    assert find(shown, "abbr.missing")[0].get_attribute("title") == WHY
-    assert heading(shown, "natural").get_attribute("title") == f"right answers {HACK}"
-    assert [each.text for each in find(shown, ".references dd")] == ["1.0 %", "98.6 %"]
+    # Below a heading of several lines there is room for why.
+    assert column(shown, "leaks") == [DEAR, *["2.00\nunder gmi alone"] * 2, "–"]
+    numbers = find(shown, ".references dd:not(.said)")
+    assert [each.text for each in numbers] == ["1.0 %", "98.6 % ± 1.0"]
+
+
+def test_what_a_heading_means_is_told_to_mouse_keyboard_and_finger(shown: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    def told() -> str:
+        (hint,) = find(shown, "#hint")
+        return hint.text if hint.is_displayed() else ""
+
+    natural, missing = heading(shown, "natural"), find(shown, "abbr.missing")[0]
+    button = natural.find_element("css selector", "button")
+    means = find(shown, f'[id="{button.get_attribute("aria-describedby")}"]')[0]
+    assert means.get_attribute("textContent").startswith(f"right answers {HACK}")
+    assert told() == ""
+    ActionChains(shown).move_to_element(natural).perform()
+    assert told() == f"right answers {HACK}"
+    ActionChains(shown).move_to_element(find(shown, "h1")[0]).perform()
+    assert told() == ""
+    shown.execute_script("arguments[0].focus()", button)
+    assert told() == f"right answers {HACK}"
+    shown.execute_script("arguments[0].focus()", missing)
+    assert told() == WHY
+    shown.execute_script("document.activeElement.blur()")
+    assert told() == ""
+    # A tap is a click, and nothing of a mouse before it.
+    shown.execute_script("arguments[0].click()", missing)
+    assert told() == WHY
 
 
 def test_sorting_goes_by_the_number_and_keeps_what_is_missing_last(shown: Any) -> None:
@@ -413,7 +502,8 @@ def test_hovering_shows_a_point_and_clicking_opens_its_records(shown: Any) -> No
     ActionChains(shown).move_to_element(point).perform()
     tip = find(shown, ".tip")[0]
     assert tip.text.splitlines() == [
-        "bido", "scale = 2 (default)", "natural 95.2 ± 0.3 %", "attack 50.0 ± 2.0 %", "seeds 0, 1",
+        "bido", "scale = 2 (default)", "natural accuracy 95.2 ± 0.3 %", "gmi 50.0 ± 2.0 %",
+        "seeds 0, 1",
     ]  # fmt: skip
     ActionChains(shown).click().perform()
     wait(shown, "return document.querySelector('#row').open")
@@ -487,6 +577,79 @@ def test_a_phone_needs_no_sideways_scrolling(shown: Any, page: Path) -> None:
     shown.execute_script("document.querySelector('.source').click()")
     assert find(shown, "#row")[0].size["width"] <= 390
     assert overflow() == 0
+
+
+def test_a_wide_table_scrolls_with_rank_and_defense_in_sight(shown: Any, page: Path) -> None:
+    browser.resize(shown, 390, 844, mobile=True)
+    opened(shown, page)
+    (place,) = find(shown, "#drawn-v1 .wide:has(.stuck-2)")
+
+    def left() -> list[float]:
+        return shown.execute_script(
+            """const cells = [...arguments[0].querySelectorAll("tr")].map((row) => [...row.cells]);
+            return cells.flatMap((row) => row.slice(0, 3).map((c) => c.getBoundingClientRect().x));
+            """,
+            place,
+        )
+
+    before = left()
+    shown.execute_script("arguments[0].scrollLeft = 120", place)
+    after = left()
+    assert before[::3] == after[::3]  # rank
+    assert before[1::3] == after[1::3]  # defense
+    assert all(a == b - 120 for a, b in zip(after[2::3], before[2::3], strict=True))
+    # What scrolls passes below them, and leaves room for itself.
+    assert before[2] < 300
+    assert shown.execute_script("return document.documentElement.scrollWidth") == 390
+    # The keyboard scrolls, too, and what it reaches lies beside the fixed columns, with its hint.
+    assert place.get_attribute("tabindex") == "0"
+    edges = shown.execute_script(
+        """const [rank, defense, natural] = arguments[0].querySelectorAll("th");
+        arguments[0].scrollLeft = 500;
+        natural.querySelector("button").focus();
+        return [natural.getBoundingClientRect().left, defense.getBoundingClientRect().right];""",
+        place,
+    )
+    assert edges[0] >= edges[1] - 1
+    assert wait(shown, "return !document.querySelector('#hint').hidden")
+    press(shown, "ESCAPE")
+    assert shown.execute_script("return document.querySelector('#hint').hidden")
+
+
+def test_columns_of_detail_open_on_a_click(driver: Any, tmp_path: Path) -> None:
+    columns = (Column("attack", "attack"), Column("n", "n"), Column("more", "more", detail=True))
+    rows = tuple({c.key: Value(text=f"{c.key} {k}") for c in columns} for k in range(2))
+    opened(driver, build(tmp_path, [Board("drawn", 1, "", (Table("t", "T", columns, rows),))]))
+    button, table = find(driver, ".wider")[0], find(driver, "table.rows")[0]
+    assert "more 0" not in table.text
+    assert (button.text, button.get_attribute("aria-expanded")) == ("Show all 3 columns", "false")
+    button.click()
+    assert "more 0" in table.text
+    assert button.get_attribute("aria-expanded") == "true"
+    button.click()
+    assert "more 0" not in table.text
+
+
+def test_names_of_references_lie_beside_the_points_and_apart(driver: Any, tmp_path: Path) -> None:
+    """Also where they are all but equal."""
+    references = (("a", Value(0.50)), ("b", Value(0.51)), ("c", Value(0.52)), (CEILING, Value(1.0)))
+    folder = tmp_path
+    opened(driver, build(folder, [dataclasses.replace(board(), references=references)]))
+    for width in (390, 1440):
+        browser.resize(driver, width, 844, mobile=width == 390)
+        wait(driver, "return Math.abs(innerWidth - arguments[0]) < 20", width)
+        opened(driver, folder / "index.html")
+        boxes = driver.execute_script(
+            """return [...document.querySelectorAll(".plot .named, .plot .marker")].map((e) => {
+                const box = e.getBoundingClientRect();
+                return [e.matches(".named"), box.left, box.right, box.top, box.bottom];
+            })"""
+        )
+        names = sorted((each[3], each[4], each[1]) for each in boxes if each[0])
+        assert len(names) == 4
+        assert all(upper[1] <= lower[0] + 1 for upper, lower in itertools.pairwise(names))
+        assert max(each[2] for each in boxes if not each[0]) < min(each[2] for each in names)
+        assert max(each[2] for each in boxes if each[0]) <= width
 
 
 def test_dark_mode_recolours_the_page_and_the_plot(shown: Any) -> None:

@@ -17,7 +17,7 @@ from mibench.leaderboard.series import curves, over_seeds, seeds_text, series
 from mibench.leaderboard.tables import build_board, published_table
 from mibench.leaderboard.verifications import Verification
 from mibench.metrics import paired_interval, seeds_interval
-from mibench.record import BoardCard, Record
+from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, BoardCard, Record
 from tests.conftest import TINY
 from tests.kit.board_records import bido, diverged, filed, finding, make, metric
 
@@ -281,6 +281,8 @@ def test_a_row_is_complete_with_the_whole_list() -> None:
     assert (entry.strength.value, entry.rank) == (5, None)
     assert entry.reason == f"under {IK} alone"
     assert entry.leak.number == pytest.approx(0.5)
+    leak = row_of(table_of("defenses", *records), defense="bido")["leak_5"]
+    assert (leak.number, leak.note) == (pytest.approx(0.5), f"under {IK} alone")
 
 
 def test_a_dear_defense_is_listed_with_its_cost() -> None:
@@ -388,14 +390,15 @@ def test_the_table_of_defenses() -> None:
     assert [row["defense"].text for row in table.rows] == ["none", "bido", "other"]
     keys = [column.key for column in table.columns]
     entering = ["leak_5", "cost_5", "strength_5"]
-    assert keys[:6] == ["rank", "target", "defense", *entering]
-    assert keys[6:10] == ["strength", "natural", "gmi", IK]
+    assert keys[:5] == ["rank", "defense", *entering]
+    assert keys[11:16] == ["target", "strength", "natural", "gmi", IK]
     assert "closed" not in keys  # it is what this board shows anyway
     none, best, other = table.rows
     assert [row["rank"].number for row in table.rows] == [None, 1, None]
     assert best["leak_5"].number == best["worst"].number == pytest.approx(0.6)
     assert best["strength_5"].text == "scale 3"
     assert best["cost_5"].number == pytest.approx(0.03)
+    assert best["leak_5"].note == ""
     assert best["leak_2"].text == "costs 3.0 points or more of accuracy"
     assert best["control_attack"].number == pytest.approx(0.95)
     assert best["epsilon"].text == "—"
@@ -535,3 +538,95 @@ def test_published_numbers_are_apart_and_have_sources() -> None:
     assert (ssd["natural"].text, ssd["top1"].text) == ("86.6", "30.8")
     rerun = [r for r in table.rows if r["source"].text.startswith("independent")]
     assert [(r["top1"].text, r["fid"].text) for r in rerun][-1] == ("88.07", "34.76")
+
+
+# -- sentences ----------------------------------------------------------------------------------
+
+
+def sentences(*records: Record, card: BoardCard = TINY.board) -> list[str]:
+    """A board's sentences as texts."""
+    said = board_of(*records, card=card).summary
+    return ["".join(p if isinstance(p, str) else p.name for p in each) for each in said]
+
+
+def with_references(records: list[Record], nominal: bool = False) -> list[Record]:
+    """Judged records with look-up at rank 200 of 1,001, and random samples at 400."""
+    made = []
+    for record in records:
+        data = record.model_dump(mode="json")
+        for name, rank in ((FLOOR_PRIOR, 400), (FLOOR_PUBLIC, 200), (CEILING, 1)):
+            bits = metric([math.log2(1001 / rank)] * 5, 20)
+            ranks = metric([float(rank)] * 5, 20)
+            data["references"].setdefault(name, {})
+            data["references"][name] |= {"identity_bits": bits, "median_rank": ranks}
+        data["protocol"]["resolved"]["data"]["decoys"] = "rare" if nominal else None
+        made.append(Record.model_validate(data))
+    return made
+
+
+def test_a_judged_board_says_what_leaks_and_who_is_first() -> None:
+    records = judged(10) + judged(100, defense="bido") + judged(20, defense="other")
+    first, bits, ranked = sentences(*with_references(records))
+    assert first == (
+        "gmi learns most from an undefended classifier: by likeness to what it reconstructs, the "
+        "attacked person typically has rank 10 among 1,001 people (look-up 200; chance 501)."
+    )
+    assert bits == (
+        "That is 6.6 bits of who the person is, or one person in 100; random images 1.3, "
+        "look-up 2.3 and private test images 10.0."
+    )
+    assert ranked == (
+        "bido protects best of 2 ranked defenses: 3.3 bits left instead of 6.6 in the worst case."
+    )
+    # From other records follow other sentences.
+    records = judged(30) + judged(100, defense="bido") + judged(100, defense="other")
+    first, bits, ranked = sentences(*records)
+    assert first.endswith("typically has rank 30 among 1,001 people (chance 501).")
+    assert bits == "That is 5.1 bits of who the person is, or one person in 33."
+    assert ranked == (
+        "bido and other share the first rank of 2 ranked defenses: 3.3 and 3.3 bits left instead "
+        "of 5.1 in the worst case."
+    )
+    assert sentences(*judged(30), *judged(100, defense="bido"))[-1].startswith(
+        "bido protects best, the only ranked defense: "
+    )
+    assert sentences(*judged(30))[-1] == "No defense has a rank yet."
+    assert sentences(*judged(None)) == ["No defense has a rank yet."]
+
+
+def test_of_nominal_decoys_chance_is_what_was_measured() -> None:
+    records = with_references(judged(10), nominal=True)
+    board = board_of(*records)
+    assert board.nominal
+    assert sentences(*records)[0].endswith("among 1,001 people (look-up 200; random images 400).")
+    assert not board_of(*with_references(judged(10))).nominal
+    assert not board_of(make()).nominal
+
+
+def test_the_strongest_attack_is_that_of_undefended_targets() -> None:
+    records = [make(12, attack="gmi"), make(9, attack=IK), bido(20, 0.9, 3)]
+    board = board_of(*records)
+    assert board.strongest == ("gmi", Value(0.6))
+    first, caution, _ = sentences(*records)
+    assert first == (
+        "gmi does best against an undefended classifier: an evaluator that knows nobody but the "
+        "attacked people sees the right one in 60.0 % of its reconstructions (random images 5.0 % "
+        "and private test images 100.0 %)."
+    )
+    assert caution == "It takes a stranger who looks alike for one of them, too."
+    assert board_of(bido(20, 0.9, 3)).strongest is None
+
+
+def test_classes_are_no_identities() -> None:
+    records = []
+    for record in [*told(0.99), *told(0.98, defense="bido")]:
+        data = record.model_dump(mode="json")
+        data["protocol"]["resolved"]["data"] = {"dataset": "mnist"}
+        records.append(Record.model_validate(data))
+    first, caution, _ = sentences(*records)
+    assert "an evaluator takes 50.0 % of its reconstructions for the attacked class" in first
+    assert caution == "Classes are no identities: nothing here says that a person leaked."
+    table = board_of(*records).tables[0]
+    titles = {column.key: column.title for column in table.columns}
+    assert titles["leak_5"] == "class accuracy when 5 points of accuracy may be spent"
+    assert "leaks" not in " ".join(titles.values())

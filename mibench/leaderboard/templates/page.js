@@ -53,11 +53,55 @@ function page(table) {
 for (const table of tables) {
   for (const head of all("thead th:not(.plain)", table.place)) {
     const button = element("button", { type: "button", className: "sort" });
-    button.append(...head.childNodes);
-    head.append(button);
+    if (one("a", head)) { // a name that links to its paper keeps its link beside the button
+      button.classList.add("bare");
+      button.ariaLabel = `Sort by ${head.textContent.trim()}`;
+      head.append(" ", button);
+    } else {
+      button.append(...head.childNodes);
+      head.append(button);
+    }
+    if (head.title) button.setAttribute("aria-describedby", head.dataset.help);
     button.addEventListener("click", () => sort(table, head));
   }
 }
+
+// Columns of detail open on a click; without scripts all are there.
+for (const button of all(".wider")) {
+  const table = one("table", button.nextElementSibling), label = button.textContent;
+  const show = (whole) => {
+    table.classList.toggle("brief", !whole);
+    button.ariaExpanded = whole;
+    button.textContent = whole ? "Show the main columns" : label;
+  };
+  button.addEventListener("click", () => show(table.classList.contains("brief")));
+  button.hidden = false;
+  show(false);
+}
+
+// What a heading means, and why a number is missing: on hovering, on focus, and on a tap.
+const hint = one("#hint");
+for (const place of all("th[title], abbr[title]")) {
+  place.dataset.hint = place.title;
+  place.removeAttribute("title");
+  if (place.matches("abbr")) place.tabIndex = 0;
+}
+let told = null;
+function tell(place) {
+  told = place;
+  hint.hidden = !place;
+  if (!place) return;
+  hint.textContent = place.dataset.hint;
+  const box = place.getBoundingClientRect();
+  hint.style.left = `${Math.max(8, Math.min(box.left, innerWidth - hint.offsetWidth - 8))}px`;
+  const above = box.top - hint.offsetHeight - 6;
+  hint.style.top = `${above > 0 ? above : box.bottom + 6}px`;
+}
+const hinted = (event) => event.target.closest?.("[data-hint]") ?? null;
+for (const kind of ["focusin", "click"]) document.addEventListener(kind, (event) => tell(hinted(event)));
+document.addEventListener("pointerover", (event) => { if (event.pointerType === "mouse") tell(hinted(event)); });
+document.addEventListener("focusout", () => tell(null));
+document.addEventListener("scroll", () => tell(told), { capture: true, passive: true }); // focus scrolls, and it goes along
 
 // Filters: a row that says nothing about a facet passes it.
 const filters = one(".filters");
@@ -75,7 +119,7 @@ function filter() {
   const words = one("input[type=search]", filters).value.toLowerCase().split(/\s+/).filter(Boolean);
   const finds = (place) => words.every((word) => place.textContent.toLowerCase().includes(word));
   let shown = 0, total = 0;
-  for (const section of all(".board")) section.hidden = !passes({ protocol: [section.dataset.protocol] });
+  for (const section of all(".board[data-protocol]")) section.hidden = !passes({ protocol: [section.dataset.protocol] });
   const attacks = chosen.get("attack") ?? new Set();
   for (const table of tables) {
     for (const head of all("th[data-attack]", table.place)) {
@@ -122,7 +166,10 @@ function draw(name) {
   const place = document.getElementById(`plot-${name}`);
   if (!plot || place.closest("[hidden]")) return;
   const wide = Math.max(place.clientWidth, 240), high = Math.round(Math.min(460, 230 + wide / 4));
-  const left = 50, right = 14, top = 14, bottom = 46;
+  // Names of references stand beside the axes, where no point is.
+  const narrow = wide < 600, named = plot.references.map((each) => narrow ? each.name : each.label);
+  const left = 50, right = Math.max(14, ...named.map((words) => 20 + Math.min(6.2 * words.length, 0.3 * wide)));
+  const top = 14, bottom = 46;
   const x = (value) => left + (value - plot.x.low) / (plot.x.high - plot.x.low) * (wide - left - right);
   const y = (value) => high - bottom - (value - plot.y.low) / (plot.y.high - plot.y.low) * (high - top - bottom);
   const svg = shape("svg", { width: wide, height: high, viewBox: `0 0 ${wide} ${high}` });
@@ -139,19 +186,18 @@ function draw(name) {
     grid({ x1: left, x2: wide - right, y1: y(value), y2: y(value) });
     text({ class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, words);
   }
-  text({ class: "axis", x: (left + wide - right) / 2, y: high - 8, "text-anchor": "middle" }, "natural accuracy, %");
+  text({ class: "axis", x: (left + wide - right) / 2, y: high - 8, "text-anchor": "middle" }, narrow ? "natural accuracy, %" : "natural accuracy, % (right is better)");
   text({ class: "axis", "text-anchor": "middle", transform: `translate(13 ${(top + high - bottom) / 2}) rotate(-90)` },
-    plot.upright);
-  const taken = [];
-  for (const each of plot.references) {
-    const at = y(each.y);
-    if (!each.beyond) svg.append(shape("line", { class: "reference", x1: left, x2: wide - right, y1: at, y2: at }));
-    let base = each.beyond ? top + 10 : at - 4;
-    while (taken.some((other) => Math.abs(other - base) < 13)) base += 13;
-    taken.push(base);
-    text({ class: "named", x: left + 4, y: base }, `${each.beyond ? "↑ " : ""}${wide < 600 ? each.short : each.label}`);
+    narrow ? plot.upright : `${plot.upright} (lower is better)`);
+  let free = top; // below the names so far: references come from above
+  plot.references.forEach((each, k) => {
+    const at = each.beyond ? top : y(each.y), end = wide - right, base = Math.max(at, free);
+    free = base + 14;
+    if (each.band) svg.append(shape("rect", { class: "band", x: left, width: end - left, y: y(each.band[1]), height: Math.max(y(each.band[0]) - y(each.band[1]), 1) }));
+    if (!each.beyond) svg.append(shape("polyline", { class: "reference", points: `${left},${at} ${end},${at} ${end + 6},${base}` }));
+    text({ class: "named", x: end + 9, y: base + 4 }, `${each.beyond ? "↑ " : ""}${named[k]}`);
     svg.lastChild.append(shape("title", {}, each.label));
-  }
+  });
   const tip = element("div", { className: "tip", hidden: true });
   const points = [];
   for (const curve of plot.curves) {
@@ -195,7 +241,8 @@ function draw(name) {
     const mark = shape("svg", { width: 26, height: 14, viewBox: "-13 -7 26 14", style: `--colour: ${curve.colour}` },
       shape("line", { class: curve.dashed ? "curve dashed" : "curve", x1: -13, x2: 13, y1: 0, y2: 0, style: `stroke: ${curve.colour}` }),
       shape("path", { d: MARKERS[curve.shape](4.5), class: "marker" }));
-    return element("li", {}, mark, curve.dashed ? `${curve.name} (early stopping)` : curve.name);
+    const name = curve.paper ? element("a", { href: curve.paper, rel: "external noopener", textContent: curve.name }) : curve.name;
+    return element("li", {}, mark, ...curve.dashed ? [element("span", {}, name, " (early stopping)")] : [name]);
   }));
   place.replaceChildren(svg, tip, legend);
 }
@@ -273,6 +320,7 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
+    tell(null);
     for (const facet of all(".facet[open]")) {
       facet.open = false;
       one("summary", facet).focus();

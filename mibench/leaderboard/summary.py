@@ -1,0 +1,120 @@
+"""A board in a few sentences, computed from its records: what leaks, and which defense is first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mibench.leaderboard.board import BITS, CLASSES, Measure, Method, Sentence, Table, Value
+from mibench.leaderboard.series import UNDEFENDED, Series
+from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
+
+# References as a reader meets them who has not read of the protocol, from the least to the most.
+_TOLD = {
+    FLOOR_PRIOR: "random images",
+    FLOOR_PUBLIC: "look-up",
+    LOOKALIKE: "the look-alike",
+    CEILING: "private test images",
+}
+
+
+def strongest(undefended: Sequence[Series], measure: Measure) -> Series | None:
+    """The attack that leaks most from undefended targets; of equal ones the first."""
+    told = [each for each in undefended if each.mean(measure.key).number is not None]
+    return max(told, key=lambda each: each.mean(measure.key).number or 0.0, default=None)
+
+
+def of_attacks(
+    most: Series, measure: Measure, references: Mapping[str, Value], ranks: Mapping[str, Value]
+) -> tuple[Sentence, ...]:
+    """What leaks from an undefended target to the strongest attack, beside the references.
+
+    Args:
+        most: the attack that leaks most.
+        measure: what leaks.
+        references: floors and ceiling in the measure.
+        ranks: the median ranks that they have, where there are judges.
+    """
+    name, leak = Method("attack", most.attack), most.mean(measure.key).number or 0.0
+    told = _listed(
+        [
+            f"{words} {_number(value.number, measure)}"
+            for reference, words in _TOLD.items()
+            if (value := references.get(reference)) and value.number is not None
+        ]
+    )
+    if measure is BITS:
+        bits = f"That is {leak:.1f} bits of who the person is, or one person in "
+        bits += f"{_round(2**leak):,}"
+        return (name, _typical_rank(most, ranks)), (f"{bits}; {told}." if told else f"{bits}.",)
+    share = _number(leak, measure)
+    if measure is CLASSES:
+        seen = f"an evaluator takes {share} of its reconstructions for the attacked class"
+        caution = "Classes are no identities: nothing here says that a person leaked."
+    else:
+        seen = "an evaluator that knows nobody but the attacked people sees the right one in "
+        seen += f"{share} of its reconstructions"
+        caution = "It takes a stranger who looks alike for one of them, too."
+    told = f" ({told})" if told else ""
+    return (name, f" does best against an undefended classifier: {seen}{told}."), (caution,)
+
+
+def _typical_rank(most: Series, ranks: Mapping[str, Value]) -> str:
+    """How far down an attack's reconstructions find the person, beside look-up and chance."""
+    learns = " learns most from an undefended classifier"
+    rank, record = most.mean("median_rank").number, most.first
+    among = record.metrics["median_rank"].among if "median_rank" in record.metrics else None
+    if rank is None or among is None:
+        return f"{learns}."
+    # Of several judges the largest rank counts, which is further down by chance.
+    several = len(record.protocol.resolved["judges"]) > 1
+    chance = f"chance {_whole((among + 1) / 2)}" + " or more" * several
+    if record.nominal:  # then chance is what was measured
+        measured = ranks.get(FLOOR_PRIOR, Value()).number
+        chance = "" if measured is None else f"random images {_whole(measured)}"
+    lookup = ranks.get(FLOOR_PUBLIC, Value()).number
+    others = ["" if lookup is None else f"look-up {_whole(lookup)}", chance]
+    beside = "; ".join(filter(None, others))
+    found = "by likeness to what it reconstructs, the attacked person typically has rank "
+    found += f"{_whole(rank)} among {among:,} people"
+    return f"{learns}: {found} ({beside})." if beside else f"{learns}: {found}."
+
+
+def of_defenses(table: Table, target: str, measure: Measure) -> Sentence:
+    """Which defense is first on an architecture, by the table of defenses."""
+    rows = [row for row in table.rows if row["target"].text == target]
+    ranked = [row for row in rows if row["rank"].number is not None]
+    if not ranked:
+        return ("No defense has a rank yet.",)
+    first = [row for row in ranked if row["rank"].number == 1]
+    names: list[str | Method] = []
+    for place, row in enumerate(first):
+        names += [] if not place else [" and " if place == len(first) - 1 else ", "]
+        names.append(Method("defense", row["defense"].text))
+    verb = " protects best" if len(first) == 1 else " share the first rank"
+    of = f" of {len(ranked)} ranked defenses" if len(ranked) > 1 else ", the only ranked defense"
+    left = _listed([_number(row["leak_5"].number or 0.0, measure) for row in first])
+    left += "" if measure.kind == "percent" else f" {measure.unit}"
+    plain = next((row["worst"].number for row in rows if row["defense"].text == UNDEFENDED), None)
+    instead = "" if plain is None else f" instead of {_number(plain, measure)}"
+    return *names, f"{verb}{of}: {left} left{instead} in the worst case."
+
+
+def _listed(texts: Sequence[str]) -> str:
+    """``"a, b and c"``."""
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
+
+
+def _number(number: float, measure: Measure) -> str:
+    """As tables show it, but of bits one decimal: ``"68.7 %"``, ``"7.4"``."""
+    return f"{measure.scale * number:.1f}" + (" %" if measure.kind == "percent" else "")
+
+
+def _whole(value: float) -> str:
+    """``"50,001"``; a half is rounded up, against the attacker."""
+    return f"{math.floor(value + 0.5):,}"
+
+
+def _round(value: float) -> int:
+    """Two digits of a number, for an "about": 174 gives 170."""
+    return int(float(f"{value:.2g}"))
