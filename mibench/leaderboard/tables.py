@@ -60,6 +60,7 @@ _INTERVALS = {
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
 }
 # Of cells: their columns of metrics.
+_LOOKUP = "lookup"  # the attack that answers with public images
 _JUDGED = ("bits", "bits_best", "median_rank", "excess", "leak_2", "two_choice")
 _METRICS = {
     "bits": "identity_bits",
@@ -242,6 +243,9 @@ def improvement_table(
             row |= {key: each.mean(measure.key) for key, each in own.items()}
             for key, delta in deltas.items():
                 row[delta] = _difference(own.get(key), own.get("base"), card, measure)
+            lookup = default.get((target, _LOOKUP))
+            row["beyond_base"] = _difference(own.get("base"), lookup, card, measure)
+            row["beyond"] = _difference(own.get("improved"), lookup, card, measure)
             seeds = {seeds_text(list(each.complete)) for each in own.values()}
             row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
             rows.append((row, list(own.values())))
@@ -250,7 +254,8 @@ def improvement_table(
         "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
         f"{SPREAD_NOTE}",
         f"Δ: the difference to the base in {measure.unit.replace('%', 'points')}, with "
-        f"{_INTERVALS[card.interval]}.",
+        f"{_INTERVALS[card.interval]}. Beyond look-up: the same to look-up, against the same "
+        "targets.",
     )
     columns = _columns("improvement", measure)
     return _table("improvement", "What the improvements bring", columns, rows, notes)

@@ -463,6 +463,21 @@ def test_the_improvement_is_paired() -> None:
     assert row["seeds"].text == "differ: see all cells"
 
 
+def test_what_an_attack_shows_beyond_lookup_is_paired() -> None:
+    found = [make(["11100", "10000", "00000", "11111", "11000"], attack="lookup", seed=0)]
+    better = [
+        make(["11110", "11000", "00000", "11111", "11111"], attack=IK, seed=s) for s in (0, 1)
+    ]
+    base = [make(["10000", "10000", "00000", "11111", "11000"], attack="kedmi", seed=0)]
+    (row,) = table_of("improvement", *found, *better, *base).rows
+    # By identity, of seed 0 alone, which all of them have.
+    for key, own in (("beyond", [0.2, 0.2, 0, 0, 0.6]), ("beyond_base", [-0.4, 0, 0, 0, 0])):
+        mean, low, high = paired_interval(torch.tensor([own], dtype=torch.float64))
+        assert row[key].number == pytest.approx(mean)
+        assert row[key].interval == pytest.approx((low, high))
+    assert table_of("improvement", *better, *base).rows[0]["beyond"].text == "—"
+
+
 def test_differences_can_be_over_seeds() -> None:
     over_seeds = TINY.board.model_copy(update={"interval": "seeds"})
     base = [make(8, attack="kedmi", seed=s) for s in (0, 1, 2)]
