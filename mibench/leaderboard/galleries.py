@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mibench.errors import MibenchError
 from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE
-from mibench.record import Record
+from mibench.record import LEAKS, Record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,10 +33,13 @@ def has_gallery(record: Record) -> bool:
 
 
 def make_gallery(record: Record, images: Tensor, private: Tensor, names: Sequence[str]) -> bytes:
-    """Draw the first identities' reconstructions; those that the record counts as hits are marked.
+    """Draw the first identities' reconstructions, each with what the record says of it.
+
+    Where it has ranks, that is the person's rank, underlined where one person in a hundred or fewer
+    is as alike; elsewhere hits are underlined.
 
     Args:
-        record: a complete record; its headline metric says which samples are hits.
+        record: a complete record.
         images: its reconstructions ``(k, samples, 3, h, w)`` in [0, 1].
         private: one private training image an identity ``(k, 3, h, w)`` in [0, 1], which stands
             before them.
@@ -50,35 +53,49 @@ def make_gallery(record: Record, images: Tensor, private: Tensor, names: Sequenc
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    hits = record.metrics[HEADLINE].hits or ()
-    if not len(hits) == len(images) == len(private) == len(names):
-        raise MibenchError(f"there are images of {len(images)} identities, hits of {len(hits)}")
+    said, title = _said(record)
+    if not len(said) == len(images) == len(private) == len(names):
+        raise MibenchError(f"there are images of {len(images)} identities, hits of {len(said)}")
     shown, samples = min(_IDENTITIES, len(images)), min(_SAMPLES, images.shape[1])
     scale = max(1, round(_SIDE / images.shape[-1]))
     high, wide = scale * images.shape[-2], scale * images.shape[-1]
     across = (samples + 1) * (wide + 2)
-    row = high + _CAPTION + _GAP
+    row = high + 2 * _CAPTION + _GAP
     lines = math.ceil(shown / _COLUMNS)
     size = (_COLUMNS * (across + _GAP) + _GAP, lines * row + 2 * _GAP + _CAPTION)
     canvas = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
-    title = "private image, then reconstructions; underlined: a hit"
     draw.text((_GAP, _GAP // 2), title, fill="#555555", font=font)
     for index in range(shown):
         left = _GAP + (index % _COLUMNS) * (across + _GAP)
         top = _GAP + _CAPTION + (index // _COLUMNS) * row
-        caption = f"{names[index][:40]}: {hits[index].count('1')} of {len(hits[index])}"
-        draw.text((left, top), caption, fill="black", font=font)
+        draw.text((left, top), names[index][:40], fill="black", font=font)
         for place, image in enumerate([private[index], *images[index, :samples]]):
             x, y = left + place * (wide + 2), top + _CAPTION
             canvas.paste(_picture(image).resize((wide, high), Image.Resampling.NEAREST), (x, y))
-            if place and hits[index][place - 1] == "1":
-                draw.rectangle((x, y + high + 1, x + wide - 1, y + high + 3), fill="#009e73")
+            if place:
+                text, marked = said[index][place - 1]
+                draw.text((x, y + high + 4), text, fill="black", font=font)
+                if marked:
+                    draw.rectangle((x, y + high + 1, x + wide - 1, y + high + 3), fill="#009e73")
     data = _png(canvas)
     while len(data) >= MOST_BYTES:
         canvas = canvas.resize((canvas.width * 3 // 4, canvas.height * 3 // 4))
         data = _png(canvas)
     return data
+
+
+def _said(record: Record) -> tuple[list[list[tuple[str, bool]]], str]:
+    """What stands below each identity's samples, whether each is marked, and what that means."""
+    rank = record.metrics.get("median_rank")
+    if rank is None or rank.ranks is None or rank.among is None:
+        hits = record.metrics[HEADLINE].hits or ()
+        title = "private image, then reconstructions; underlined: a hit"
+        return [[("", each == "1") for each in row] for row in hits], title
+    title = f"private image, then reconstructions, with the person's rank among {rank.among:,} "
+    title += "people; underlined: 1 in 100 or fewer is as alike"
+    within = LEAKS["leak_at_1e-2"] * rank.among
+    return [[(f"{each:,}", each <= within) for each in row] for row in rank.ranks], title
 
 
 def fault(path: Path) -> str:

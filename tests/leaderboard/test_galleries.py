@@ -22,6 +22,7 @@ from mibench.data.identity_division import IdentityDivision
 from mibench.errors import MibenchError
 from mibench.leaderboard.build import build
 from mibench.leaderboard.galleries import MOST_BYTES, fault, make_gallery
+from mibench.record import MetricValue
 from mibench.verify import filing
 from mibench.verify.filing import add
 from tests.conftest import TINY
@@ -100,6 +101,26 @@ def test_hits_are_marked_and_private_images_stand_before_them() -> None:
     assert (128, 128, 128) in colours
     with pytest.raises(MibenchError, match="images of 3 identities, hits of 5"):
         make_gallery(make(4), images()[:3], PRIVATE, NAMES)
+
+
+def test_ranks_stand_below_where_there_are_judges() -> None:
+    """Underlined are those within a hundredth of all people, whatever the evaluator says."""
+
+    def gallery(rank: int) -> Image.Image:
+        record = make(8)
+        ranks = tuple((rank,) * SAMPLES for _ in range(IDENTITIES))
+        found = MetricValue(value=float(rank), n=20, ranks=ranks, among=1001)
+        judged = record.model_copy(update={"metrics": {**record.metrics, "median_rank": found}})
+        data = make_gallery(judged, images(), PRIVATE, NAMES)
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+    def green(picture: Image.Image) -> int:
+        counted = picture.getcolors(1 << 20) or []
+        return sum(n for n, (red, high, blue) in counted if high > red + 60 and high > blue + 20)
+
+    near, edge, far = gallery(7), gallery(10), gallery(11)
+    assert green(near) == green(edge) > 0 == green(far)
+    assert near.tobytes() != edge.tobytes()  # the numbers
 
 
 @pytest.mark.parametrize(
