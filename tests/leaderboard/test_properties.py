@@ -28,7 +28,7 @@ from mibench.record import protocol_digest
 from mibench.verify.filing import add
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "leaderboards"
+EARLIER = ROOT / "leaderboards/earlier/lfw-64-small-v1"
 CARDS = {name: card.board for name, card in PROTOCOLS.items()}
 PROTOCOL = "lfw-64-small"  # how many people it attacks stands in no card
 OTHERS = ("gmi_none_test_resnet_seed0", "improved-kedmi_none_test_resnet_seed0")
@@ -85,7 +85,7 @@ def odd_values() -> st.SearchStrategy[Any]:
 def changed_records(draw: st.DrawFn) -> tuple[str, bytes]:
     """A real record with one to three fields replaced, removed or added, and where it is filed."""
     name = draw(st.sampled_from(CELLS))
-    data = json.loads((FOLDER / f"records/{PROTOCOL}/{name}.json").read_text())
+    data = json.loads((EARLIER / f"{name}.json").read_text())
     for _ in range(draw(st.integers(1, 3))):
         place = data
         while True:
@@ -145,7 +145,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     filed = place / "records" / PROTOCOL
     filed.mkdir(parents=True)
     for name in OTHERS:
-        shutil.copy(FOLDER / f"records/{PROTOCOL}/{name}.json", filed)
+        shutil.copy(EARLIER / f"{name}.json", filed)
     return place
 
 
