@@ -16,6 +16,7 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, check, resolve
 from mibench.errors import RequestError
 from mibench.models.initialisation import Initialisation
+from mibench.record import protocol_digest
 from mibench.store.store import Store
 from mibench.streams import seeded
 from mibench.training.loop import TrainingConfig
@@ -143,8 +144,9 @@ def test_a_tag_of_timms_is_the_architecture() -> None:
 
 
 def test_digests_of_cards_without_it_stay() -> None:
-    """Records on the board name this digest."""
+    """Those of cards from before there was the field, too."""
     card = protocols.PROTOCOLS["synthfaces-32"]
-    assert card.digest == "d74dca03bf04632c93661a598e27825eeb982818611d346a39ec2fe7fde38f89"
+    older = card.model_dump(mode="json", exclude={"initialisation"})
+    assert protocol_digest(older) == card.digest
     started = card.model_copy(update={"initialisation": {"resnet18": Initialisation()}})
     assert started.digest != card.digest
