@@ -58,6 +58,11 @@ _List = Strict(False)
 Interval = Annotated[tuple[float, float], _List]
 
 
+def shown_rank(value: float) -> str:
+    """``"50,001"``; a half is rounded up, against the attacker."""
+    return f"{math.floor(value + 0.5):,}"
+
+
 def protocol_digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a protocol card as JSON.
 
@@ -310,6 +315,12 @@ class Record(_Strict):
         """Who the decoys are, where that makes ranks nominal (:data:`NOMINAL`); None elsewhere."""
         decoys = self.protocol.resolved["data"].get("decoys")
         return NOMINAL.get(decoys) if isinstance(decoys, str) else None
+
+    def chance_rank(self, among: int) -> str:
+        """The typical rank by chance among so many people, as it is shown."""
+        # Of several judges the largest rank counts, which is further down by chance.
+        several = len(self.protocol.resolved.get("judges") or ()) > 1
+        return shown_rank((among + 1) / 2) + " or more" * several
 
     def results(self) -> dict[str, Any]:
         """What an equal run must reproduce: all but cost, time, place and command."""

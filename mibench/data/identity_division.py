@@ -58,7 +58,6 @@ class IdentityDivision(PreparedRule, CountedRule):
     public_images: int | None = Field(
         None, ge=1, le=10**9, description="how many public images; None: all there are"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws")
 
     @model_validator(mode="after")
     def _consistent(self) -> IdentityDivision:
@@ -83,11 +82,6 @@ class IdentityDivision(PreparedRule, CountedRule):
         """The private and the public data set."""
         public = () if self.public_dataset is None else ((self.public_dataset, self.public_crop),)
         return ((self.dataset, self.crop), *public)
-
-    @property
-    def draws(self) -> int:
-        """Seed of all draws."""
-        return self.seed
 
     def private(self, pictures: Pictures) -> list[int]:
         """See the rule."""

@@ -41,17 +41,11 @@ class ListedDivision(PreparedRule):
     val_fraction: float = Field(
         0.1, gt=0, le=0.4, description="share of an identity's training pictures for validation"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws")
 
     @property
     def lists(self) -> tuple[str, ...]:
         """See :class:`mibench.data.divided.Data`."""
         return (self.train_list, self.test_list, self.public_list)
-
-    @property
-    def draws(self) -> int:
-        """Seed of all draws."""
-        return self.seed
 
     def private(self, pictures: Pictures) -> list[int]:
         """See the rule."""

@@ -30,6 +30,7 @@ class PreparedRule(Rule):
     crop: int | None = Field(
         None, ge=1, le=65_536, description="its crop in pixels; None: the data set's own"
     )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws")
 
     @model_validator(mode="after")
     def _sources_exist(self) -> PreparedRule:
@@ -44,6 +45,11 @@ class PreparedRule(Rule):
     def sets(self) -> tuple[tuple[str, int | None], ...]:
         """The private data set, and the public one where that is another."""
         return ((self.dataset, self.crop),)
+
+    @property
+    def draws(self) -> int:
+        """Seed of all draws."""
+        return self.seed
 
     @property
     def of_people(self) -> bool:

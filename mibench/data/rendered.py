@@ -120,8 +120,7 @@ def render_public(data: SynthFacesData, resolution: int, progress: Progress = SI
     generator = stream(data.seed, data.public_name, "public", "images")
     attributes = public_attributes(data)
     images = render_identities(attributes, data.public_images, resolution, generator, progress)
-    labels = torch.arange(len(attributes)).repeat_interleave(data.public_images)
-    return ImageSet(images, labels, _names("public", len(attributes)))
+    return _labelled(images, _names("public", len(attributes)))
 
 
 def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = SILENT) -> Dataset:
@@ -134,15 +133,13 @@ def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = S
     names = _names("private", len(attributes))
 
     def part(start: int, count: int) -> ImageSet:
-        labels = torch.arange(len(attributes)).repeat_interleave(count)
-        return ImageSet(images[:, start : start + count].flatten(0, 1).clone(), labels, names)
+        return _labelled(images[:, start : start + count].flatten(0, 1).clone(), names)
 
     foils = None
     if passed_by is not None:
         generator = stream(data.seed, data.private_name, "foils", "images")
         pictures = render_identities(passed_by, data.test, resolution, generator, progress)
-        labels = torch.arange(len(passed_by)).repeat_interleave(data.test)
-        foils = ImageSet(pictures, labels, names)
+        foils = _labelled(pictures, names)
 
     decoys = None
     if data.decoys is not None:
@@ -150,8 +147,7 @@ def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = S
         families = [sample_identities(FAMILY, generator) for _ in range(data.decoys // FAMILY)]
         strangers = torch.cat(families)
         pictures = render_identities(strangers, data.decoy_images, resolution, generator, progress)
-        labels = torch.arange(data.decoys).repeat_interleave(data.decoy_images)
-        decoys = ImageSet(pictures, labels, _names("decoy", data.decoys))
+        decoys = _labelled(pictures, _names("decoy", data.decoys))
 
     return Dataset(
         train=part(0, data.train),
@@ -162,6 +158,12 @@ def render_dataset(data: SynthFacesData, resolution: int, progress: Progress = S
         foils=foils,
         decoys=decoys,
     )
+
+
+def _labelled(images: Tensor, names: tuple[str, ...]) -> ImageSet:
+    """Images of identities, as many of each, one identity after the other."""
+    labels = torch.arange(len(names)).repeat_interleave(len(images) // len(names))
+    return ImageSet(images, labels, names)
 
 
 def _names(kind: str, count: int) -> tuple[str, ...]:

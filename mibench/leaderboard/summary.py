@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from mibench.leaderboard.board import BITS, CLASSES, Measure, Method, Sentence, Table, Value
 from mibench.leaderboard.series import UNDEFENDED, Series
-from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
+from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE, shown_rank
 
 # References as a reader meets them who has not read of the protocol, from the least to the most.
 _TOLD = {
@@ -66,17 +65,15 @@ def _typical_rank(most: Series, ranks: Mapping[str, Value]) -> str:
     among = record.metrics["median_rank"].among if "median_rank" in record.metrics else None
     if rank is None or among is None:
         return f"{learns}."
-    # Of several judges the largest rank counts, which is further down by chance.
-    several = len(record.protocol.resolved["judges"]) > 1
-    chance = f"chance {_whole((among + 1) / 2)}" + " or more" * several
+    chance = f"chance {record.chance_rank(among)}"
     if record.nominal:  # then chance is what was measured
         measured = ranks.get(FLOOR_PRIOR, Value()).number
-        chance = "" if measured is None else f"random images {_whole(measured)}"
+        chance = "" if measured is None else f"random images {shown_rank(measured)}"
     lookup = ranks.get(FLOOR_PUBLIC, Value()).number
-    others = ["" if lookup is None else f"look-up {_whole(lookup)}", chance]
+    others = ["" if lookup is None else f"look-up {shown_rank(lookup)}", chance]
     beside = "; ".join(filter(None, others))
     found = "by likeness to what it reconstructs, the attacked person typically has rank "
-    found += f"{_whole(rank)} among {among:,} people"
+    found += f"{shown_rank(rank)} among {among:,} people"
     return f"{learns}: {found} ({beside})." if beside else f"{learns}: {found}."
 
 
@@ -108,11 +105,6 @@ def _listed(texts: Sequence[str]) -> str:
 def _number(number: float, measure: Measure) -> str:
     """As tables show it, but of bits one decimal: ``"68.7 %"``, ``"7.4"``."""
     return f"{measure.scale * number:.1f}" + (" %" if measure.kind == "percent" else "")
-
-
-def _whole(value: float) -> str:
-    """``"50,001"``; a half is rounded up, against the attacker."""
-    return f"{math.floor(value + 0.5):,}"
 
 
 def _round(value: float) -> int:

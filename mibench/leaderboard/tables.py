@@ -59,8 +59,8 @@ _INTERVALS = {
     "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
 }
-# Of cells: their columns of metrics.
 _LOOKUP = "lookup"  # the attack that answers with public images
+# Of cells: their columns of metrics.
 _JUDGED = ("bits", "bits_best", "median_rank", "excess", "leak_2", "two_choice")
 _METRICS = {
     "bits": "identity_bits",

@@ -15,7 +15,8 @@ from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
-from mibench.protocols.papers import CELEBA, DLIB, DRAWN
+from mibench.protocols.papers import CELEBA, DRAWN
+from mibench.protocols.small import DLIB
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 

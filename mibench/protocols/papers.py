@@ -13,12 +13,11 @@ from typing import Any
 
 from mibench.data.identity_division import IdentityDivision
 from mibench.data.listed_division import ListedDivision
-from mibench.judges import JudgeCard
 from mibench.judges.evaluators import EvaluatorConfig
 from mibench.models.initialisation import Initialisation
 from mibench.priors import GanConfig
 from mibench.protocols._card import Protocol
-from mibench.protocols.small import LFW, LFW_SPLIT
+from mibench.protocols.small import DLIB, LFW, LFW_SPLIT
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 
@@ -122,7 +121,6 @@ CELEBA = IdentityDivision(
     decoy_images=2,
     public_images=30_000,
 )
-DLIB = (JudgeCard(kind="dlib"),)
 OF_CELEBA = (
     "The judge, dlib's descriptor, was trained on pictures of celebrities, and may know private "
     "people, decoys and public people alike. No picture of CelebA was at hand when it was chosen: "
@@ -133,7 +131,16 @@ DRAWN = (
     "are decoys.",
     *OF_CELEBA,
 )
-_OTHERS = "The papers' private people have 30 images or more; `celeba-64-lists` has their division."
+_DRAWN_FACES: dict[str, Any] = {
+    **_FACES,
+    "version": 2,
+    "judges": DLIB,
+    "notes": (
+        *_STAND_INS,
+        *DRAWN,
+        "The papers' private people have 30 images or more; `celeba-64-lists` has their division.",
+    ),
+}
 
 _DIGITS: dict[str, Any] = {
     "resolution": 32,
@@ -162,12 +169,10 @@ _DIGITS: dict[str, Any] = {
 CARDS = (
     Protocol(
         name="celeba-64",
-        version=2,
         title="CelebA at 64×64: 1,000 private identities, public images of others",
         data=CELEBA,
         split="b9f0a6d37294abd9c5b73271ebb6752affe6c0547bd106b51bf476c79208bcbc",
-        judges=DLIB,
-        **{**_FACES, "notes": (*_STAND_INS, *DRAWN, _OTHERS)},
+        **_DRAWN_FACES,
     ),
     Protocol(
         name="celeba-64-lists",
@@ -197,12 +202,10 @@ CARDS = (
     ),
     Protocol(
         name="celeba-ffhq-64",
-        version=2,
         title="CelebA at 64×64: 1,000 private identities, public images of FFHQ",
         data=CELEBA.model_copy(update={"public_dataset": "ffhq"}),
         split="c9c3ffa974bb909e4ced07c048c1465a3b7543b7dba9ed60cbcc876231eee9c2",
-        judges=DLIB,
-        **{**_FACES, "notes": (*_STAND_INS, *DRAWN, _OTHERS)},
+        **_DRAWN_FACES,
     ),
     Protocol(
         name="lfw-64",

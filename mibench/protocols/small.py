@@ -23,6 +23,8 @@ LFW = IdentityDivision(
 )
 LFW_SPLIT = "22edad9df16bf3279b7d805a0826d4895e6a25777a33bfd370e75d6155d55b9d"
 
+DLIB = (JudgeCard(kind="dlib"),)
+
 _STUDENTS = ("test_efficientnet", "test_byobnet", "test_convnext")
 _FACES = TrainingConfig(epochs=40, batch_size=32, learning_rate=0.05, weight_decay=5e-4)
 
@@ -85,7 +87,7 @@ CARDS = (
         title="Labeled Faces in the Wild at 64×64, sized for two CPU cores: 62 identities",
         data=LFW,
         split=LFW_SPLIT,
-        judges=(JudgeCard(kind="dlib"),),
+        judges=DLIB,
         resolution=64,
         samples=4,
         target="test_resnet",

@@ -87,11 +87,17 @@ def test_the_gallery_is_drawn_from_the_reconstructions(tmp_path: Path) -> None:
     assert (255, 0, 0) not in colours
 
 
-def test_hits_are_marked_and_private_images_stand_before_them() -> None:
-    def green(data: bytes) -> int:
-        counted = Image.open(io.BytesIO(data)).convert("RGB").getcolors(1 << 20) or []
-        return sum(n for n, (red, high, blue) in counted if high > red + 60 and high > blue + 20)
+def pixels(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
+
+def green(data: bytes) -> int:
+    """Pixels of marks."""
+    counted = pixels(data).getcolors(1 << 20) or []
+    return sum(n for n, (red, high, blue) in counted if high > red + 60 and high > blue + 20)
+
+
+def test_hits_are_marked_and_private_images_stand_before_them() -> None:
     def gallery(hits: int) -> bytes:
         return make_gallery(make(hits), images(), PRIVATE, NAMES)
 
@@ -106,21 +112,16 @@ def test_hits_are_marked_and_private_images_stand_before_them() -> None:
 def test_ranks_stand_below_where_there_are_judges() -> None:
     """Underlined are those within a hundredth of all people, whatever the evaluator says."""
 
-    def gallery(rank: int) -> Image.Image:
+    def gallery(rank: int) -> bytes:
         record = make(8)
         ranks = tuple((rank,) * SAMPLES for _ in range(IDENTITIES))
         found = MetricValue(value=float(rank), n=20, ranks=ranks, among=1001)
         judged = record.model_copy(update={"metrics": {**record.metrics, "median_rank": found}})
-        data = make_gallery(judged, images(), PRIVATE, NAMES)
-        return Image.open(io.BytesIO(data)).convert("RGB")
-
-    def green(picture: Image.Image) -> int:
-        counted = picture.getcolors(1 << 20) or []
-        return sum(n for n, (red, high, blue) in counted if high > red + 60 and high > blue + 20)
+        return make_gallery(judged, images(), PRIVATE, NAMES)
 
     near, edge, far = gallery(7), gallery(10), gallery(11)
     assert green(near) == green(edge) > 0 == green(far)
-    assert near.tobytes() != edge.tobytes()  # the numbers
+    assert pixels(near).tobytes() != pixels(edge).tobytes()  # the numbers
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +22,7 @@ from mibench.record import (
     LOOKALIKE,
     MetricValue,
     Record,
+    shown_rank,
 )
 
 _SHARES = (
@@ -82,7 +82,7 @@ def number(metric: str, value: float | None) -> str:
     if metric in _BITS:
         return f"{value:.2f}"
     if metric == "median_rank":
-        return _whole(value)
+        return shown_rank(value)
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
@@ -111,9 +111,7 @@ def leak_in_words(record: Record) -> list[str]:
         for what, each in known.items()
         if each is not None and each.value is not None
     ]
-    # Of several judges the largest rank counts, which is further down by chance.
-    chance = _whole((rank.among + 1) / 2)
-    chance += " or more" * (len(record.protocol.resolved.get("judges") or ()) > 1)
+    chance = record.chance_rank(rank.among)
     if record.nominal:  # as it was measured
         chance = _rank(record.references.get(FLOOR_PRIOR, {}).get("median_rank"))
     of_lookup = f"; looking through public pictures {_rank(lookup)}" if lookup else ""
@@ -232,12 +230,7 @@ def _metrics(record: Record) -> Table:
 
 
 def _rank(entry: MetricValue | None) -> str:
-    return ABSENT if entry is None or entry.value is None else _whole(entry.value)
-
-
-def _whole(value: float) -> str:
-    """``"50,001"``; a half is rounded up, against the attacker."""
-    return f"{math.floor(value + 0.5):,}"
+    return ABSENT if entry is None or entry.value is None else shown_rank(entry.value)
 
 
 def _utility(record: Record) -> Table:
