@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
+from mibench.inversion.attack import Attack, LatentConfig, Problem, register_attack
 from mibench.types import BUDGETED, AttackCard
 
 
@@ -47,7 +47,7 @@ class Gmi(Attack["Gmi.Config"]):
 
     needs_realism = True
 
-    class Config(AttackConfig):
+    class Config(LatentConfig):
         """Options of GMI; defaults are those of its copies in KEDMI's and the seed paper's code."""
 
         iterations: int = Field(
@@ -77,7 +77,7 @@ class Gmi(Attack["Gmi.Config"]):
         G, D = prior.images, prior.realism
         _, L_id = problem.white_box()
         y = problem.labels.repeat_interleave(problem.samples)
-        z = prior.latents(problem.streams("start", problem.samples))
+        z = problem.starts(problem.samples).flatten(0, 1)
         noise = problem.streams("noise", problem.samples)
         λ_id, λ_prior = config.identity_weight, config.prior_weight
         # Losses are summed, so that no row's step depends on how many others there are; published

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.errors import RequestError
-from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
+from mibench.inversion.attack import Attack, LatentConfig, Problem, register_attack
 from mibench.priors.inversion_gan import InversionGanPrior
 from mibench.types import BUDGETED, AttackCard
 
@@ -59,7 +59,7 @@ class Kedmi(Attack["Kedmi.Config"]):
     prior = "inversion-gan"
     needs_realism = True
 
-    class Config(AttackConfig):
+    class Config(LatentConfig):
         """Options of KEDMI; of the attack, the defaults are the released code's."""
 
         iterations: int = Field(
@@ -109,7 +109,10 @@ class Kedmi(Attack["Kedmi.Config"]):
         y, n, dims = problem.labels, problem.samples, prior.size
         λ_id, λ_prior = config.identity_weight, config.prior_weight
         # Identities, draws of each, dimensions. The logarithm keeps σ positive without a bound.
-        μ = torch.zeros(len(y), 1, dims, device=problem.device, requires_grad=True)
+        μ = torch.zeros(len(y), 1, dims, device=problem.device)
+        if problem.pool is not None:
+            μ = problem.starts(1)
+        μ.requires_grad_(True)
         log_σ2 = torch.full_like(μ, config.initial_log_variance).requires_grad_(True)
         adam = torch.optim.Adam([μ, log_σ2], config.learning_rate)
 

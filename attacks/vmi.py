@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mibench.attacks._glow import Flow
-from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
+from mibench.inversion.attack import Attack, LatentConfig, Problem, register_attack
 from mibench.streams import stream
 from mibench.types import BUDGETED, AttackCard
 
@@ -84,7 +84,7 @@ class Vmi(Attack["Vmi.Config"]):
         ),
     )
 
-    class Config(AttackConfig):
+    class Config(LatentConfig):
         """Options of VMI; the defaults are those of the released CelebA run."""
 
         family: Literal["gaussian", "flow"] = Field(
@@ -134,6 +134,11 @@ class Vmi(Attack["Vmi.Config"]):
                         f"{name} does nothing with the family `gaussian`: leave it at {default}, "
                         "or set the family to `flow`"
                     )
+            if self.family == "flow" and self.selection.pool is not None:
+                raise ValueError(
+                    "selection.pool: a flow has no mean to start at the pool's best latent; leave "
+                    "it null, or set the family to `gaussian`"
+                )
             return self
 
     def rows_per_identity(self, samples: int) -> int:
@@ -144,7 +149,10 @@ class Vmi(Attack["Vmi.Config"]):
         """q(z) of each identity before the first step; noise ε to latents z and KL(q‖N(0, I))."""
         config, dims = self.config, problem.prior.size
         if config.family == "gaussian":
-            return GaussianPosterior(len(problem.labels), dims, problem.device)
+            q = GaussianPosterior(len(problem.labels), dims, problem.device)
+            if problem.pool is not None:
+                q.mean.data.copy_(problem.starts(1))
+            return q
         flow = Flow(
             problem.streams("vmi/weights"),
             dims,

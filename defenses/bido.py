@@ -126,6 +126,7 @@ class Bido(Defense["Bido.Config"]):
     """
 
     card = DefenseCard(
+        kind="loss",
         title="Bilateral Dependency Optimization: Defending Against Model-inversion Attacks",
         authors="Xiong Peng, Feng Liu, Jingfeng Zhang, Long Lan, Junjie Ye, Tongliang Liu, Bo Han",
         year=2022,
@@ -150,7 +151,9 @@ class Bido(Defense["Bido.Config"]):
             "which say nothing about labels; the code's sampler stops as soon as fewer identities "
             "are left than a batch has places.",
         ),
-        adaptive_attack="the white-box attacks as they are: a plain classifier is deployed",
+        adaptive_attack="improved-gmi+taa",
+        adaptive_note="Averaging the loss over views undoes much of its protection (AlignMI, "
+        "NeurIPS 2025).",
     )
 
     class Config(DefenseConfig):

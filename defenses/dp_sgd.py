@@ -65,9 +65,10 @@ class DpSgd(Defense["DpSgd.Config"]):
             "one augmented view of each image a step",
             "per-image gradients by running each image alone instead of Opacus' layer hooks",
         ),
+        kind="privacy",
         privacy_unit="example",
-        adaptive_attack="white-box inversion as it is: the noise is spent in training, and the "
-        "deployed model is deterministic",
+        adaptive_note="None is needed: the noise is spent in training, and the deployed model is "
+        "deterministic.",
     )
 
     class Config(DefenseConfig):

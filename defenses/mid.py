@@ -64,6 +64,7 @@ class Mid(Defense["Mid.Config"]):
     """
 
     card = DefenseCard(
+        kind="architecture",
         title="Improving Robustness to Model Inversion Attacks via Mutual Information "
         "Regularization",
         authors="Tianhao Wang, Yuheng Zhang, Ruoxi Jia",
@@ -80,7 +81,9 @@ class Mid(Defense["Mid.Config"]):
             "The training's optimizer, schedule and augmentation are the protocol's, the same as "
             "for the undefended target.",
         ),
-        adaptive_attack="eot: the expectation over the bottleneck's noise (`identity.eot`)",
+        adaptive_attack="improved-gmi+taa",
+        adaptive_note="Every attack averages its loss over the bottleneck's noise "
+        "(`identity.eot`); this one over views of the image, too.",
     )
 
     class Config(DefenseConfig):

@@ -28,7 +28,7 @@ class NoDefense(Defense[DefenseConfig]):
             "The link is the attack that started the field (Fredrikson et al., CCS 2015).",
             "Its strength is early stopping: sweep `target.epochs`.",
         ),
-        adaptive_attack="none needed: every attack is made for the undefended target",
+        adaptive_note="None is needed: every attack is made for the undefended target.",
     )
 
     @classmethod

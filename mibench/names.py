@@ -6,64 +6,88 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mibench.errors import RequestError
 from mibench.settings import plain_settings
 from mibench.types import digest
 
-VARIANTS = {  # of an attack that optimises an identity loss, by (lom, ma)
+IMPROVEMENTS = {  # of an attack that optimises an identity loss, by (lom, ma)
     (False, False): "",
     (True, False): "with the improved objective",
     (False, True): "with model augmentation",
     (True, True): "with the improved objective and model augmentation",
+}
+Views = Literal["taa", "paa"]
+VIEWS: dict[Views | None, str] = {  # that its loss is averaged over; they go with any improvement
+    None: "",
+    "taa": "averaged over transformed views",
+    "paa": "averaged over noisy views",
 }
 _READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
 
 
 @dataclass(frozen=True)
 class AttackName:
-    """An attack's name taken apart: the base attack and its improvements.
+    """An attack's name taken apart: the base attack and what is changed of its identity loss.
 
     Attributes:
         base: a registered name, or ``path/to/file.py:Class`` as it was asked for; of a resolved
             cell, the name that the attack has everywhere.
+        lom: the improved objective. ma: model augmentation.
+        views: what the loss is averaged over; None: the image as it is.
     """
 
     base: str
     lom: bool = False
     ma: bool = False
+    views: Views | None = None
 
     @property
     def full(self) -> str:
         """The name that records and boards use."""
+        views = f"+{self.views}" if self.views else ""
         if self.lom and self.ma:
-            return f"improved-{self.base}"
-        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "")
+            return f"improved-{self.base}{views}"
+        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "") + views
 
     @classmethod
     def parse(cls, name: str, *, strict: bool = True) -> AttackName:
-        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``; X may be a file's class.
+        """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``, each with ``+taa``.
+
+        X may be a file's class. ``+paa`` stands where ``+taa`` does.
 
         Args:
             strict: False, of a stranger's record: what is wrong behind a ``+`` is left out.
 
         Raises:
-            RequestError: a part after ``+`` is neither ``lom`` nor ``ma``, or is there twice.
+            RequestError: a part after ``+`` is unknown, is there twice, or excludes another one.
         """
         improved = name.startswith("improved-")
         path, colon, last = name.removeprefix("improved-").rpartition(":")  # a path may hold a +
         last, *parts = last.split("+")
-        if strict and improved and parts:
+        views: list[Views] = [each for each in VIEWS if each is not None and each in parts]
+        if strict and improved and {"lom", "ma"} & set(parts):
             raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
-        if strict and (not set(parts) <= {"lom", "ma"} or len(set(parts)) != len(parts)):
-            raise RequestError(f"attack {name!r}: after `+` may come lom and ma, once each")
-        return cls(path + colon + last, improved or "lom" in parts, improved or "ma" in parts)
+        if strict and (not set(parts) <= {"lom", "ma", *VIEWS} or len(set(parts)) != len(parts)):
+            raise RequestError(
+                f"attack {name!r}: after `+` may come lom and ma, and taa or paa, once each"
+            )
+        if strict and len(views) > 1:
+            raise RequestError(
+                f"attack {name!r}: +taa and +paa are two kinds of views to average over; choose one"
+            )
+        return cls(
+            path + colon + last,
+            improved or "lom" in parts,
+            improved or "ma" in parts,
+            views[0] if views else None,
+        )
 
 
 def variants(base: str) -> list[str]:
     """The names of an attack that optimises an identity loss, its own first."""
-    return [AttackName(base, lom, ma).full for lom, ma in VARIANTS]
+    return [AttackName(base, lom, ma, views).full for views in VIEWS for lom, ma in IMPROVEMENTS]
 
 
 def method_label(name: str, source: str | None) -> str:

@@ -238,6 +238,24 @@ def counted(config: Frozen) -> dict[str, Any]:
     return held
 
 
+def later_defaults(config: Frozen, prefix: str = "", *, later: bool = False) -> dict[str, Any]:
+    """Defaults of the fields that a later release added (``json_schema_extra=LATER``), by path.
+
+    Args:
+        config: any of the frozen models.
+        later: whether the model as a whole is such a field's.
+    """
+    found: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        extra, value = field.json_schema_extra, getattr(config, name)
+        added = later or bool(isinstance(extra, dict) and extra.get("later"))
+        if isinstance(value, Frozen):
+            found |= later_defaults(value, f"{prefix}{name}.", later=added)
+        elif added:
+            found[prefix + name] = field.default
+    return found
+
+
 def plain_settings(value: Any) -> Any:
     """Settings as they count: 0 and 0.0 are one, in tables and lists too."""
     if isinstance(value, dict):

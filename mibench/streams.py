@@ -58,6 +58,13 @@ class RowStreams:
             row.normal_(generator=generator)
         return result.to(self.device)
 
+    def uniform(self, *shape: int) -> Tensor:
+        """Tensor ``(rows, *shape)`` on the device, uniform in [0, 1)."""
+        result = torch.empty(len(self.generators), *shape)
+        for row, generator in zip(result, self.generators, strict=True):
+            row.uniform_(generator=generator)
+        return result.to(self.device)
+
 
 class NoiseSource(Protocol):
     """Anything that draws standard normal noise for a batch."""

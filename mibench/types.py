@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 # Marks a config's field as part of its budget, which a share (`--budget`) scales.
 BUDGETED: dict[str, Any] = {"budgeted": True}
 MEMORY: dict[str, Any] = {"memory": True}  # of a field that bounds memory, not results
+# Of a field of a later release, whose default is how it was before: a record may lack it.
+LATER: dict[str, Any] = {"later": True}
 Access = Literal["white-box", "black-box", "label-only"]
+# What a defense changes. `privacy`: it comes with a formal guarantee.
+DefenseKind = Literal["loss", "data", "architecture", "training", "output", "privacy"]
 Preset = Literal["small", "paper"]
 
 # Strict: 1 is a seed, and neither true nor "1". Other readers of JSON keep 64 bits of an integer.
@@ -46,12 +50,17 @@ class DefenseCard(Card):
     """Card of a defense.
 
     Attributes:
+        kind: what it changes; None: none of these.
         privacy_unit: what a formal guarantee protects; None without a guarantee.
-        adaptive_attack: the attack that knows of the defense, which it should be tested with.
+        adaptive_attack: name of the attack that it should be tested with since that knows of it:
+            ``"improved-gmi+taa"``; None where no attack that is here does.
+        adaptive_note: why that one, or why there is none; one sentence.
     """
 
+    kind: DefenseKind | None = None
     privacy_unit: Literal["example", "identity"] | None = None
-    adaptive_attack: str
+    adaptive_attack: str | None = None
+    adaptive_note: str = ""
 
 
 def canonical_json(value: Any) -> str:

@@ -41,17 +41,17 @@ def records(folder: Path) -> list[dict]:  # type: ignore[type-arg]
 def test_a_defense_is_run_and_its_control_beside_it(desk: Path) -> None:
     for command in commands(DEFENSE):
         printed = tried(command).output
-    assert "Be Careful What You Smooth For" in printed, "the card is shown"
+    assert "Penalizing Confident Output Distributions" in printed, "the card is shown"
     made = records(desk / "mibench-runs")
-    assert [each["defense"]["name"] for each in made] == ["label-smoothing"] * 2
-    assert {each["defense"]["resolved"]["alpha"] for each in made} == {0, -0.05}
+    assert [each["defense"]["name"] for each in made] == ["confidence-penalty"] * 2
+    assert {each["defense"]["resolved"]["beta"] for each in made} == {0, 0.1}
     assert all(each["status"] == "complete" for each in made)
 
 
 def test_a_defense_becomes_a_row_of_the_board(desk: Path) -> None:
     """Grids are planned and not run; a record that is no board's is refused with the reason."""
     tried(commands(DEFENSE)[0])
-    DEFENSES.get("label_smoothing.py:LabelSmoothing")  # as if the file lay in defenses/
+    DEFENSES.get("confidence_penalty.py:ConfidencePenalty")  # as if the file lay in defenses/
     for command in commands(DEFENSE, "board"):
         if command[1] == "grid":
             tried([*command, "--dry-run"])
@@ -64,25 +64,29 @@ def test_a_defense_becomes_a_row_of_the_board(desk: Path) -> None:
             assert invoke(*command[1:], "--help").exit_code == 0
 
 
-def test_the_defense_is_negative_label_smoothing(desk: Path) -> None:
-    cls = DEFENSES.get("label_smoothing.py:LabelSmoothing")
+def test_the_defense_is_the_confidence_penalty(desk: Path) -> None:
+    cls = DEFENSES.get("confidence_penalty.py:ConfidencePenalty")
     logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
-    smooth = cls(cls.Config(alpha=0.2)).loss(lambda _: logits, None, labels, None)  # type: ignore
-    torch_own = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
-    torch.testing.assert_close(smooth, torch_own)
-    # (1 + 0.05) · NLL − 0.05 · mean(−log p), by hand; torch ignores a negative smoothing.
-    negative = cls(cls.Config()).loss(lambda _: logits, None, labels, None)  # type: ignore
-    torch.testing.assert_close(negative, torch.tensor(1.05 * 0.720095 - 0.05 * 0.970095))
+
+    def loss(beta: float) -> torch.Tensor:
+        return cls(cls.Config(beta=beta)).loss(lambda _: logits, None, labels, None)  # type: ignore
+
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(loss(0), plain)
+    entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
+    torch.testing.assert_close(loss(0.3), plain - 0.3 * entropy)
+    # By hand: entropies of (.880797, .119203) and (.268941, .731059) in nats.
+    torch.testing.assert_close(loss(1), torch.tensor(0.720095 - (0.365334 + 0.582203) / 2))
 
 
 def test_the_defense_keeps_the_contract(desk: Path) -> None:
     from tests.defenses import test_contract as contract
 
-    DEFENSES.get("label_smoothing.py:LabelSmoothing")
+    DEFENSES.get("confidence_penalty.py:ConfidencePenalty")
     asked = 0
     for name, test in vars(contract).items():
         if name.startswith("test_") and list(inspect.signature(test).parameters) == ["name"]:
-            test("label-smoothing")
+            test("confidence-penalty")
             asked += 1
     assert asked >= 6
 
@@ -188,5 +192,5 @@ def test_the_map_is_the_tree() -> None:
 
 def test_every_path_that_is_named_is_there() -> None:
     named = set(re.findall(r"\b(?:tests|tools|mibench|docs)/[\w./-]+\.(?:py|toml|md)\b", TEXT))
-    made = {"tests/defenses/test_label_smoothing.py"}  # by the reader
+    made = {"tests/defenses/test_confidence_penalty.py"}  # by the reader
     assert not [path for path in named - made if not (ROOT / path).exists()]

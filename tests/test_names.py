@@ -42,8 +42,34 @@ def test_a_strangers_name_is_taken_apart_all_the_same() -> None:
             AttackName.parse(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "views", "full"),
+    [
+        ("gmi+taa", "taa", "gmi+taa"),
+        ("improved-gmi+taa", "taa", "improved-gmi+taa"),
+        ("gmi+paa+lom+ma", "paa", "improved-gmi+paa"),
+        ("gmi+taa+lom", "taa", "gmi+lom+taa"),
+    ],
+)
+def test_views_go_with_any_improvement(name: str, views: str, full: str) -> None:
+    parsed = AttackName.parse(name)
+    assert (parsed.base, parsed.views, parsed.full) == ("gmi", views, full)
+    assert AttackName.parse(full) == parsed
+
+
+def test_two_kinds_of_views_exclude_each_other() -> None:
+    with pytest.raises(RequestError, match=r"\+taa and \+paa .* choose one"):
+        AttackName.parse("gmi+taa+paa")
+    with pytest.raises(RequestError, match="once each"):
+        AttackName.parse("gmi+taa+taa")
+
+
 def test_variants_are_all_spellings_of_an_attack() -> None:
-    assert variants("gmi") == ["gmi", "gmi+lom", "gmi+ma", "improved-gmi"]
+    assert variants("gmi") == [
+        *("gmi", "gmi+lom", "gmi+ma", "improved-gmi"),
+        *("gmi+taa", "gmi+lom+taa", "gmi+ma+taa", "improved-gmi+taa"),
+        *("gmi+paa", "gmi+lom+paa", "gmi+ma+paa", "improved-gmi+paa"),
+    ]
     assert [AttackName.parse(each).full for each in variants("a.py:B")] == variants("a.py:B")
 
 

@@ -96,7 +96,8 @@ class Reconstructions(Stage[Shards]):
     def _invert(self, folder: Path, bench: Bench) -> dict[str, Any]:
         data = bench.get(self.images)
         attack = self.cell.attack_class(self.cell.attack_config)
-        target = ACCESS[attack.access](bench.get(self.target).frozen)
+        trained = bench.get(self.target)
+        target = ACCESS[attack.access](trained.frozen if attack.folds else trained.unfolded)
         problem = Problem(
             target=target,
             prior=bench.get(self.prior).frozen(to_float(data.public.images[:2])),
@@ -126,7 +127,9 @@ class Reconstructions(Stage[Shards]):
             penultimate = PenultimateGaussian.of(features)
             target.queries += len(images)
         students: list[Classifier] = [bench.get(student) for student in self.students]
-        return IdentityLoss(target.outputs, students, config, penultimate, model.stochastic)
+        return IdentityLoss(
+            target.outputs, students, config, penultimate, model.stochastic, public.mirror
+        )
 
     def load(self, bench: Bench) -> Shards:
         artifact = bench.artifact(self)

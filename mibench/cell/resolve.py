@@ -150,7 +150,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     attack_class = ATTACKS.base if "attack" in without else ATTACKS.get(name.base)
     attack_modules = ATTACKS.files_of(attack_class)
     name = replace(name, base=ATTACKS.name_of(attack_class))
-    if (name.lom or name.ma) and not attack_class.varied():
+    if name.full != name.base and not attack_class.varied():
         raise RequestError(
             f"attack {request.attack!r}: {name.base} optimises no identity loss, so it has no "
             "variants"
@@ -180,7 +180,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
         defense_source=outside_digest(defense_class, *defense_modules),
         defense_class=defense_class,
         defense_modules=tuple(defense_modules),
-        defense_config=defense_config,
+        defense_config=scaled(defense_config, request.budget),
         attack=name,
         attack_source=outside_digest(attack_class, *attack_modules),
         attack_class=attack_class,
@@ -203,14 +203,23 @@ def check(cell: Cell) -> Cell:
         The cell, with what identifies the weights that its networks start from.
 
     Raises:
-        RequestError: an architecture that is unknown or cannot have the protocol's resolution, or
-            weights to start from that are absent.
+        RequestError: an architecture that is unknown, cannot have the protocol's resolution, or is
+            none that the defense or the attack can work with; weights to start from that are
+            absent.
     """
     protocol, config = cell.protocol, cell.attack_config
     students = config.students.architectures if config.augment else ()
     networks = {each: protocol.resolution for each in (cell.architecture, *students)}
     for each, resolution in networks.items():
         _check_architecture(each, resolution)
+    with cell.contained():
+        _check_methods(
+            cell.architecture,
+            protocol.resolution,
+            cell.defense_class,  # type: ignore[arg-type]  # mypy asks instances for their hash
+            cell.defense_config.model_dump_json(),
+            cell.attack_class,
+        )
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
             evaluator: EvaluatorConfig = getattr(protocol, role)
@@ -253,14 +262,19 @@ def attack_settings(
     """
     base = method.Config(students=protocol.students).model_dump()
     base["augment"] = name.ma
-    base["identity"]["objective"] = "logit" if name.lom else "cross-entropy"
+    base["identity"]["views"] = name.views or "none"
+    if name.lom:
+        base["identity"]["objective"] = "logit"
     config = method.Config.model_validate(base)
     config = _set(config, "attack", protocol, "attacks", name.base, overrides)
-    for fixed, value, named in (
-        ("augment", config.augment, base["augment"]),
-        ("identity.objective", config.identity.objective, base["identity"]["objective"]),
+    objective = config.identity.objective
+    for fixed, asked in (
+        ("augment", config.augment != name.ma),
+        ("identity.views", config.identity.views != base["identity"]["views"]),
+        ("identity.objective", (objective == "logit") != name.lom),
     ):
-        if f"attack.{fixed}" in overrides or value != named:
+        said = f"attack.{fixed}" in overrides and (name.lom or fixed != "identity.objective")
+        if asked or said:
             raise RequestError(
                 f"--set attack.{fixed}: choose it by the attack's name "
                 f"({', '.join(variants(name.base))})"
@@ -325,6 +339,34 @@ def _check_architecture(name: str, resolution: int) -> None:
             Classifier(name, 2, resolution)
     except RequestError:  # some of timm's networks compute while they are built
         Classifier(name, 2, resolution)
+
+
+@functools.lru_cache
+def _check_methods(
+    architecture: str,
+    resolution: int,
+    defense_class: type[Defense[Any]],
+    config: str,
+    attack_class: type[Attack[Any]],
+) -> None:
+    """Build the defended network, which the defense or the attack may refuse.
+
+    Args:
+        config: the defense's, as JSON, since its own may be no key of a cache.
+    """
+    defense = defense_class(defense_class.Config.model_validate_json(config))
+
+    def deployed() -> Classifier:
+        return defense.built(Classifier(architecture, 2, resolution))
+
+    try:
+        with torch.device("meta"):
+            model = deployed()
+    except RequestError:
+        raise
+    except Exception:  # a defense that computes while it builds, which `meta` cannot
+        model = deployed()
+    attack_class.check(model)
 
 
 def check_method(name: str, method: type[Attack[Any] | Defense[Any] | PriorKind[Any]]) -> None:

@@ -46,6 +46,7 @@ class Trained:
         result: how its training ended, with its guarantee; ``diverged`` is null or says why.
         model: the deployed network, in evaluation mode.
         frozen: the network as attacks run it: frozen, BatchNorm folded.
+        unfolded: the same with its BatchNorm in place.
     """
 
     def __init__(self, result: dict[str, Any], stage: Target, artifact: Artifact, bench: Bench):
@@ -69,6 +70,14 @@ class Trained:
             return freeze(self.model, to_float(data.public.images[:2]))
 
         return self._bench.once((self._stage.key, "frozen"), make)
+
+    @property
+    def unfolded(self) -> Classifier:
+        def make() -> Classifier:
+            data = self._bench.get(self._stage.images)
+            return freeze(self.model, to_float(data.public.images[:2]), fold=False)
+
+        return self._bench.once((self._stage.key, "unfolded"), make)
 
     def _load(self) -> Classifier:
         cell, rng = self._stage.cell, stream(0, "weights are loaded")

@@ -37,7 +37,7 @@ from mibench.registry import closest, named_in_file
 from mibench.settings import shown
 from mibench.training.defense import DEFENSES
 
-_FIXED = {"attack.augment", "attack.identity.objective"}  # chosen by the attack's name
+_BY_NAME = ("attack.augment", "attack.identity.views")  # chosen by the attack's name
 
 
 def describe(name: str, protocol: str | None = None) -> Entry:
@@ -105,14 +105,14 @@ def _attack(asked: str, protocol: Protocol) -> Entry:
     name = AttackName.parse(asked)
     cls = ATTACKS.get(name.base)
     check_method(name.base, cls)
-    if (name.lom or name.ma) and not cls.varied():
+    if name.full != name.base and not cls.varied():
         raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
     kind = prior_kind_of(cls.prior, name.base, cls)
     prior = PRIORS.name_of(kind)
     config = cls.Config.model_validate({})
-    identity = config.identity.model_copy(
-        update={"objective": "logit" if name.lom else "cross-entropy"}
-    )
+    chosen = {"views": name.views or "none", **({"objective": "logit"} if name.lom else {})}
+    identity = config.identity.model_copy(update=chosen)
+    fixed = (*_BY_NAME, *(["attack.identity.objective"] if name.lom else []))
     config = config.model_copy(update={"augment": name.ma, "identity": identity})
     return {
         "name": name.full,
@@ -123,7 +123,7 @@ def _attack(asked: str, protocol: Protocol) -> Entry:
         "card": cls.card.model_dump(mode="json"),
         "in_protocol": protocol.name,
         "fields": [
-            *fields(config, "attack.", attack_settings(name, cls, protocol, {})),
+            *fields(config, "attack.", attack_settings(name, cls, protocol, {}), fixed=fixed),
             *fields(kind.Config(), "prior.", prior_settings(prior, kind, protocol, {})),
         ],
         "protocols": _in_protocols(attacks=name.base, priors=prior),
@@ -250,12 +250,17 @@ def _in_protocols(**methods: str) -> Entry:
 
 
 def fields(
-    config: BaseModel, prefix: str, resolved: BaseModel | None = None, settable: bool = True
+    config: BaseModel,
+    prefix: str,
+    resolved: BaseModel | None = None,
+    settable: bool = True,
+    fixed: Collection[str] = (),
 ) -> Iterator[Entry]:
     """The fields of a configuration, nested ones by their dotted ``--set`` path.
 
     Args:
         resolved: the same configuration as a protocol has it.
+        fixed: paths that cannot be set.
 
     Yields:
         ``path``, ``type`` (with its bounds), ``default`` (a JSON value), ``in_protocol`` (likewise,
@@ -267,7 +272,7 @@ def fields(
         value, path = getattr(config, name), prefix + name
         if isinstance(value, BaseModel):
             inside = getattr(resolved, name) if resolved else None
-            yield from fields(value, path + ".", inside, settable)
+            yield from fields(value, path + ".", inside, settable, fixed)
             continue
         yield {
             "path": path,
@@ -275,7 +280,7 @@ def fields(
             "default": values[name],
             **({"in_protocol": others[name]} if resolved else {}),
             "meaning": info.description or "",
-            "settable": settable and path not in _FIXED,
+            "settable": settable and path not in fixed,
         }
 
 

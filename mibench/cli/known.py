@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mibench.errors import RequestError
 from mibench.files import read_file, read_toml
-from mibench.names import VARIANTS, AttackName
+from mibench.names import IMPROVEMENTS, VIEWS, AttackName
 from mibench.reading import Call, Class, UnreadableError, known, read_module
 from mibench.registry import Registry, closest, no_such
 from mibench.settings import shown
-from mibench.types import Access
+from mibench.types import Access, DefenseKind
 
 if TYPE_CHECKING:
+    from mibench.leaderboard.board import DefenseFacts
     from mibench.leaderboard.papers import Papers
 
 Entry = dict[str, Any]
@@ -56,7 +57,14 @@ ROWS = {
         "mibench.defenses",
         "mibench.training.defense",
         "Defense",
-        {**_TITLE, "strength": "strength", "guarantee": "card.privacy_unit", **_SOURCE},
+        {
+            "kind": "card.kind",
+            **_TITLE,
+            "strength": "strength",
+            "guarantee": "card.privacy_unit",
+            "venue": "card.venue",
+            "year": "card.year",
+        },
     ),
     "prior": Row(
         "mibench.priors",
@@ -109,15 +117,35 @@ def papers() -> Papers:
     columns = {"title": "card.title", "venue": "card.venue card.year", "url": "card.url"}
 
     def of(kind: str) -> dict[str, Paper]:
-        own = [name for name in registry(kind).names() if registry(kind).file(name)]
-        cards = {name: _facts(kind, name, columns) for name in own}
         return {
             name: Paper(f"{card['title']}, {card['venue']}", card["url"])
-            for name, card in cards.items()
+            for name, card in _own_facts(kind, columns).items()
             if card["url"]
         }
 
     return Papers(of("attack"), of("defense"))
+
+
+def defense_facts() -> dict[str, DefenseFacts]:
+    """What mibench's own defenses say of their adaptive attacks and of their strengths' order."""
+    from mibench.leaderboard.board import DefenseFacts
+
+    columns = {
+        "attack": "card.adaptive_attack",
+        "note": "card.adaptive_note",
+        "strengths": "strengths",
+    }
+    found = {}
+    for name, said in _own_facts("defense", columns).items():
+        sizes = [abs(value) for value in said["strengths"][1:]]  # without the control
+        falls = sizes == sorted(sizes, reverse=True) and len(sizes) > 1
+        found[name] = DefenseFacts(said["attack"], said["note"] or "", falls)
+    return found
+
+
+def _own_facts(kind: str, columns: dict[str, str]) -> dict[str, Entry]:
+    own = registry(kind)
+    return {name: _facts(kind, name, columns) for name in own.names() if own.file(name)}
 
 
 def refuse_unknown(
@@ -205,7 +233,10 @@ def _registered(kind: str) -> list[Entry]:
 
 
 def _attacks() -> list[Entry]:
-    """Attacks of the same access and prior together, each with its variants."""
+    """Attacks of the same access and prior together, each with its variants.
+
+    Of views, which go with any of them, the base attack alone has rows.
+    """
     columns = ROWS["attack"].columns | {"varied": "optimises_identity"}
     found = [{"base": n, **_facts("attack", n, columns)} for n in registry("attack").names()]
     order = {access: place for place, access in enumerate(get_args(Access))}
@@ -213,11 +244,18 @@ def _attacks() -> list[Entry]:
     entries = []
     for facts in found:
         base, varied = facts.pop("base"), facts.pop("varied") and facts["access"] == "white-box"
-        for improvements, says in VARIANTS.items() if varied else [((), "")]:
+        told = {AttackName(base, *improved): says for improved, says in IMPROVEMENTS.items()}
+        told |= {AttackName(base, views=views): says for views, says in VIEWS.items()}
+        for name, says in told.items() if varied else [(AttackName(base), "")]:
             title = facts["title"] + (f", {says}" if says else "")
-            name = AttackName(base, *improvements).full
-            entries.append({"name": name, **facts, "title": title})
+            entries.append({"name": name.full, **facts, "title": title})
     return entries
+
+
+def _defenses() -> list[Entry]:
+    """Defenses that change the same thing together; last those that change none of the kinds."""
+    order = {kind: place for place, kind in enumerate(get_args(DefenseKind))}
+    return sorted(_registered("defense"), key=lambda each: order.get(each["kind"], len(order)))
 
 
 def _facts(kind: str, name: str, columns: dict[str, str]) -> Entry:
@@ -324,6 +362,7 @@ def _targets() -> list[Entry]:
 _LISTINGS: dict[str, Callable[[], list[Entry]]] = {
     **{f"{kind}s": functools.partial(_registered, kind) for kind in ROWS},
     "attacks": _attacks,
+    "defenses": _defenses,
     "targets": _targets,
     "protocols": _protocols,
     "metrics": _metrics,

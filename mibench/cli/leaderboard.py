@@ -64,12 +64,12 @@ def build(folder: str, check: bool) -> None:
     The result depends on the records alone: building twice gives the same files. A record or a
     picture that cannot be taken is named with the reason and left out; the exit code is then 1.
     """
-    from mibench.cli.known import papers
+    from mibench.cli.known import defense_facts, papers
     from mibench.leaderboard import build as building
 
-    place, cards, known = _existing(folder), _cards(), papers()
+    place, cards, known = _existing(folder), _cards(), (papers(), defense_facts())
     if check:
-        stale, problems = building.stale(place, cards, known)
+        stale, problems = building.stale(place, cards, *known)
         for name in stale:
             click.echo(name)
         if stale:
@@ -80,7 +80,7 @@ def build(folder: str, check: bool) -> None:
             )
         click.echo(f"all generated files in {place} are what its records say")
     else:
-        written, problems, alone = building.build(place, cards, known)
+        written, problems, alone = building.build(place, cards, *known)
         click.echo(f"wrote {len(written)} files in {place}; start with {place / building.PAGE}")
         for name in alone:
             click.echo(f"left alone, as no build is known to have made it: {name}")
@@ -344,11 +344,12 @@ def export(
     if there and protocol not in there:  # before all records are read
         hint = closest(protocol, there) or f"boards: {', '.join(there)}"
         raise RequestError(f"there is no board of {protocol!r} in {folder}; {hint}")
+    from mibench.cli.known import defense_facts
     from mibench.leaderboard.build import boards
     from mibench.leaderboard.formats import FORMATS as WRITERS
     from mibench.leaderboard.formats import columns_of, rows_of
 
-    made = boards(place, _cards())
+    made = boards(place, _cards(), defense_facts())
     found = {board.protocol: board for board in made.boards}
     if protocol not in found:
         raise RequestError(f"no record of {protocol!r} in {folder} can be taken")

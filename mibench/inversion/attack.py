@@ -14,13 +14,15 @@ from torch import Tensor
 from mibench.data.images import ImageSet
 from mibench.errors import DivergedError
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
+from mibench.inversion.selection import Pool, SelectionConfig, scored_pool, surest
 from mibench.models.access import BlackBoxTarget, TargetAccess, WhiteBoxTarget
+from mibench.models.classifiers import Classifier
 from mibench.priors import Prior, PriorKind
 from mibench.progress import Progress, Together
 from mibench.registry import Registry
 from mibench.streams import RowStreams, stream
 from mibench.training.students import StudentsConfig
-from mibench.types import MEMORY, Access, AttackCard, Frozen
+from mibench.types import LATER, MEMORY, Access, AttackCard, Frozen
 
 
 class AttackConfig(Frozen):
@@ -38,6 +40,16 @@ class AttackConfig(Frozen):
     )
 
 
+class LatentConfig(AttackConfig):
+    """Fields of attacks that optimise latents of a prior."""
+
+    selection: SelectionConfig = Field(
+        SelectionConfig(),
+        description="selection before and after the attack",
+        json_schema_extra=LATER,
+    )
+
+
 @dataclass(frozen=True)
 class Problem:
     """All that an attack is given. It holds no private image and no evaluator.
@@ -50,6 +62,7 @@ class Problem:
         samples: reconstructions wanted per identity.
         public: public images; their labels are public identities.
         seed: seed of the attack's streams.
+        pool: latents that the target has scored, where the attack asks for an initial selection.
     """
 
     target: TargetAccess
@@ -61,6 +74,7 @@ class Problem:
     seed: int
     device: torch.device
     progress: Progress
+    pool: Pool | None = None
 
     def of(self, labels: Tensor) -> Problem:
         """The same problem for other identities, which draw the same numbers in any company."""
@@ -75,6 +89,13 @@ class Problem:
         labels = self.labels.tolist()
         names = [(label, f"{purpose}/{copy}") for label in labels for copy in range(copies)]
         return RowStreams([self.stream(*name) for name in names], self.device)
+
+    def starts(self, n: int) -> Tensor:
+        """Latents to start from ``(labels, n, size)``: the pool's best of an identity, or drawn."""
+        if self.pool is not None:
+            return self.pool.best(self.labels, n)
+        drawn = self.prior.latents(self.streams("start", n))
+        return drawn.view(len(self.labels), n, -1)
 
     def white_box(self) -> tuple[WhiteBoxTarget, IdentityLoss]:
         """The target and the identity loss of a white-box attack."""
@@ -104,10 +125,12 @@ class Attack(ABC, Generic[Config_co]):
     Class attributes:
         card: provenance; access: what it may see of the target; Config: its options.
         optimises_identity: whether it minimises the identity loss, and so has the variants
-            ``+lom``, ``+ma`` and ``improved-``.
+            ``+lom``, ``+ma``, ``improved-``, ``+taa`` and ``+paa``.
         prior: the kind of image prior that it takes unless asked otherwise: a registered name, or
             a class of the attack's own file.
         searches: whether it answers with public images, instead of making some.
+        folds: whether BatchNorm may be folded into the layers before it, which makes the target
+            faster and hides its running statistics.
         needs_realism: whether it asks the prior how real images look.
     """
 
@@ -116,6 +139,7 @@ class Attack(ABC, Generic[Config_co]):
     optimises_identity: ClassVar[bool] = True
     prior: ClassVar[str | type[PriorKind[Any]]] = "gan"
     searches: ClassVar[bool] = False
+    folds: ClassVar[bool] = True
     needs_realism: ClassVar[bool] = False
     Config: ClassVar[type[AttackConfig]] = AttackConfig
 
@@ -126,6 +150,17 @@ class Attack(ABC, Generic[Config_co]):
     def varied(cls) -> bool:
         """Whether it has variants: an identity loss is minimised by white-box access alone."""
         return cls.optimises_identity and cls.access == "white-box"
+
+    @classmethod
+    def check(cls, model: Classifier) -> None:
+        """Refuse, before any work, a deployed target that it has no way to attack.
+
+        Args:
+            model: its structure, untrained.
+
+        Raises:
+            RequestError: says why, and what it needs.
+        """
 
     @abstractmethod
     def invert(self, problem: Problem) -> Tensor:
@@ -141,7 +176,8 @@ class Attack(ABC, Generic[Config_co]):
 
     def chunk(self, samples: int) -> int:
         """Identities that :meth:`invert` is given at once: as many as ``max_rows`` has room for."""
-        return max(1, self.config.max_rows // self.rows_per_identity(samples))
+        rows = self.rows_per_identity(samples) * self.config.identity.views_a_step
+        return max(1, self.config.max_rows // rows)
 
     @final
     def __call__(self, problem: Problem) -> Iterator[Tensor]:
@@ -154,6 +190,22 @@ class Attack(ABC, Generic[Config_co]):
             ValueError: the shape is wrong, or a value is outside [0, 1].
             DivergedError: a value is not finite.
         """
+        selection = SelectionConfig()
+        if isinstance(self.config, LatentConfig):
+            selection = self.config.selection
+        wanted_samples = problem.samples
+        problem = replace(problem, samples=selection.made(wanted_samples))
+        if selection.pool is not None:
+            pool = scored_pool(
+                problem.black_box(),
+                problem.prior,
+                max(selection.pool, problem.samples),
+                seed=problem.seed,
+                mirror=problem.public.mirror,
+                device=problem.device,
+                progress=problem.progress,
+            )
+            problem = replace(problem, pool=pool)
         chunks = problem.labels.split(self.chunk(problem.samples))
         with Together(problem.progress, len(chunks)) as progress:
             problem = replace(problem, progress=progress)
@@ -170,6 +222,16 @@ class Attack(ABC, Generic[Config_co]):
                     raise DivergedError(f"reconstructions of identity {lost} are not finite")
                 if images.min() < 0 or images.max() > 1:
                     raise ValueError("invert() returned values outside [0, 1]")
+                if problem.samples > wanted_samples:
+                    images = surest(
+                        problem.black_box(),
+                        images,
+                        labels,
+                        wanted_samples,
+                        crops=selection.crops,
+                        mirror=problem.public.mirror,
+                        streams=problem.of(labels).streams,
+                    )
                 yield images
 
 

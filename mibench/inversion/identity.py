@@ -1,8 +1,10 @@
 """The identity loss: which objective is optimised, and over which models.
 
-It is an object of its own so that every attack that optimises an identity loss has its improved
-variants for free: ``+lom`` swaps the objective, ``+ma`` adds students to the models attacked
-(Nguyen et al., "Re-thinking Model Inversion Attacks Against Deep Neural Networks", CVPR 2023).
+It is an object of its own so that every attack that optimises an identity loss has its variants
+for free: ``+lom`` swaps the objective, ``+ma`` adds students to the models attacked (Nguyen et al.,
+"Re-thinking Model Inversion Attacks Against Deep Neural Networks", CVPR 2023), ``+taa`` and
+``+paa`` average the loss over views or noisy copies of the image (AlignMI, NeurIPS 2025, arXiv
+2509.20177).
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.errors import RequestError
+from mibench.inversion.views import TRANSFORMED
 from mibench.models.classifiers import Classifier, Outputs
 from mibench.streams import RowStreams, noise_from
-from mibench.types import Frozen
+from mibench.types import LATER, Frozen
 
-Objective = Literal["cross-entropy", "logit"]
+Objective = Literal["cross-entropy", "logit", "max-margin", "top-k-margin", "poincare"]
 
 
 class IdentityConfig(Frozen):
@@ -29,7 +32,16 @@ class IdentityConfig(Frozen):
 
     objective: Objective = Field(
         "cross-entropy",
-        description="`cross-entropy` (baseline) or `logit` (the improved objective, LOM)",
+        description="`cross-entropy` (baseline); `logit` (the improved objective, chosen by the "
+        "name `+lom`); `max-margin` (PLG-MI), `top-k-margin` (Diff-MI); `poincare` (PPA)",
+    )
+    top_k: int = Field(
+        20,
+        ge=0,
+        le=10**9,
+        description="logits of other identities that `top-k-margin` averages, all where there are "
+        "fewer",
+        json_schema_extra=LATER,
     )
     regularizer: float = Field(
         1.0, ge=0, le=1e30, description="weight λ of LOM's feature regulariser (paper: 1)"
@@ -45,6 +57,32 @@ class IdentityConfig(Frozen):
         description="passes over a stochastic target whose losses are averaged; a deterministic "
         "target takes one",
     )
+    views: Literal["none", "taa", "paa"] = Field(
+        "none",
+        description="what the loss is averaged over: `taa`, random crops, mirrored and turned; "
+        "`paa`, noisy copies; `none`, the image as it is",
+        json_schema_extra=LATER,
+    )
+    view_count: int = Field(
+        8,
+        ge=1,
+        le=10_000,
+        description="views K of `taa` and `paa` in a step (AlignMI: 50, and that 20 do)",
+        json_schema_extra=LATER,
+    )
+    view_noise: float = Field(
+        0.05,
+        ge=0,
+        le=1e30,
+        description="standard deviation σ of `paa`'s noise, of images in [0, 1] (AlignMI: 0.05; "
+        "0.005 for GMI at 64×64)",
+        json_schema_extra=LATER,
+    )
+
+    @property
+    def views_a_step(self) -> int:
+        """Images that the models see for each reconstruction in a step."""
+        return 1 if self.views == "none" else self.view_count
 
 
 @dataclass(frozen=True)
@@ -81,6 +119,7 @@ class IdentityLoss:
         config: objective, regulariser and expectation over the target's noise.
         penultimate: the target's features, needed by the objective ``logit``.
         stochastic: whether the target draws noise at inference.
+        mirror: whether views may be mirrored; not so of digits.
     """
 
     def __init__(
@@ -90,19 +129,38 @@ class IdentityLoss:
         config: IdentityConfig,
         penultimate: PenultimateGaussian | None = None,
         stochastic: bool = False,
+        mirror: bool = True,
     ) -> None:
         if config.objective == "logit" and penultimate is None:
             raise ValueError("the objective `logit` needs the target's feature statistics")
         self.target, self.students = target, tuple(students)
         self.config, self.penultimate = config, penultimate
         self.passes = config.eot if stochastic else 1
+        self.mirror = mirror
 
     def __call__(self, images: Tensor, labels: Tensor, streams: RowStreams) -> Tensor:
         """Loss ``(n,)`` of images ``(n, 3, h, w)`` in [0, 1]; the caller sums it.
 
+        With views, the mean over K of them: E[L(view(x))], drawn anew each time (AlignMI). What is
+        random comes from ``streams``, a row an image.
+        """
+        total = torch.zeros(len(images), device=images.device)
+        for _ in range(self.config.views_a_step):
+            total = total + self._of(self._view(images, streams), labels, streams)
+        return total / self.config.views_a_step
+
+    def _view(self, images: Tensor, streams: RowStreams) -> Tensor:
+        if self.config.views == "taa":
+            return TRANSFORMED(images, streams, self.mirror)
+        if self.config.views == "paa":
+            return images + self.config.view_noise * streams.normal(*images.shape[1:])
+        return images
+
+    def _of(self, images: Tensor, labels: Tensor, streams: RowStreams) -> Tensor:
+        """The loss of the images as they are.
+
         The baseline is −log softmax_k, ``logit`` −logit_k + λ·‖f − p_reg‖² (seed paper, equation
         3). With students the first term is a mean over all models (equation 6, equal weights).
-        Noise comes from ``streams``, a row an image.
         """
         terms = distance = torch.zeros(len(images), device=images.device)
         with noise_from(streams):
@@ -122,6 +180,32 @@ class IdentityLoss:
         return terms / (1 + len(self.students)) + self.config.regularizer * distance
 
     def _term(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.config.objective == "cross-entropy":
+        objective = self.config.objective
+        if objective == "cross-entropy":
             return F.cross_entropy(logits, labels, reduction="none")
-        return -logits.gather(1, labels[:, None]).squeeze(1)
+        if objective == "poincare":
+            return poincare(logits, labels)
+        own = logits.gather(1, labels[:, None])
+        if objective == "logit":
+            return -own.squeeze(1)
+        k = 1 if objective == "max-margin" else min(self.config.top_k, logits.shape[1] - 1)
+        if k == 0:
+            return -own.squeeze(1)
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        return others.topk(k, dim=1).values.mean(1) - own.squeeze(1)
+
+
+def poincare(logits: Tensor, labels: Tensor) -> Tensor:
+    """Distance ``(n,)`` in the Poincaré ball from u = ℓ/‖ℓ‖₁ to (almost) the one-hot vector of y.
+
+    d(u, v) = arccosh(1 + 2‖u − v‖²/((1 − ‖u‖²)(1 − ‖v‖²))), of logits ``(n, classes)``. A scaling
+    of the logits changes nothing, a constant that is added to them does.
+
+    Source: Plug & Play Attacks (Struppek et al., ICML 2022), section 3.3 and released code.
+    """
+    u = F.normalize(logits, p=1, dim=1)
+    v = (F.one_hot(labels, logits.shape[1]) - 1e-4).clamp(0, 1).to(u.dtype)
+    apart = (u - v).square().sum(1)
+    # ‖u‖ is 1 where one logit alone is not 0.
+    room = (1 - u.square().sum(1)).clamp_min(1e-6) * (1 - v.square().sum(1))
+    return torch.acosh(1 + 2 * apart / room)

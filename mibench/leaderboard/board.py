@@ -74,7 +74,8 @@ class Value:
         spread: standard deviation over seeds, in the unit of ``number``; None with one seed.
         interval: 95 % interval, for differences.
         text: shown instead of the number (names, reasons).
-        note: why the number does not count as the others of its column do.
+        note: why the number does not count as the others of its column do; of a text, what is
+            behind it.
     """
 
     number: float | None = None
@@ -85,6 +86,23 @@ class Value:
 
 
 DASH = Value(text="—")
+
+
+@dataclass(frozen=True)
+class DefenseFacts:
+    """What a defense says of itself that boards need.
+
+    Attributes:
+        attack: the attack that it should be tested with, as that knows of it; None where its card
+            names none.
+        note: why that one, or why none.
+        smaller_is_stronger: whether a smaller value of its main knob protects more, 0, the control,
+            apart: the order in which it lists its strengths.
+    """
+
+    attack: str | None
+    note: str = ""
+    smaller_is_stronger: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +191,7 @@ class Board:
         rule: how ranks are made, whole; rule_in_short: in one sentence.
         references: floors and ceiling, in that measure, from the lowest to the highest.
         reference_target: the architecture whose undefended targets the references are of.
-        headline: the attack of curves and ranks.
+        headline: the attack of curves; the strongest one has curves, too, if these are long enough.
     """
 
     protocol: str

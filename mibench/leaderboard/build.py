@@ -1,9 +1,9 @@
 """From records to everything that is generated: README, tables, figures, page and schema.
 
 The result is a function of the folder's records and pictures, and of what the cards of protocols
-say of their boards and those of methods of their papers: it holds no date and nothing of the
-machine, so that building twice gives the same bytes. What anyone may have put into the folder
-cannot stop a build: what is wrong is left out and named.
+say of their boards and those of methods of their papers and their adaptive attacks: it holds no
+date and nothing of the machine, so that building twice gives the same bytes. What anyone may have
+put into the folder cannot stop a build: what is wrong is left out and named.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from mibench.errors import RequestError
 from mibench.files import read_plain
-from mibench.leaderboard.board import Board, Column, Method, Sentence, Table, Value
+from mibench.leaderboard.board import Board, Column, DefenseFacts, Method, Sentence, Table, Value
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.folder import (
     BUILT,
@@ -30,12 +30,15 @@ from mibench.leaderboard.folder import (
 from mibench.leaderboard.formats import csv_text, latex, markdown, markdown_text
 from mibench.leaderboard.galleries import fault
 from mibench.leaderboard.names import GALLERIES, RECORDS
-from mibench.leaderboard.papers import IMPROVEMENTS, Paper, Papers
+from mibench.leaderboard.papers import IMPROVEMENTS, VIEWED, Paper, Papers
 from mibench.leaderboard.records import Filed, schema, survey
 from mibench.leaderboard.tables import build_board
 from mibench.record import BoardCard
 
-_NONE = Papers()  # of whoever builds without the registries: names are plain text
+# Of whoever builds without the registries: names are plain text, and cards unknown.
+_NONE = Papers()
+_NO_CARDS: Mapping[str, DefenseFacts] = {}
+_VARIANTS = {IMPROVEMENTS: "LOM and MA", VIEWED: "TAA and PAA"}  # of attacks, by their paper
 PAGE, README, SCHEMA, TABLES = "index.html", "README.md", "record.schema.json", "tables"
 
 _FIGURE = "privacy-utility-{}.svg"
@@ -58,12 +61,17 @@ class Made:
     problems: tuple[str, ...]
 
 
-def boards(folder: Path, cards: Mapping[str, BoardCard]) -> Made:
+def boards(
+    folder: Path,
+    cards: Mapping[str, BoardCard],
+    facts: Mapping[str, DefenseFacts] = _NO_CARDS,
+) -> Made:
     """The boards of all protocols that have records.
 
     Args:
         folder: the leaderboards folder.
         cards: what the board of each protocol shows, by its name.
+        facts: what the cards of defenses say of their adaptive attacks, by their names.
 
     Raises:
         RequestError: there is no record that a board can take; the message names the others.
@@ -79,7 +87,7 @@ def boards(folder: Path, cards: Mapping[str, BoardCard]) -> Made:
         LeftOut(f"{name}/", "this mibench has no protocol of that name") for name in unknown
     ]
     known = {name: filed[name] for name in sorted(filed.keys() & cards.keys())}
-    made = [build_board(name, own, cards[name]) for name, own in known.items()]
+    made = [build_board(name, own, cards[name], facts) for name, own in known.items()]
     if not made:
         listed = "\n  ".join(map(str, problems))
         raise RequestError(f"no record in {folder / RECORDS} can be taken:\n  {listed}")
@@ -89,12 +97,15 @@ def boards(folder: Path, cards: Mapping[str, BoardCard]) -> Made:
 
 
 def build(
-    folder: Path, cards: Mapping[str, BoardCard], papers: Papers = _NONE
+    folder: Path,
+    cards: Mapping[str, BoardCard],
+    papers: Papers = _NONE,
+    facts: Mapping[str, DefenseFacts] = _NO_CARDS,
 ) -> tuple[list[Path], list[str], list[str]]:
     """Write all that is made from a leaderboards folder's records, into the same folder.
 
     Args:
-        folder, cards: as of :func:`boards`.
+        folder, cards, adaptive: as of :func:`boards`.
         papers: what names of methods link to.
 
     Returns:
@@ -106,13 +117,16 @@ def build(
         RequestError: as :func:`boards`, or a link is in the way; nothing was written
             then.
     """
-    files, problems = _files(folder, cards, papers)
+    files, problems = _files(folder, cards, papers, facts)
     write_all(folder, files)
     return [folder / name for name in (*files, BUILT)], problems, unlisted(folder, files)
 
 
 def stale(
-    folder: Path, cards: Mapping[str, BoardCard], papers: Papers = _NONE
+    folder: Path,
+    cards: Mapping[str, BoardCard],
+    papers: Papers = _NONE,
+    facts: Mapping[str, DefenseFacts] = _NO_CARDS,
 ) -> tuple[list[str], list[str]]:
     """What a build would change, by the names of files, and the problems that it would name.
 
@@ -121,7 +135,7 @@ def stale(
     Raises:
         RequestError: as :func:`build`.
     """
-    files, problems = _files(folder, cards, papers)
+    files, problems = _files(folder, cards, papers, facts)
     there = {name: _there(folder, name) for name in (*files, BUILT)}
     wrong = [name for name, data in files.items() if not _same(name, there[name], data)]
     # Another matplotlib's figures have other checksums there.
@@ -145,12 +159,15 @@ def _same(name: str, there: bytes | None, built: bytes) -> bool:
 
 
 def _files(
-    folder: Path, cards: Mapping[str, BoardCard], papers: Papers
+    folder: Path,
+    cards: Mapping[str, BoardCard],
+    papers: Papers,
+    facts: Mapping[str, DefenseFacts],
 ) -> tuple[dict[str, bytes], list[str]]:
     """All generated files by their names, and what was left out of them."""
     from mibench.leaderboard.page import render_page
 
-    made = boards(folder, cards)
+    made = boards(folder, cards, facts)
     pictures, unshown = _pictures(folder, made.filed)
     files = _texts(made.boards, papers)
     files[PAGE] = render_page(made.boards, made.filed, pictures, files, papers).encode()
@@ -255,7 +272,7 @@ def _linked(method: Method, papers: Papers) -> str:
 def _sources(cells: Table, papers: Papers) -> list[str]:
     """One line of all methods of a board that have a paper: links in tables would make these wide.
 
-    Of an attack's variants only the improvements' own parts are said, once.
+    What attacks' variants have in common is said once.
     """
     found: dict[Paper, str] = {}
     kinds: tuple[Literal["attack", "defense"], ...] = ("attack", "defense")
@@ -263,7 +280,7 @@ def _sources(cells: Table, papers: Papers) -> list[str]:
         for name in sorted({row[kind].text for row in cells.rows}):
             for text, paper in papers.parts(kind, name):
                 if paper is not None:
-                    found.setdefault(paper, "LOM and MA" if paper == IMPROVEMENTS else text)
+                    found.setdefault(paper, _VARIANTS.get(paper, text))
     links = [f"[{text}]({paper.url})" for paper, text in found.items()]
     return [f"Papers: {', '.join(links)}."] if links else []
 

@@ -33,7 +33,7 @@ def figure_data(board: Board) -> str:
 
 
 def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -> bytes:
-    """What leaks over natural accuracy, a line a defense, a panel an architecture.
+    """What leaks over natural accuracy, a line a defense, a panel an architecture and attack.
 
     Axes are those of :mod:`mibench.leaderboard.plots`. The same board gives the same bytes with the
     same matplotlib, whose version is in the SVG's metadata, as is :func:`figure_data`. Only for
@@ -43,6 +43,7 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
     from matplotlib.figure import Figure
 
     panels = plots(board, shared=True)
+    attacks = list(dict.fromkeys(plot["attack"] for plot in panels))
     names = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
     styles = {UNDEFENDED: ("#444444", "o")}
     styles |= {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
@@ -61,13 +62,14 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
             axis.set_xticks([at for at, _ in across.ticks], [text for _, text in across.ticks])
             axis.minorticks_off()
             _references(axis, plot["references"], plot["y"].high)
-            axis.set_title(f"{board.protocol} v{board.version}, {plot['target']}", fontsize=10)
+            of = f", {plot['attack']}" if len(attacks) > 1 else ""
+            axis.set_title(f"{board.protocol} v{board.version}, {plot['target']}{of}", fontsize=10)
             axis.set_xlabel("natural accuracy % (error on a logarithmic scale)")
             axis.grid(color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
         unit = " %" if board.measure.kind == "percent" else ""
-        axes[0].set_ylabel(f"{board.measure.title}{unit} ({board.headline})")
+        axes[0].set_ylabel(f"{board.measure.title}{unit} ({' or '.join(attacks)})")
         axes[0].set_ylim(panels[0]["y"].low, panels[0]["y"].high)
         order = [name for name in styles if name in handles]
         figure.legend(

@@ -24,7 +24,10 @@ _PATTERNS = {
     "target": _ARCHITECTURE,
     "defense": re.compile(f"{_WORDS}|{_CLASS}"),
     "prior": re.compile(f"{_WORDS}|{_CLASS}"),
-    "attack": re.compile(f"improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?"),
+    "attack": re.compile(
+        f"(?:improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?)"
+        "(?:\\+taa|\\+paa)?"
+    ),
 }
 _SHARD = re.compile(r"reconstructions(\.[0-9]{5})?\.safetensors")
 _LONGEST, _LONGEST_CELL = 64, 200

@@ -352,13 +352,17 @@ def _options(views: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, Any]:
-    """A cell: its text, what stands beside it, the number it sorts by, and why it is missing."""
-    cell: dict[str, Any] = {"text": "", "beside": "", "order": None, "reason": "", "note": ""}
+    """A cell: its text, what stands beside it, the number it sorts by, and why it is missing.
+
+    Below a number stands its note, behind a text it is a hint.
+    """
+    cell: dict[str, Any] = {"text": "", "beside": "", "order": None}
+    cell |= {"reason": "", "note": "", "hint": ""}
     if value is None or (value.number is None and value.text in _DASHES):
         return cell
     text = shown(column, value, digits)
     if column.kind == "text" or (value.number is None and len(text) <= _SHORT):
-        return cell | {"text": text}
+        return cell | {"text": text, "hint": value.note}
     if value.number is None:
         return cell | {"reason": text}
     text, _, beside = text.partition(" ")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mibench.names import AttackName
+from mibench.names import VIEWS, AttackName
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Paper:
 IMPROVEMENTS = Paper(
     "Re-thinking Model Inversion Attacks Against Deep Neural Networks, CVPR 2023",
     "https://arxiv.org/abs/2304.01669",
+)
+# TAA and PAA: the same losses averaged over views of the image.
+VIEWED = Paper(
+    "AlignMI, NeurIPS 2025",
+    "https://arxiv.org/abs/2509.20177",
 )
 _IMPROVED = "improved-"
 
@@ -37,6 +42,8 @@ class Papers:
     ) -> list[tuple[str, Paper | None]]:
         """A method's name in parts, each with its paper: of ``gmi+lom`` that of GMI and of LOM.
 
+        Of ``+taa`` and ``+paa``, which come last, it is that of AlignMI.
+
         A method of somebody's file, or one that is not known here, has none; the parts together are
         the name in any case.
         """
@@ -47,9 +54,12 @@ class Papers:
             return [(name, None)]
         start = len(_IMPROVED) if name.startswith(_IMPROVED) else 0
         end = start + len(base)
+        improvements, plus, last = name[end:].rpartition("+")
+        views = last.strip() in VIEWS
         found = [
             (name[:start], IMPROVEMENTS),
             (name[start:end], self.attacks[base]),
-            (name[end:], IMPROVEMENTS),
+            (improvements if views else name[end:], IMPROVEMENTS),
+            (plus + last if views else "", VIEWED),
         ]
         return [(text, paper) for text, paper in found if text]

@@ -8,6 +8,9 @@ there is the worst case over a fixed list of attacks.
 The worst case is taken within one target: for each identity the attack is chosen on one half of its
 samples and scored on the other half, and the other way round; the two scores are averaged. Choosing
 and scoring on the same samples would take the luck of the draw for strength.
+
+A defense's card may name an attack that knows of it. The worst case over the list and that attack
+stands beside the other one, and ranks nothing: each defense would be ranked by attacks of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +21,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mibench.leaderboard.board import BITS, Measure, Value
-from mibench.leaderboard.series import UNDEFENDED, Series, by_seed, over_seeds
+from mibench.leaderboard.board import BITS, DASH, DefenseFacts, Measure, Value
+from mibench.leaderboard.series import (
+    UNDEFENDED,
+    Series,
+    by_seed,
+    over_seeds,
+    paired,
+    seeds_text,
+)
 from mibench.record import BoardCard, Record
 
 BUDGETS = (0.05, 0.02, 0.01)  # of accuracy; the first one ranks
@@ -32,8 +42,10 @@ RULE = (
     "against none; what leaks there is the worst case over {attacks} (list {version}). Its rank is "
     "1 + the number of defenses that leak significantly less ({paired}): differences that may be "
     "chance share ranks. Early stopping is a defense of its own; none is what all are compared "
-    "with, and has no rank. Where a strength was met by fewer attacks, the table says by which, "
-    "and it has no rank. ± of a cost is the standard error of validation accuracy."
+    "with, and has no rank. Where a strength was met by fewer attacks, as of an older list, it has "
+    "no rank, and the table says which are missing, or by which few it was met. Worst with "
+    "adaptive: the worst case over the list and the attack that the defense's card names as one "
+    "that knows of it; it ranks nothing. ± of a cost is the standard error of validation accuracy."
 )
 RULE_IN_SHORT = (
     "Spend at most 5 points of accuracy: the defense that then leaks least, in the worst case of a "
@@ -79,9 +91,10 @@ class Entry:
         strength: None where every strength costs more; then the reason says so.
         cost: of validation accuracy, a fraction; its spread is the standard error of the defended
             target's.
-        leak: worst case of the attacks.
+        leak: worst case of the attacks; its note says where these are not the whole list.
         attacks: those that the worst case is over.
         per_seed: the worst case of each identity, by seed.
+        adaptive: the worst case with the defense's adaptive attack, too.
         rank: None where it has none.
         reason: why it has no rank.
     """
@@ -91,14 +104,18 @@ class Entry:
     leak: Value = field(default_factory=Value)
     attacks: tuple[str, ...] = ()
     per_seed: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    adaptive: Value = DASH
     rank: int | None = None
     reason: str = ""
 
 
-def strengths(cells: Sequence[Series], target: str) -> dict[str, list[Strength]]:
+def strengths(
+    cells: Sequence[Series], target: str, facts: Mapping[str, DefenseFacts]
+) -> dict[str, list[Strength]]:
     """The strengths of each defense on an architecture, from the strongest to the weakest.
 
-    A larger value of a defense's own knob is stronger; of training's, such as epochs, a smaller.
+    A larger value of a defense's own knob is stronger, unless the defense says otherwise; of
+    training's, such as epochs, a smaller.
     """
     groups: dict[tuple[str, str, float], list[Series]] = {}
     for each in cells:
@@ -129,7 +146,11 @@ def strengths(cells: Sequence[Series], target: str) -> dict[str, list[Strength]]
         entering = EARLY_STOPPING if defense == UNDEFENDED and not default else defense
         if entering == EARLY_STOPPING and value > usual.get(defense, value):
             continue  # it is trained for more epochs
-        found.setdefault(entering, []).append((-value if part == "target" else abs(value), one))
+        own_facts = facts_of(entering, facts)
+        falls = part == "target" or (
+            own_facts is not None and own_facts.smaller_is_stronger and value != 0
+        )
+        found.setdefault(entering, []).append((-value if falls else abs(value), one))
     return {
         defense: [one for _, one in sorted(own, key=lambda each: -each[0])]
         for defense, own in found.items()
@@ -152,7 +173,11 @@ def _validated(cells: Iterable[Series]) -> dict[str, Any]:
 
 
 def entries(
-    found: Mapping[str, Sequence[Strength]], budget: float, card: BoardCard, measure: Measure
+    found: Mapping[str, Sequence[Strength]],
+    budget: float,
+    card: BoardCard,
+    measure: Measure,
+    facts: Mapping[str, DefenseFacts],
 ) -> dict[str, Entry]:
     """With what each defense of one architecture enters at a budget, and how it ranks.
 
@@ -161,11 +186,12 @@ def entries(
         budget: validation accuracy that may be spent, a fraction.
         card: what the board shows: the fixed list of attacks, and what intervals are over.
         measure: what leaks.
+        facts: what the cards of defenses say of their adaptive attacks.
     """
     undefended = [one for one in found.get(UNDEFENDED, ()) if one.default]
     plain = undefended[0].validation if undefended else None
     chosen = {
-        name: _entry(own, plain, budget, card, measure)
+        name: _entry(own, plain, budget, card, measure, facts_of(name, facts))
         for name, own in found.items()
         if name != UNDEFENDED
     }
@@ -186,6 +212,7 @@ def _entry(
     budget: float,
     card: BoardCard,
     measure: Measure,
+    facts: DefenseFacts | None,
 ) -> Entry:
     if plain is None:
         return Entry(reason="no undefended target to compare with")
@@ -200,39 +227,79 @@ def _entry(
             cost=Value(least), reason=f"costs {100 * least:.1f} points or more of accuracy"
         )
     spent, one = within[0]
-    whole = set(card.worst_case) <= one.cells.keys()
-    attacks = tuple(a for a in card.worst_case if a in one.cells) or tuple(one.cells)
-    leak, per_seed = worst_case(one.cells, attacks, measure)
     cost = Value(spent, spread=one.error or None)
-    reason = ""
-    if not whole:
-        reason = f"under {', '.join(attacks)} alone"
-    elif not one.sure:
+    found = replace(met(one, card, measure, facts), cost=cost)
+    reason = found.leak.note
+    if not reason and not one.sure:
         reason = "shown, not ranked: evaluator below 90 %, or a seed diverged"
-    elif leak.number is None:
-        reason = leak.text
-    return Entry(one, cost, leak, attacks, per_seed, reason=reason)
+    elif not reason and found.leak.number is None:
+        reason = found.leak.text
+    return replace(found, reason=reason)
+
+
+def met(one: Strength, card: BoardCard, measure: Measure, facts: DefenseFacts | None) -> Entry:
+    """A strength with what leaks from it, before anything is said of budgets and ranks.
+
+    Args:
+        one: the strength.
+        card: what the board shows.
+        measure: what leaks.
+        facts: what the defense's card says of its adaptive attack; None of an unknown card.
+    """
+    run = tuple(attack for attack in card.worst_case if attack in one.cells)
+    lacking = [attack for attack in card.worst_case if attack not in one.cells]
+    attacks = run or tuple(one.cells)
+    leak, per_seed = worst_case(one.cells, attacks, measure)
+    if lacking:
+        few = len(lacking) >= len(run)
+        said = f"under {', '.join(attacks)} alone" if few else f"lacks {', '.join(lacking)}"
+        leak = replace(leak, note=said)
+    found = Entry(one, leak=leak, attacks=attacks, per_seed=per_seed)
+    return replace(found, adaptive=_with_adaptive(found, one, card, measure, facts))
+
+
+def facts_of(defense: str, known: Mapping[str, DefenseFacts]) -> DefenseFacts | None:
+    """What the card of a defense says; early stopping is a training of the undefended target."""
+    return known.get(UNDEFENDED if defense == EARLY_STOPPING else defense)
+
+
+def _with_adaptive(
+    found: Entry, one: Strength, card: BoardCard, measure: Measure, facts: DefenseFacts | None
+) -> Value:
+    """The worst case with the adaptive attack, too; a text where there is none."""
+    if facts is None:
+        return Value(
+            text="no card",
+            note="the defense is of somebody's file or package, and so is its card",
+        )
+    if facts.attack is None:
+        return Value(text="none named", note=facts.note)
+    if facts.attack not in one.cells:
+        return Value(text=f"{facts.attack} not run")
+    if facts.attack in card.worst_case:
+        same = f"the same: {facts.attack} is in the list"
+        return replace(found.leak, note="; ".join(filter(None, (same, found.leak.note))))
+    attacks = tuple(dict.fromkeys((*found.attacks, facts.attack)))
+    leak, per_seed = worst_case(one.cells, attacks, measure)
+    fewer = per_seed and per_seed.keys() != found.per_seed.keys()
+    seeds = f"seeds {seeds_text(list(per_seed))} alone" if fewer else ""
+    return replace(leak, note="; ".join(filter(None, (found.leak.note, seeds))))
 
 
 def _less(
     one: Mapping[int, Sequence[float]], other: Mapping[int, Sequence[float]], card: BoardCard
 ) -> bool:
     """Whether the first leaks significantly less than the other, by a paired 95 % interval."""
-    import torch  # here, so that boards without ranks do without it
-
-    from mibench.metrics.intervals import paired_interval, seeds_interval
-
     if card.interval == "seeds":
         rows = by_seed(one, other)
-        return len(rows) > 1 and seeds_interval(torch.tensor(rows, dtype=torch.float64))[2] < 0
-    means = [
-        [statistics.fmean(values) for values in zip(*each.values(), strict=True)]
-        for each in (one, other)
-    ]
-    difference = torch.tensor(means, dtype=torch.float64)
-    if difference.shape[1] < 2:
-        return False
-    return paired_interval(difference[0] - difference[1])[2] < 0
+    else:  # each over its own seeds
+        means = [
+            [statistics.fmean(values) for values in zip(*each.values(), strict=True)]
+            for each in (one, other)
+        ]
+        rows = by_seed({0: means[0]}, {0: means[1]})
+    interval = paired(rows, card).interval
+    return interval is not None and interval[1] < 0
 
 
 def worst_of_target(samples: Sequence[Sequence[Sequence[float]]]) -> list[float]:
@@ -280,7 +347,7 @@ def worst_case(
     missing = [attack for attack in attacks if not by_attack.get(attack)]
     if missing:
         return Value(text=f"lacks {', '.join(missing)}"), {}
-    told = [{s: _samples(r, measure) for s, r in own.items()} for own in by_attack.values()]
+    told = [{s: samples_of(r, measure) for s, r in own.items()} for own in by_attack.values()]
     if not all(rows for own in told for rows in own.values()):
         return Value(text="a record does not tell each sample"), {}
     seeds = set.intersection(*(set(records) for records in by_attack.values()))
@@ -299,7 +366,7 @@ def worst_case(
     return over_seeds(statistics.fmean(values) for values in found.values()), found
 
 
-def _samples(record: Record, measure: Measure) -> list[list[float]]:
+def samples_of(record: Record, measure: Measure) -> list[list[float]]:
     """What each sample of each identity leaks, in the board's measure; [] if it is not told."""
     if measure.key == BITS.key:
         metric = record.metrics.get("median_rank")

@@ -26,7 +26,7 @@ from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
 from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import command_of_record, method_label, overrides
 from mibench.leaderboard.records import Filed
-from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, Record
+from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, BoardCard, Record
 
 UNDEFENDED = "none"
 
@@ -187,6 +187,26 @@ def by_seed(
         [a - b for a, b in zip(one[seed], other[seed], strict=True)]
         for seed in sorted(one.keys() & other.keys())
     ]
+
+
+def paired(rows: Sequence[Sequence[float]], card: BoardCard) -> Value:
+    """The mean of differences, a row a seed and a column an identity, with its 95 % interval.
+
+    A dash without a seed; without an interval where the card's is over seeds and there is one, or
+    over identities and there is one.
+    """
+    if not rows:
+        return DASH
+    import torch  # here, so that boards without differences do without it
+
+    from mibench.metrics.intervals import paired_interval, seeds_interval
+
+    difference = torch.tensor(rows, dtype=torch.float64)
+    if len(rows if card.interval == "seeds" else rows[0]) < 2:
+        return Value(float(difference.mean()))
+    interval = seeds_interval if card.interval == "seeds" else paired_interval
+    mean, low, high = interval(difference)
+    return Value(mean, interval=(low, high))
 
 
 def over_seeds(values: Iterable[float]) -> Value:

@@ -15,12 +15,14 @@ from mibench.leaderboard.board import (
     TOP1,
     Board,
     Column,
+    DefenseFacts,
     Kind,
     Measure,
     Table,
     Value,
 )
 from mibench.leaderboard.checks import HEADLINE
+from mibench.leaderboard.masking import MASKED, Comparison, compared, comparisons, sign
 from mibench.leaderboard.names import command_of_record
 from mibench.leaderboard.ranking import (
     BUDGETS,
@@ -28,6 +30,8 @@ from mibench.leaderboard.ranking import (
     RULE_IN_SHORT,
     Entry,
     entries,
+    facts_of,
+    met,
     strengths,
     worst_case,
 )
@@ -39,6 +43,7 @@ from mibench.leaderboard.series import (
     curves,
     measure_of,
     over_seeds,
+    paired,
     seeds_text,
     series,
 )
@@ -59,6 +64,13 @@ _INTERVALS = {
     "identities": "the 95 % interval of a paired bootstrap over identities of the mean over seeds",
     "seeds": "the 95 % paired t interval over seeds of the mean over the protocol's classes",
 }
+_MASKING = (
+    "Gradients: a defense masks them where a black-box or label-only attack leaks significantly "
+    "more than the strongest white-box attack against the same targets ({paired}; that attack is "
+    "chosen on one half of the samples and scored on the other, both ways averaged). Then numbers "
+    "of white-box attacks say little of what leaks."
+)
+_CURVE = 4  # strengths that make a curve of an attack that is not the board's headline
 _LOOKUP = "lookup"  # the attack that answers with public images
 # Of cells: their columns of metrics.
 _JUDGED = ("bits", "bits_best", "median_rank", "excess", "leak_2", "two_choice")
@@ -79,13 +91,16 @@ _METRICS = {
 Row = tuple[dict[str, Value], Sequence[Series]]
 
 
-def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board:
+def build_board(
+    protocol: str, filed: Sequence[Filed], card: BoardCard, facts: Mapping[str, DefenseFacts]
+) -> Board:
     """Everything that is shown of one protocol.
 
     Args:
         protocol: its name.
         filed: its records, at least one.
         card: what its board shows.
+        facts: what the cards of defenses say of their adaptive attacks, by their names.
     """
     part = filed[0].record.protocol
     measure = measure_of(filed[0].record)
@@ -97,8 +112,11 @@ def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board
     shown = next((t for t in targets if any(each.target == t for each in undefended)), targets[0])
     plain = [each for each in undefended if each.target == shown]
     references = _references(plain, measure.key)
-    defenses = defenses_table(cells, card, targets, measure)
+    defenses = defenses_table(cells, card, targets, measure, facts)
     most = strongest(plain, measure)
+    if most is not None and most.attack != card.headline:
+        more = curves(filed, most.attack, measure)
+        lines += more * any(len(curve.points) >= _CURVE for curve in more)
     said = of_attacks(most, measure, references, _references(plain, "median_rank")) if most else ()
     return Board(
         protocol=protocol,
@@ -107,7 +125,7 @@ def build_board(protocol: str, filed: Sequence[Filed], card: BoardCard) -> Board
         tables=(
             defenses,
             improvement_table(cells, card, targets, measure),
-            cells_table(cells, targets, measure),
+            cells_table(cells, card, targets, measure),
             published_table(),
         ),
         curves=tuple(sorted(lines, key=lambda c: (targets.index(c.target), c.defense))),
@@ -133,16 +151,22 @@ def _rule(card: BoardCard) -> str:
 
 
 def defenses_table(
-    cells: Sequence[Series], card: BoardCard, targets: Sequence[str], measure: Measure
+    cells: Sequence[Series],
+    card: BoardCard,
+    targets: Sequence[str],
+    measure: Measure,
+    facts: Mapping[str, DefenseFacts],
 ) -> Table:
     """Defenses at their default strengths against the board's attacks, ranked at a budget."""
     default = {(c.target, c.defense, c.attack): c for c in cells if c.default}
     controls = {(c.target, c.defense): c for c in cells if c.control and c.attack == card.headline}
     attacks = _attacks(default, card)
     rows: list[Row] = []
+    masked: list[str] = []
+    named: dict[str, str] = {}
     for target in targets:
-        known = strengths(cells, target)
-        within = {budget: entries(known, budget, card, measure) for budget in BUDGETS}
+        known = strengths(cells, target, facts)
+        within = {budget: entries(known, budget, card, measure, facts) for budget in BUDGETS}
         ranked: list[tuple[tuple[int, str], Row]] = []
         for defense, own_strengths in known.items():
             entry = within[BUDGETS[0]].get(defense, Entry())
@@ -156,6 +180,16 @@ def defenses_table(
                 continue
             some = own.get(card.headline) or next(iter(own.values()))
             control = controls.get((target, defense))
+            said = facts_of(defense, facts)
+            usually, strength = met(one, card, measure, said), entry.strength or one
+            beside = comparisons(strength.cells.values(), card, measure)
+            masked += [
+                f"{defense} on {target}, {strength.text}: {each.text(measure)}"
+                for each in beside
+                if each.masked
+            ]
+            if said is not None and defense in facts:
+                named[defense] = f"{defense}: {said.attack or 'none named'}. {said.note}".strip()
             row = {
                 "rank": Value(entry.rank) if entry.rank else DASH,
                 "target": Value(text=target),
@@ -164,6 +198,7 @@ def defenses_table(
                 "natural": some.mean("natural_accuracy"),
                 **{attack: each.mean(measure.key) for attack, each in own.items()},
                 "worst": worst_case(one.cells, card.worst_case, measure)[0],
+                "gradients": sign(beside, measure),
                 "control_natural": control.mean("natural_accuracy") if control else DASH,
                 "control_attack": control.mean(measure.key) if control else DASH,
                 "closed": own[card.headline].mean(HEADLINE) if card.headline in own else DASH,
@@ -172,7 +207,11 @@ def defenses_table(
                 "seeds": Value(text=seeds_text(list(some.complete))),
             }
             if defense == UNDEFENDED:  # the line that all are compared with
-                row |= {f"leak_{100 * budget:g}": row["worst"] for budget in BUDGETS}
+                lacking = usually.leak.note
+                named_too = usually.strength if lacking else None
+                plain = dataclasses.replace(usually, strength=named_too, reason=lacking)
+                for budget in BUDGETS:
+                    row |= _entered(plain, budget)
             for budget, found in within.items():
                 if defense in found:
                     row |= _entered(found[defense], budget)
@@ -196,6 +235,9 @@ def defenses_table(
         "Worst case: within each target, the attack is chosen for each identity on one half of its "
         "samples and scored on the other, both ways averaged. Chosen on few samples, it can come "
         "out below the strongest attack's own number.",
+        *([f"Adaptive attacks, by the defenses' cards. {' '.join(named.values())}"] * bool(named)),
+        _MASKING.format(paired=_INTERVALS[card.interval]),
+        *([f"{MASKED.capitalize()}: {'; '.join(masked)}."] * bool(masked)),
         "A control is the defense's own code at strength 0. ε covers what its unit names: with "
         "unit example one image, not all images of a person.",
         *([_CLOSED.format(headline=card.headline)] if measure is BITS else []),
@@ -209,6 +251,7 @@ def _entered(entry: Entry, budget: float) -> dict[str, Value]:
     leak, strength = entry.leak, entry.strength
     told = dataclasses.replace(leak, note=entry.reason)
     found = {f"leak_{points}": told, f"cost_{points}": entry.cost}
+    found[f"adaptive_{points}"] = entry.adaptive
     if leak.number is None:
         found[f"leak_{points}"] = Value(text=entry.reason or leak.text or "—")
     found[f"strength_{points}"] = DASH if strength is None else Value(text=strength.text)
@@ -222,7 +265,14 @@ def improvement_table(
 ) -> Table:
     """Each attack with the improved objective and model augmentation, on undefended targets."""
     default = {(c.target, c.attack): c for c in cells if c.default and c.defense == UNDEFENDED}
-    deltas = {"lom": "delta_lom", "ma": "delta_ma", "improved": "delta"}
+    deltas = {  # by what is beside what
+        "delta_lom": ("lom", "base"),
+        "delta_ma": ("ma", "base"),
+        "delta": ("improved", "base"),
+        "delta_taa": ("taa", "base"),
+        "delta_improved_taa": ("improved_taa", "improved"),
+    }
+    averaged = {"taa", "improved_taa", "delta_taa", "delta_improved_taa"}
     rows: list[Row] = []
     for target in targets:
         for base in sorted({AttackName.parse(attack, strict=False).base for _, attack in default}):
@@ -232,6 +282,8 @@ def improvement_table(
                 "ma": AttackName(base, ma=True).full,
             }
             names["improved"] = AttackName(base, lom=True, ma=True).full
+            names["taa"] = AttackName(base, views="taa").full
+            names["improved_taa"] = AttackName(base, lom=True, ma=True, views="taa").full
             own = {
                 key: default[target, name]
                 for key, name in names.items()
@@ -241,15 +293,15 @@ def improvement_table(
                 continue
             row = {"attack": Value(text=base), "target": Value(text=target)}
             row |= {key: each.mean(measure.key) for key, each in own.items()}
-            for key, delta in deltas.items():
-                row[delta] = _difference(own.get(key), own.get("base"), card, measure)
+            for delta, (key, beside) in deltas.items():
+                row[delta] = _difference(own.get(key), own.get(beside), card, measure)
             lookup = default.get((target, _LOOKUP))
             row["beyond_base"] = _difference(own.get("base"), lookup, card, measure)
             row["beyond"] = _difference(own.get("improved"), lookup, card, measure)
             seeds = {seeds_text(list(each.complete)) for each in own.values()}
             row["seeds"] = Value(text=seeds.pop() if len(seeds) == 1 else "differ: see all cells")
             rows.append((row, list(own.values())))
-    notes = (
+    notes: tuple[str, ...] = (
         f"{measure.title.capitalize()} on undefended targets. + LOM: the improved objective (logit "
         "maximisation with a feature regulariser); + MA: model augmentation; improved: both. "
         f"{SPREAD_NOTE}",
@@ -258,17 +310,30 @@ def improvement_table(
         "targets.",
     )
     columns = _columns("improvement", measure)
+    if any(averaged & row.keys() - deltas.keys() for row, _ in rows):
+        notes += (
+            "+ TAA: the identity loss is averaged over views of the image, turned, mirrored and "
+            "cropped at random; its Δ is to the same attack without it.",
+        )
+    else:
+        columns = [column for column in columns if column.key not in averaged]
     return _table("improvement", "What the improvements bring", columns, rows, notes)
 
 
-def cells_table(cells: Sequence[Series], targets: Sequence[str], measure: Measure) -> Table:
+def cells_table(
+    cells: Sequence[Series], card: BoardCard, targets: Sequence[str], measure: Measure
+) -> Table:
     """Every cell with all its metrics."""
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for each in cells:
+        groups.setdefault((each.target, each.defense), []).append(each)
     rows: list[Row] = []
     for each in sorted(
         cells, key=lambda c: (targets.index(c.target), c.defense, not c.default, c.attack)
     ):
         counts = {record.metrics[HEADLINE].n for record in each.complete.values()}
         prior = each.first.prior
+        beside = compared(each, groups[each.target, each.defense], card, measure)
         row = {
             "attack": Value(text=each.attack),
             "access": Value(text=each.first.access),
@@ -276,6 +341,7 @@ def cells_table(cells: Sequence[Series], targets: Sequence[str], measure: Measur
             "defense": Value(text=each.defense),
             "settings": Value(text=each.settings),
             **{key: each.mean(metric) for key, metric in _METRICS.items()},
+            "beyond_white_box": _beyond(beside, measure),
             "natural": each.mean("natural_accuracy"),
             "evaluator": each.mean("evaluator_accuracy"),
             "n": Value(counts.pop()) if len(counts) == 1 else DASH,
@@ -296,6 +362,9 @@ def cells_table(cells: Sequence[Series], targets: Sequence[str], measure: Measur
         "verified: the cell was run anew and gave the same. metrics recomputed: the numbers follow "
         "from the record's reconstructions, which says nothing of how these were made. "
         "self-reported: nobody has checked the numbers.",
+        "Beyond white-box: of a cell without white-box access, the difference to the strongest "
+        "white-box attack against the same targets, with "
+        f"{_INTERVALS[card.interval]}; above 0, gradients are masked.",
         *_missing_notes(cells, {_METRICS[c.key]: c.title for c in columns if c.key in _METRICS}),
     )
     return _table("cells", "All cells", columns, rows, notes, pinned=False)
@@ -400,21 +469,15 @@ def _difference(
 ) -> Value:
     """Paired difference of the measure with its interval, over the seeds that both have."""
     mine, theirs = (_per_identity(each.complete, measure) if each else {} for each in (one, other))
-    rows = by_seed(mine, theirs)
-    if not rows:
+    return paired(by_seed(mine, theirs), card)
+
+
+def _beyond(beside: Comparison | None, measure: Measure) -> Value:
+    """What a cell leaks beyond the strongest white-box attack, marked where that is much."""
+    if beside is None:
         return DASH
-    import torch  # here, so that the other tables do without it
-
-    from mibench.metrics.intervals import paired_interval, seeds_interval
-
-    difference = torch.tensor(rows, dtype=torch.float64)
-    if card.interval == "identities":
-        mean, low, high = paired_interval(difference)
-    elif len(rows) < 2:
-        return Value(float(difference.mean()))
-    else:
-        mean, low, high = seeds_interval(difference)
-    return Value(mean, interval=(low, high))
+    note = f"{MASKED}: {beside.text(measure)}" if beside.masked else ""
+    return dataclasses.replace(beside.difference, note=note)
 
 
 def _per_identity(records: Mapping[int, Record], measure: Measure) -> dict[int, tuple[float, ...]]:

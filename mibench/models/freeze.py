@@ -15,7 +15,7 @@ Network = TypeVar("Network", bound=nn.Module)
 _Pair = tuple[nn.Module, nn.modules.batchnorm._BatchNorm]
 
 
-def freeze(network: Network, sample: Tensor) -> Network:
+def freeze(network: Network, sample: Tensor, *, fold: bool = True) -> Network:
     """A copy of ``network`` for attacks: only its inputs get gradients.
 
     BatchNorm in evaluation mode is an affine map, so it is folded into the convolution before it.
@@ -25,9 +25,12 @@ def freeze(network: Network, sample: Tensor) -> Network:
     Args:
         network: any module; it is left as it was.
         sample: an input that ``network`` takes.
+        fold: False: leave BatchNorm where it is, for attacks that read its running statistics.
     """
     plain = copy.deepcopy(network).eval().requires_grad_(False)
     plain = plain.to(memory_format=torch.channels_last)
+    if not fold:
+        return plain
     folded = copy.deepcopy(plain)
     with torch.no_grad():
         for conv, norm in _pairs(folded, sample):

@@ -26,6 +26,15 @@ ATTACKS: dict[str, dict[str, Any]] = {
         "attack.learning_rate": 0.01,
         "attack.kl_weight": 0.02,
     },
+    # On synthfaces-32-dev by bits, without final selection: steps of .02 7.0, .05 7.1, .1 7.0; with
+    # 5 of 20 7.5.
+    "ppa": {
+        "attack.selection.pool": 2000,
+        "attack.selection.candidates": 10,
+        "attack.iterations": 60,
+    },
+    "deepinversion": {"attack.iterations": 500},
+    "pixel": {"attack.iterations": 500},
 }
 PRIORS: dict[str, dict[str, Any]] = {"inversion-gan": {"prior.steps": 200}}
 # On photographs of faces, and networks that start from scratch. Validation accuracy on lfw-64-small

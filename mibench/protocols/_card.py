@@ -107,8 +107,8 @@ class Protocol(Frozen):
     board: BoardCard = Field(
         BoardCard(
             headline="improved-gmi",
-            worst_case=("lookup", "improved-gmi", "improved-kedmi"),
-            list_version=2,
+            worst_case=("lookup", "improved-gmi", "improved-gmi+taa", "improved-kedmi", "ppa"),
+            list_version=3,
         ),
         description="what its leaderboard shows; no number depends on it",
     )

@@ -39,6 +39,7 @@ _SETTING: dict[str, Any] = {
     },
     "gan": GanConfig(steps=100_000, generator_width=32, critic_width=32),
     "prior_seed": 0,
+    "attacks": {"ppa": {"attack.selection.candidates": 200}},  # of which 50 are kept, as published
     "students": StudentsConfig(
         architectures=_STUDENTS,
         training=TrainingConfig(epochs=20, learning_rate=0.02, weight_decay=1e-4),

@@ -28,9 +28,9 @@ from mibench.priors import PRIORS
 from mibench.protocols import PROTOCOLS
 from mibench.record import INCOMPLETE, Part, PriorPart, Record
 from mibench.registry import Registry
-from mibench.settings import flat
+from mibench.settings import flat, later_defaults
 from mibench.training.defense import DEFENSES
-from mibench.types import canonical_json
+from mibench.types import Frozen, canonical_json
 
 
 def check(record: Record) -> list[str]:
@@ -131,15 +131,16 @@ def _other_settings(record: Record) -> list[str]:
     card = cell.protocol
     defaults = {**card.attacks.get(base, {}), **card.defenses.get(record.defense.name, {})}
     defaults |= card.priors.get(record.prior.kind, {})
-    configs = {
-        "target": cell.training.model_dump(mode="json"),
-        "defense": cell.defense_config.model_dump(mode="json"),
-        "attack": cell.attack_config.model_dump(mode="json"),
-        "prior": cell.prior.resolved,
+    configs: dict[str, Frozen] = {
+        "target": cell.training,
+        "defense": cell.defense_config,
+        "attack": cell.attack_config,
+        "prior": cell.prior_config,
     }
     for part in sorted(known):
-        ours = dict(flat(configs[part]))
-        theirs = dict(flat(getattr(record, part).resolved))
+        ours = dict(flat(configs[part].model_dump(mode="json")))
+        # What a later release added was as it is by default.
+        theirs = later_defaults(configs[part]) | dict(flat(getattr(record, part).resolved))
         if record.rules > 1 and (lacking := sorted(ours.keys() - theirs.keys())):
             found.append(f"{part}.{lacking[0]} is not stated")
         for field, value in theirs.items():

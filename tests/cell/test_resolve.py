@@ -40,6 +40,36 @@ def test_a_variant_sets_objective_and_students(name: str) -> None:
     config, parsed = cell(name).attack_config, AttackName.parse(name)
     assert config.identity.objective == ("logit" if parsed.lom else "cross-entropy")
     assert config.augment == parsed.ma
+    assert config.identity.views == "none"
+    for views in ("taa", "paa"):
+        varied = cell(f"{name}+{views}").attack_config
+        identity = config.identity.model_copy(update={"views": views})
+        assert varied == config.model_copy(update={"identity": identity})
+        assert varied.identity.views_a_step == 8
+
+
+@pytest.mark.parametrize("name", ["gmi+taa+paa", "gmi+taa+taa", "improved-gmi+TAA", "gmi+eot"])
+def test_names_of_views_are_one_of_two(name: str) -> None:
+    with pytest.raises(RequestError, match="attack"):
+        cell(name)
+
+
+@pytest.mark.parametrize("objective", ["max-margin", "top-k-margin", "poincare"])
+def test_an_objective_is_a_setting_of_what_the_improved_one_is_not_chosen_for(
+    objective: str,
+) -> None:
+    asked = {"attack.identity.objective": objective}
+    for name in ("gmi", "gmi+ma", "gmi+paa"):
+        assert cell(name, overrides=asked).attack_config.identity.objective == objective
+    for name in ("gmi+lom", "improved-gmi", "gmi+lom+taa"):
+        with pytest.raises(RequestError, match="objective: choose it by the attack's name"):
+            cell(name, overrides=asked)
+
+
+def test_an_attack_of_another_objective_can_have_the_baselines() -> None:
+    assert cell("ppa").attack_config.identity.objective == "poincare"
+    asked = {"attack.identity.objective": "cross-entropy"}
+    assert cell("ppa", overrides=asked).attack_config.identity.objective == "cross-entropy"
 
 
 class Sampler(Attack):
@@ -246,6 +276,9 @@ def test_wrong_data_is_not_held_against_other_kinds_of_data(
     [
         {"attack.augment": True},
         {"attack.identity.objective": "logit"},
+        {"attack.identity.views": "taa"},
+        {"attack.identity.views": "none"},
+        {"attack.identity": {"views": "paa"}},
     ],
     ids=str,
 )

@@ -27,7 +27,7 @@ def test_lists() -> None:
     attacks = {entry["name"]: entry for entry in listed("attacks")}
     assert {"kedmi", "kedmi+lom", "kedmi+ma", "improved-kedmi"} <= attacks.keys()
     assert attacks["improved-gmi"]["access"] == "white-box"
-    assert [entry["name"] for entry in listed("defenses")] == DEFENSES.names()
+    assert sorted(entry["name"] for entry in listed("defenses")) == DEFENSES.names()
     assert [entry["name"] for entry in listed("protocols")] == [*PROTOCOLS, "folder"]
     assert "attack_accuracy_top1" in [entry["name"] for entry in listed("metrics")]
     assert len(listed("targets")) > 500
@@ -77,7 +77,11 @@ def test_info_of_an_attack_and_its_variant() -> None:
     eot = known["attack.identity.eot"]
     assert (eot["type"], eot["default"], eot["settable"]) == ("int (≥ 1, ≤ 10000)", 4, True)
     assert "stochastic target" in eot["meaning"]
-    assert known["attack.identity.objective"]["type"] == "cross-entropy | logit"
+    objectives = "cross-entropy | logit | max-margin | top-k-margin | poincare"
+    assert known["attack.identity.objective"]["type"] == objectives
+    assert not known["attack.identity.objective"]["settable"], "its name says +lom"
+    assert paths(explained("kedmi"))["attack.identity.objective"]["settable"]
+    assert not known["attack.identity.views"]["settable"]
     assert known["attack.identity.objective"]["default"] == "logit"
     assert known["attack.augment"]["default"] is True
     assert not known["attack.augment"]["settable"]
@@ -98,6 +102,21 @@ def test_info_of_a_defense() -> None:
     assert entry["card"]["privacy_unit"] == "example"
     assert paths(entry)["defense.max_grad_norm"]["type"] == "float (≥ 1e-09, ≤ 1000000000.0)"
     assert paths(entry)["defense.delta"]["type"].startswith("float | null")
+
+
+def test_info_of_a_defense_says_what_it_changes_and_who_knows_of_it() -> None:
+    lines = {  # of the names to the left
+        name: {
+            " ".join(line.split()[:2]): line for line in invoke("info", name).stdout.splitlines()
+        }
+        for name in ("bido", "dp-sgd")
+    }
+    assert lines["bido"]["kind loss"]
+    assert lines["bido"]["adaptive attack"].split()[2:] == ["improved-gmi+taa"]
+    assert "AlignMI" in lines["bido"]["adaptive note"]
+    assert lines["dp-sgd"]["kind privacy"]
+    assert lines["dp-sgd"]["adaptive attack"].split()[2:] == ["none", "named"]
+    assert "adaptive attack" not in invoke("info", "gmi").stdout
 
 
 def test_info_describes_a_kind_of_prior() -> None:

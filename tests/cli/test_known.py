@@ -12,6 +12,8 @@ import pytest
 from mibench.cli import known
 from mibench.cli.known import KINDS, ROWS, Row, listing
 from mibench.inversion.attack import ATTACKS
+from mibench.names import AttackName
+from mibench.training.defense import DEFENSES
 from tests.kit.methods import attack_names
 
 HOME = '''
@@ -92,12 +94,47 @@ def test_registries_are_listed_once_their_rooms_are_there() -> None:
 def test_every_attack_is_listed_with_its_variants_beside_its_like() -> None:
     entries = listing("attacks")
     names = [entry["name"] for entry in entries]
-    assert sorted(names) == sorted(attack_names())
-    for base in ("gmi", "kedmi", "vmi"):
+    assert {AttackName.parse(name).base for name in names} == set(ATTACKS.names())
+    assert set(names) <= set(attack_names())
+    for base in ("gmi", "kedmi", "vmi", "ppa"):
         first = names.index(base)
-        assert names[first : first + 4] == [base, f"{base}+lom", f"{base}+ma", f"improved-{base}"]
+        assert names[first : first + 6] == [
+            *(base, f"{base}+lom", f"{base}+ma", f"improved-{base}"),
+            *(f"{base}+taa", f"{base}+paa"),
+        ]
     groups = [(entry["access"], entry["prior"]) for entry in entries]
     assert len(set(groups)) == 1 + sum(a != b for a, b in itertools.pairwise(groups))
+
+
+def test_defenses_that_change_the_same_thing_are_listed_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the order of what they change; last those of no kind. It says where each is from."""
+    entries = {entry["name"]: entry for entry in listing("defenses")}
+    assert sorted(entries) == DEFENSES.names()
+    assert list(entries["bido"]) == [
+        "name", "kind", "title", "strength", "guarantee", "venue", "year",
+    ]  # fmt: skip
+    assert [entries["bido"][key] for key in ("kind", "venue", "year")] == ["loss", "KDD", 2022]
+    assert entries["none"]["kind"] is None
+    given = ["none", "b", "privacy", "training", "output", "loss", "data", "architecture"]
+    facts = [{"name": name, "kind": None if name in ("none", "b") else name} for name in given]
+    monkeypatch.setattr(known, "_registered", lambda _: facts)
+    assert [entry["name"] for entry in listing("defenses")] == [
+        "loss", "data", "architecture", "training", "output", "privacy", "none", "b",
+    ]  # fmt: skip
+
+
+def test_adaptive_attacks_are_those_of_the_cards() -> None:
+    read = known.defense_facts()
+    assert read.keys() == set(DEFENSES.names())
+    for name, said in read.items():
+        card = DEFENSES.get(name).card
+        assert (said.attack, said.note) == (card.adaptive_attack, card.adaptive_note)
+    assert read["none"].attack is None
+    assert read["bido"].attack == "improved-gmi+taa"
+    falling = [name for name, said in read.items() if said.smaller_is_stronger]
+    assert falling == ["loft"], "the narrower its neck, the more it protects"
 
 
 def test_an_attack_without_an_identity_loss_has_no_variants(

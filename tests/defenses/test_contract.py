@@ -12,7 +12,9 @@ from torch import Tensor
 
 import mibench
 from mibench.data.images import ImageSet, to_float
+from mibench.inversion.attack import ATTACKS
 from mibench.models.classifiers import Classifier, predict
+from mibench.names import AttackName
 from mibench.protocols import Protocol
 from mibench.streams import RowStreams, noise_from, seeded, stream
 from mibench.training.defense import DEFENSES, Defense
@@ -61,7 +63,11 @@ def trained(name: str, seed: int = 0, **settings: Any) -> tuple[Defense[Any], Cl
 def test_defense_card_and_config(name: str) -> None:
     cls = DEFENSES.get(name)
     assert isinstance(cls.card, DefenseCard)
-    assert cls.card.adaptive_attack
+    assert cls.card.kind is not None or name == "none"
+    assert cls.card.adaptive_attack or cls.card.adaptive_note
+    if cls.card.adaptive_attack:
+        attack = AttackName.parse(cls.card.adaptive_attack)
+        assert attack.base in ATTACKS.names()
     described(cls.Config, name)
     if cls.strength is not None:
         assert cls.strength in cls.Config.model_fields
@@ -170,7 +176,7 @@ class Equal(Defense):
         year=2024,
         venue="tests",
         url="https://example.org",
-        adaptive_attack="none needed",
+        adaptive_note="none needed",
     )
 
     def build(self, model):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -220,3 +221,68 @@ def test_distillation_is_kl_of_teacher_and_student() -> None:
     expected = np.mean([entropy(p[i], q[i]) for i in range(ROWS)])
     assert distillation_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
     assert distillation_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+
+
+# --- objectives ------------------------------------------------------------------------------
+
+
+def objective(name: str, logits: Tensor, labels: Tensor, **fields: Any) -> Tensor:
+    config = IdentityConfig.model_validate({"objective": name, **fields})
+
+    def target(images: Tensor) -> Outputs:
+        return Outputs(logits, images.flatten(1))
+
+    rows = RowStreams([stream(0, row) for row in range(len(logits))], torch.device("cpu"))
+    return IdentityLoss(target, (), config)(torch.zeros(len(logits), 3, 2, 2), labels, rows)
+
+
+SCORES = torch.tensor([[3.0, 1.0, -2.0, 0.5], [0.25, 4.0, 2.0, -1.0]])
+OWN = torch.tensor([0, 3])
+
+
+def test_margins_by_hand() -> None:
+    assert objective("max-margin", SCORES, OWN).tolist() == [1 - 3, 4 + 1]
+    found = objective("top-k-margin", SCORES, OWN, top_k=2)
+    assert found.tolist() == [(1 + 0.5) / 2 - 3, (4 + 2) / 2 + 1]
+    assert objective("top-k-margin", SCORES, OWN, top_k=0).tolist() == [-3, 1]
+    # Of four identities there are three others, however many are asked for.
+    found = objective("top-k-margin", SCORES, OWN, top_k=20)
+    torch.testing.assert_close(found, torch.tensor([-0.5 / 3 - 3, 6.25 / 3 + 1]))
+
+
+def test_poincare_distance_by_hand() -> None:
+    """Computed in Python's own numbers, term by term."""
+    wanted = []
+    for logits, label in zip(SCORES.tolist(), OWN.tolist(), strict=True):
+        size = sum(abs(value) for value in logits)
+        u = [value / size for value in logits]
+        v = [0.9999 if each == label else 0.0 for each in range(4)]
+        apart = sum((a - b) ** 2 for a, b in zip(u, v, strict=True))
+        room = (1 - sum(a * a for a in u)) * (1 - 0.9999**2)
+        wanted.append(math.acosh(1 + 2 * apart / room))
+    found = objective("poincare", SCORES, OWN)
+    torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(objective("poincare", 7 * SCORES, OWN), found)
+    assert not torch.allclose(objective("poincare", SCORES + 1, OWN), found)
+
+
+def test_poincare_stays_finite_where_one_logit_is_all() -> None:
+    logits = torch.tensor([[5.0, 0, 0], [0, 5.0, 0]], requires_grad=True)
+    loss = objective("poincare", logits, torch.tensor([0, 0]))
+    loss.sum().backward()
+    assert logits.grad is not None
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(logits.grad).all()
+    assert loss[0] < loss[1]
+
+
+def test_a_class_that_nobody_takes_for_the_identity_still_pulls() -> None:
+    """Where cross-entropy's gradient has died, those of the margins and of Poincaré have not."""
+    logits = torch.tensor([[40.0, 1.0, 0.0]], requires_grad=True)
+    size = {}
+    for name in ("cross-entropy", "max-margin", "poincare"):
+        loss = objective(name, logits, torch.tensor([0])).sum()
+        size[name] = torch.autograd.grad(loss, logits)[0].norm().item()
+    assert size["cross-entropy"] < 1e-12
+    assert size["max-margin"] > 1
+    assert size["poincare"] > 1e-3

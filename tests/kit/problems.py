@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,23 +84,34 @@ def tiny_prior(kind: str = "gan", latent: int = LATENT, seed: int = 0) -> Prior:
 
 
 @cache
-def tiny_classifier(architecture: str = "test_resnet", seed: int = 0) -> Classifier:
-    """A frozen classifier of ``CLASSES`` identities, trained for a second.
-
-    The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
-    the ``k``-th number of its latent is the largest of the first ``CLASSES``.
-    """
+def _trained(architecture: str, seed: int) -> Classifier:
     with seeded(seed):
         model = Classifier(architecture, CLASSES, RESOLUTION)
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(60):
             latents = torch.randn(64, LATENT)
-            images = tiny_generator()(latents)
+            with torch.no_grad():
+                images = tiny_generator()(latents)
             loss = F.cross_entropy(model(images), latents[:, :CLASSES].argmax(1))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        return freeze(model, images)
+    return model
+
+
+@cache
+def tiny_classifier(
+    architecture: str = "test_resnet", seed: int = 0, *, fold: bool = True
+) -> Classifier:
+    """A frozen classifier of ``CLASSES`` identities, trained for a second.
+
+    The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
+    the ``k``-th number of its latent is the largest of the first ``CLASSES``.
+    """
+    sample = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=stream(0, "sample"))
+    with torch.enable_grad():
+        model = _trained(architecture, seed)
+    return freeze(model, sample, fold=fold)
 
 
 def tiny_problem(
@@ -109,6 +120,7 @@ def tiny_problem(
     samples: int = 2,
     *,
     objective: Objective = "cross-entropy",
+    views: Literal["none", "taa", "paa"] = "none",
     identity: IdentityConfig | None = None,
     students: int = 0,
     latent: int = LATENT,
@@ -122,15 +134,15 @@ def tiny_problem(
     Args:
         labels: attacked identities, below ``CLASSES``.
         samples: reconstructions per identity.
-        objective: objective of the identity loss, unless ``identity`` is given whole.
+        objective, views: of the identity loss, unless ``identity`` is given whole.
         students: how many students are attacked together with the target.
         seed: seed of the attack's streams; the networks do not depend on it.
     """
-    model = tiny_classifier()
+    model = tiny_classifier(fold=attack.folds)
     target = ACCESS[attack.access](model)
     loss = None
     if isinstance(target, WhiteBoxTarget):
-        config = identity or IdentityConfig(objective=objective)
+        config = identity or IdentityConfig(objective=objective, views=views, view_count=2)
         features = predict(model, public_images().images / 255)[1]  # in the default precision
         loss = IdentityLoss(
             target.outputs,

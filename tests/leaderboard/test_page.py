@@ -35,6 +35,11 @@ from tests.kit.board_records import ENVIRONMENT
 HACK = "<script>window.hacked=1</script>"
 WHY = "no weights of the feature network"
 DEAR = "costs 9.0 points or more of accuracy"
+ADAPTIVE = (
+    Value(text="none named", note=f"None is needed. {HACK}"),
+    Value(text="gmi+taa not run"),
+    Value(2.5, note="the same: gmi is in the list"),
+)
 # defense, strength, natural accuracy, attack accuracy
 CELLS = (("none", 20, 0.991, 1.0), ("bido", 2, 0.952, 0.095), ("mid", 0.1, 0.973, 0.102))
 
@@ -79,6 +84,8 @@ def board() -> Board:
         Column("kedmi", "kedmi", "percent", "lower"),
         Column("fid", "FID", "number"),
         Column("leak", "leaks when 5 points of accuracy may be spent", "number"),
+        Column("adaptive", "worst with adaptive at 5 points", "number"),
+        Column("gradients", "gradients"),
     )
     rows = [
         {
@@ -89,6 +96,8 @@ def board() -> Board:
             "kedmi": Value(0.25, interval=(0.2, 0.3)),
             "fid": Value(text=WHY),
             "leak": Value(2.0, note="under gmi alone") if k else Value(text=DEAR),
+            "adaptive": ADAPTIVE[k],
+            "gradients": Value(text="gradients masked", note=f"lookup − gmi: +1.0 {HACK}"),
         }
         for k, (defense, _, natural, attack) in enumerate(CELLS)
     ]
@@ -382,6 +391,10 @@ def heading(driver: Any, title: str) -> Any:
     return found
 
 
+def sort_by(driver: Any, title: str) -> None:
+    heading(driver, title).find_element("css selector", "button.sort").click()
+
+
 def press(driver: Any, key: str) -> None:
     from selenium.webdriver import ActionChains, Keys
 
@@ -394,6 +407,10 @@ def test_cells_show_per_cent_spreads_differences_and_reasons(shown: Any) -> None
     assert column(shown, "FID") == ["–"] * 4
     # Below a heading of several lines there is room for why.
     assert column(shown, "leaks") == [DEAR, *["2.00\nunder gmi alone"] * 2, "–"]
+    assert column(shown, "worst") == [
+        "none named", "gmi+taa not run", "2.50\nthe same: gmi is in the list", "–",
+    ]  # fmt: skip
+    assert column(shown, "gradients") == ["gradients masked"] * 3 + ["–"]
     numbers = find(shown, ".references dd:not(.said)")
     assert [each.text for each in numbers] == ["1.0 %", "98.6 % ± 1.0"]
 
@@ -420,6 +437,12 @@ def test_what_a_heading_means_is_told_to_mouse_keyboard_and_finger(shown: Any) -
     assert told() == WHY
     shown.execute_script("document.activeElement.blur()")
     assert told() == ""
+    # What is behind a text: why a card names no attack, and what masks gradients.
+    for text, said in (("none named", "None is needed."), ("gradients", "lookup − gmi: +1.0")):
+        behind = next(each for each in find(shown, "abbr") if each.text.startswith(text))
+        shown.execute_script("arguments[0].focus()", behind)
+        assert told() == f"{said} {HACK}"
+    shown.execute_script("document.activeElement.blur()")
     # A tap is a click, and nothing of a mouse before it.
     shown.execute_script("arguments[0].click()", missing)
     assert told() == WHY
@@ -427,12 +450,12 @@ def test_what_a_heading_means_is_told_to_mouse_keyboard_and_finger(shown: Any) -
 
 def test_sorting_goes_by_the_number_and_keeps_what_is_missing_last(shown: Any) -> None:
     assert column(shown, "gmi") == ["100.0 ± 2.1", "9.5 ± 2.1", "10.2 ± 2.1", "–"]
-    heading(shown, "gmi").click()
+    sort_by(shown, "gmi")
     assert column(shown, "gmi") == ["9.5 ± 2.1", "10.2 ± 2.1", "100.0 ± 2.1", "–"]
     assert heading(shown, "gmi").get_attribute("aria-sort") == "ascending"
-    heading(shown, "gmi").click()
+    sort_by(shown, "gmi")
     assert column(shown, "gmi") == ["100.0 ± 2.1", "10.2 ± 2.1", "9.5 ± 2.1", "–"]
-    heading(shown, "natural").click()  # higher is better: the highest first
+    sort_by(shown, "natural")  # higher is better: the highest first
     assert column(shown, "defense")[:3] == ["none", "mid", "bido"]
 
 
@@ -518,7 +541,7 @@ def test_hovering_shows_a_point_and_clicking_opens_its_records(shown: Any) -> No
 
 
 def test_a_row_gives_its_records_and_its_command(shown: Any, page: Path) -> None:
-    heading(shown, "gmi").click()  # sorted rows keep their own
+    sort_by(shown, "gmi")  # sorted rows keep their own
     find(shown, "button.source")[0].click()
     assert find(shown, "#row h2")[0].text == "bido"
     assert find(shown, "#row-command")[0].text == "mibench run --defense bido"
@@ -527,7 +550,9 @@ def test_a_row_gives_its_records_and_its_command(shown: Any, page: Path) -> None
         "gmi · bido · net1: seed 0 (picture), seed 1",
         "kedmi · bido · net1: seed 0 (picture), seed 1",
     ]
-    assert [each.text for each in find(shown, "#row .reasons li")] == [f"FID: {WHY}"]
+    assert [each.text for each in find(shown, "#row .reasons li")] == [
+        f"FID: {WHY}", "worst with adaptive at 5 points: gmi+taa not run",
+    ]  # fmt: skip
     href = find(shown, "#row .records a")[0].get_attribute("href")
     assert Path(unquote(href.removeprefix("file://"))).samefile(
         page.parent / "records" / file("gmi", "bido", 0)

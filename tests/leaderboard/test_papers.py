@@ -9,9 +9,9 @@ import pytest
 
 from mibench.cli.known import papers, registry
 from mibench.leaderboard import build as building
-from mibench.leaderboard.board import BITS, CLASSES, TOP1, Board
+from mibench.leaderboard.board import BITS, CLASSES, TOP1, Board, DefenseFacts
 from mibench.leaderboard.build import build
-from mibench.leaderboard.papers import IMPROVEMENTS, Paper, Papers
+from mibench.leaderboard.papers import IMPROVEMENTS, VIEWED, Paper, Papers
 from mibench.leaderboard.tables import build_board
 from tests.kit.board_records import CARDS, bido, file_all, filed, make
 
@@ -27,6 +27,10 @@ KNOWN = Papers({"gmi": GMI}, {"bido": BIDO})
         ("gmi+ma", [("gmi", GMI), ("+ma", IMPROVEMENTS)]),
         ("improved-gmi", [("improved-", IMPROVEMENTS), ("gmi", GMI)]),
         ("gmi + lom + ma", [("gmi", GMI), (" + lom + ma", IMPROVEMENTS)]),
+        ("gmi+taa", [("gmi", GMI), ("+taa", VIEWED)]),
+        ("gmi+lom+paa", [("gmi", GMI), ("+lom", IMPROVEMENTS), ("+paa", VIEWED)]),
+        ("improved-gmi+taa", [("improved-", IMPROVEMENTS), ("gmi", GMI), ("+taa", VIEWED)]),
+        ("gmi + lom + taa", [("gmi", GMI), (" + lom ", IMPROVEMENTS), ("+ taa", VIEWED)]),
         ("gmi@0123abcd", [("gmi@0123abcd", None)]),
         ("gmi+lom@0123abcd", [("gmi+lom@0123abcd", None)]),
         ("improved-other", [("improved-other", None)]),
@@ -63,7 +67,7 @@ def test_boards_that_say_most_of_a_person_come_first(monkeypatch: pytest.MonkeyP
         "d": Board("d", 1, "", (), measure=BITS),
     }
     monkeypatch.setattr(building, "survey", lambda folder: ({name: [] for name in made}, []))
-    monkeypatch.setattr(building, "build_board", lambda name, filed, card: made[name])
+    monkeypatch.setattr(building, "build_board", lambda name, *_: made[name])
     cards = dict.fromkeys(made, CARDS["tiny"])
     boards = building.boards(Path("anywhere"), cards).boards
     assert [board.protocol for board in boards] == ["d", "e", "c", "b", "a"]
@@ -75,7 +79,7 @@ def test_the_measure_follows_from_the_protocol() -> None:
         part = record.protocol.resolved | resolved
         protocol = record.protocol.model_copy(update={"resolved": part})
         changed = record.model_copy(update={"protocol": protocol, "people": people})
-        return build_board("tiny", filed(changed), CARDS["tiny"]).measure
+        return build_board("tiny", filed(changed), CARDS["tiny"], {}).measure
 
     assert measure(False) is TOP1  # rendered faces
     assert measure(True, data={"dataset": "lfw"}) is TOP1
@@ -84,14 +88,19 @@ def test_the_measure_follows_from_the_protocol() -> None:
 
 
 def test_the_readme_says_what_the_board_says_and_where_methods_are_from(tmp_path: Path) -> None:
-    file_all(tmp_path, make(12, attack="improved-gmi"), make(4, attack="gmi+lom"), bido(3, 0.9, 3))
+    records = [make(12, attack="improved-gmi"), make(4, attack="gmi+lom"), bido(3, 0.9, 3)]
+    file_all(tmp_path, *records, make(3, attack="improved-gmi+taa"))
     build(tmp_path, CARDS, KNOWN)
     text = (tmp_path / "README.md").read_text()
     linked = "[improved-](https://arxiv.org/abs/2304.01669)[gmi](https://x.example/gmi)"
     assert f"{linked} does best against an undefended classifier" in text
     assert "No defense has a rank yet." in text
-    papers_line = f"Papers: [gmi]({GMI.url}), [LOM and MA]({IMPROVEMENTS.url}), [bido]({BIDO.url})."
-    assert papers_line in text
-    assert text.count("https://") == 2 + 3  # tables have no links
+    improved = f"[LOM and MA]({IMPROVEMENTS.url})"
+    viewed = f"[TAA and PAA]({VIEWED.url})"
+    assert f"Papers: [gmi]({GMI.url}), {improved}, {viewed}, [bido]({BIDO.url})." in text
+    assert text.count("https://") == 2 + 4  # tables have no links
+    build(tmp_path, CARDS, KNOWN, {"bido": DefenseFacts("improved-gmi+taa", "It knows.")})
+    text = (tmp_path / "README.md").read_text()
+    assert "bido: improved-gmi+taa. It knows." in text
     build(tmp_path, CARDS)
     assert "Papers:" not in (tmp_path / "README.md").read_text()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 
-from mibench.leaderboard.board import BITS, TOP1, Board, Table, Value
+from mibench.leaderboard.board import BITS, TOP1, Board, DefenseFacts, Table, Value
 from mibench.leaderboard.checks import faults
+from mibench.leaderboard.masking import strongest_of_target
 from mibench.leaderboard.plots import plots
 from mibench.leaderboard.ranking import entries, strengths, worst_of_target
 from mibench.leaderboard.series import curves, over_seeds, seeds_text, series
@@ -22,14 +24,20 @@ from tests.conftest import TINY
 from tests.kit.board_records import bido, diverged, filed, finding, make, metric
 
 IK = "improved-kedmi"
+TAA = "improved-gmi+taa"
+NO_CARDS: dict[str, DefenseFacts] = {}
 
 
-def board_of(*records: Record, card: BoardCard = TINY.board) -> Board:
-    return build_board("tiny", filed(*records), card)
+def board_of(
+    *records: Record,
+    card: BoardCard = TINY.board,
+    facts: Mapping[str, DefenseFacts] = NO_CARDS,
+) -> Board:
+    return build_board("tiny", filed(*records), card, facts)
 
 
-def table_of(key: str, *records: Record, card: BoardCard = TINY.board) -> Table:
-    return next(t for t in board_of(*records, card=card).tables if t.key == key)
+def table_of(key: str, *records: Record, **options: Any) -> Table:
+    return next(t for t in board_of(*records, **options).tables if t.key == key)
 
 
 def row_of(table: Table, **texts: str) -> dict[str, Value]:
@@ -170,6 +178,22 @@ def test_a_curve_has_a_point_for_each_strength() -> None:
     assert [(p.strength, p.default) for p in early] == [(2, False), (20, True)]
 
 
+def test_the_strongest_attack_has_curves_once_one_is_long_enough() -> None:
+    records = [bido(10, 0.9, 3), make(10, attack=IK), make(16, attack=TAA)]
+    given = [(3, {}), *((scale, {"defense.scale": scale}) for scale in (1, 5, 9))]
+    strong = [
+        make(9, attack=TAA, defense="bido", scale=scale, passed=passed) for scale, passed in given
+    ]
+    assert {curve.attack for curve in board_of(*records, *strong[:3]).curves} == {IK}
+    board = board_of(*records, *strong)
+    assert [(curve.attack, curve.defense, len(curve.points)) for curve in board.curves] == [
+        (IK, "bido", 1), (TAA, "bido", 4), (IK, "none", 1), (TAA, "none", 1),
+    ]  # fmt: skip
+    assert {plot["attack"] for plot in plots(board)} == {IK, TAA}
+    # A weaker attack has none, however many strengths it met.
+    assert {c.attack for c in board_of(*records[:2], *strong, make(2, attack=TAA)).curves} == {IK}
+
+
 def test_a_knob_without_a_number_is_named() -> None:
     record = make(attack=IK, defense="bido", scale="much")
     (reason,) = faults(record)
@@ -207,8 +231,14 @@ def at(scale: float, **options: Any) -> dict[str, Any]:
     return {"defense": "bido", "scale": scale, "passed": {"defense.scale": scale}, **options}
 
 
-def entered(*records: Record, budget: float = 0.05, card: BoardCard = TINY.board) -> Any:
-    return entries(strengths(series(filed(*records)), "test_resnet"), budget, card, TOP1)
+def entered(
+    *records: Record,
+    budget: float = 0.05,
+    card: BoardCard = TINY.board,
+    facts: Mapping[str, DefenseFacts] = NO_CARDS,
+) -> Any:
+    known = strengths(series(filed(*records)), "test_resnet", facts)
+    return entries(known, budget, card, TOP1, facts)
 
 
 def test_the_strongest_strength_that_fits_the_budget_enters() -> None:
@@ -225,6 +255,16 @@ def test_the_strongest_strength_that_fits_the_budget_enters() -> None:
     assert nothing.strength is None
     assert nothing.reason == "costs 2.0 points or more of accuracy"
     assert "none" not in entered(*records)
+
+
+def test_of_some_knobs_a_smaller_value_is_stronger() -> None:
+    """As of the width of a neck, whose default is 3 here; 0 is the control all the same."""
+    records = [*told(0.99), *told(0.97, defense="bido"), *told(0.98, **at(5))]
+    records += told(0.96, **at(1)) + told(0.985, **at(0))
+    falls = {"bido": DefenseFacts(None, "None.", smaller_is_stronger=True)}
+    for budget, value in ((0.05, 1), (0.02, 3), (0.01, 5)):
+        assert entered(*records, budget=budget, facts=falls)["bido"].strength.value == value
+    assert entered(*records)["bido"].strength.value == 5
 
 
 def test_validation_accuracy_is_averaged_over_seeds_with_its_error() -> None:
@@ -285,6 +325,186 @@ def test_a_row_is_complete_with_the_whole_list() -> None:
     assert (leak.number, leak.note) == (pytest.approx(0.5), f"under {IK} alone")
 
 
+def test_a_row_says_which_attacks_of_the_list_are_missing() -> None:
+    """As of an older list: shown, with the reason, and without a rank; so is `none`."""
+    card = BoardCard(headline=IK, worst_case=("gmi", IK, TAA), list_version=2)
+    records = told(0.99) + told(0.97, hits=6, defense="bido")
+    records += told(0.97, hits=5, attacks=("gmi", IK, TAA), defense="other")
+    entry = entered(*records, card=card)["bido"]
+    assert (entry.leak.number, entry.rank) == (pytest.approx(6 / 20), None)
+    assert entry.reason == f"lacks {TAA}"
+    assert entered(*records, card=card)["other"].rank == 1
+    board = board_of(*records, card=card)
+    rows = {row["defense"].text: row for row in board.tables[0].rows}
+    for name, leak, strength in (("none", 0.5, "epochs 20"), ("bido", 0.3, "scale 3")):
+        row = rows[name]
+        assert (row["leak_5"].number, row["leak_5"].note) == (
+            pytest.approx(leak),
+            f"lacks {TAA}",
+        )
+        assert row["strength_5"].text == f"{strength}, lacks {TAA}"  # also where notes are not
+        assert (row["worst"].number, row["worst"].text) == (None, f"lacks {TAA}")
+        assert row["rank"].number is None
+    assert rows["other"]["leak_5"].note == ""
+    # Nothing is compared with the worst case of fewer attacks.
+    assert sentences(*records, card=card)[-1] == (
+        "other protects best, the only ranked defense: 25.0 % left in the worst case."
+    )
+
+
+# -- adaptive attacks -----------------------------------------------------------------------------
+
+WHY = "It knows of it."
+
+
+def test_the_adaptive_attack_joins_the_worst_case_beside_the_rank() -> None:
+    """Against one of two, the adaptive attack finds what the list does not."""
+    records = told(0.99) + told(0.98, hits=5, defense="bido")
+    records += told(0.98, hits=["1111"] * 3 + ["0000"] * 2, attacks=(TAA,), defense="bido")
+    records += told(0.98, hits=8, defense="other")
+    known = {"bido": DefenseFacts(TAA, WHY), "other": DefenseFacts(TAA, WHY)}
+    found = entered(*records, facts=known)
+    bare = entered(*records)
+    assert found["bido"].leak.number == bare["bido"].leak.number == pytest.approx(0.25)
+    assert found["bido"].adaptive == Value(pytest.approx(0.6), spread=0)
+    assert {n: e.rank for n, e in found.items()} == {n: e.rank for n, e in bare.items()}
+    assert found["other"].adaptive.text == f"{TAA} not run"
+    assert bare["bido"].adaptive.text == "no card"
+    table = table_of("defenses", *records, facts=known)
+    row = row_of(table, defense="bido")
+    assert row["leak_5"].number == pytest.approx(0.25)
+    assert row["adaptive_5"].number == row["adaptive_1"].number == pytest.approx(0.6)
+    (note,) = (each for each in table.notes if each.startswith("Adaptive attacks"))
+    assert f"bido: {TAA}. {WHY}" in note
+
+
+def test_the_adaptive_attack_is_that_of_the_strength_that_enters() -> None:
+    records = told(0.99) + told(0.98, defense="bido", attacks=("gmi", IK, TAA))
+    records += told(0.95, **at(5)) + told(0.95, hits=16, attacks=(TAA,), seeds=(1,), **at(5))
+    known = {"bido": DefenseFacts(TAA)}
+    strong = entered(*records, facts=known)["bido"]
+    assert strong.strength.value == 5
+    assert strong.adaptive.number == pytest.approx(0.8)
+    assert strong.adaptive.note == "seeds 1 alone"
+    weak = entered(*records, budget=0.01, facts=known)["bido"]
+    assert (weak.strength.value, weak.adaptive.number) == (3, pytest.approx(0.5))
+
+
+def test_a_card_without_an_adaptive_attack_is_marked_with_its_reason() -> None:
+    records = told(0.99) + told(0.98, defense="bido")
+    records += told(0.98, epochs=4, passed={"target.epochs": 4})
+    known = {
+        "bido": DefenseFacts(None, "None is needed."),
+        "none": DefenseFacts(None, "It is plain."),
+    }
+    rows = {row["defense"].text: row for row in table_of("defenses", *records, facts=known).rows}
+    marked = Value(text="none named", note="None is needed.")
+    assert rows["bido"]["adaptive_5"] == marked
+    for name in ("none", "early-stopping"):  # which is a training of the undefended target
+        assert rows[name]["adaptive_5"] == Value(text="none named", note="It is plain.")
+
+
+def test_an_adaptive_attack_of_the_list_changes_nothing_and_says_so() -> None:
+    known = {"bido": DefenseFacts(IK)}
+    records = told(0.99) + told(0.98, hits=7, defense="bido")
+    entry = entered(*records, facts=known)["bido"]
+    assert entry.adaptive.number == entry.leak.number == pytest.approx(0.35)
+    assert entry.adaptive.note == f"the same: {IK} is in the list"
+    assert entry.leak.note == entry.reason == ""
+    lost = entered(*told(0.99), *told(0.98, attacks=("gmi",), defense="bido"), facts=known)
+    assert lost["bido"].adaptive.text == f"{IK} not run"
+
+
+# -- masked gradients -----------------------------------------------------------------------------
+
+
+def black(hits: Any, **options: Any) -> list[Record]:
+    """Records of a black-box attack for seeds 0 and 1."""
+    return told(0.98, hits=hits, attacks=("lookup",), access="black-box", **options)
+
+
+MOST, LEAST = ["1111"] * 5, ["1000"] * 5
+
+
+@pytest.mark.parametrize(
+    ("white", "other", "text", "difference"),
+    [
+        (LEAST, MOST, "gradients masked", "+75.0 [75.0, 75.0] points"),
+        (MOST, LEAST, "no sign of it", "-75.0 [-75.0, -75.0] points"),
+        (LEAST, ["1111", *LEAST[1:]], "no sign of it", "+15.0 [0.0, "),
+    ],
+)
+def test_gradients_are_masked_where_black_box_attacks_leak_significantly_more(
+    white: list[str], other: list[str], text: str, difference: str
+) -> None:
+    for defense in ("bido", "none"):  # the undefended target is marked like any other
+        records = told(0.99, hits=white, defense=defense) + black(other, defense=defense)
+        records += told(0.99) if defense == "bido" else []
+        table = table_of("defenses", *records)
+        row = row_of(table, defense=defense)
+        assert row["gradients"].text == text
+        start = "lookup (black-box) − gmi (white-box): "
+        assert row["gradients"].note.startswith(start + difference)
+        marked = [note for note in table.notes if note.startswith("Gradients masked")]
+        assert len(marked) == (text == "gradients masked")
+        assert all(f"{defense} on test_resnet" in note for note in marked)
+        cell = row_of(table_of("cells", *records), defense=defense, attack="lookup")
+        beyond = cell["beyond_white_box"]
+        assert beyond.interval is not None
+        assert beyond.note.startswith("gradients masked") == (text == "gradients masked")
+        cell = row_of(table_of("cells", *records), defense=defense, attack="gmi")
+        assert cell["beyond_white_box"].text == "—"
+
+
+def test_nothing_is_said_of_gradients_without_a_comparison() -> None:
+    """Attacks of one access, or against different targets; other seeds' targets are others."""
+    records = told(0.99) + black(MOST, defense="bido")
+    rows = {row["defense"].text: row for row in table_of("defenses", *records).rows}
+    assert (rows["none"]["gradients"].text, rows["bido"]["gradients"].text) == ("—", "—")
+    apart = told(0.99, hits=0) + black(MOST, artifacts={"target": "another"})
+    assert row_of(table_of("defenses", *apart), defense="none")["gradients"].text == "—"
+    apart = told(0.99, hits=0, seeds=(0,)) + black(MOST, seeds=(1,))
+    assert row_of(table_of("defenses", *apart), defense="none")["gradients"].text == "—"
+
+
+def test_gradients_are_those_of_the_strength_that_enters() -> None:
+    records = told(0.99) + told(0.98, hits=MOST, defense="bido") + black(LEAST, defense="bido")
+    records += told(0.95, hits=LEAST, **at(5))
+    strong = [*told(0.95, hits=MOST, attacks=("lookup",), access="black-box", **at(5))]
+    assert row_of(table_of("defenses", *records), defense="bido")["gradients"].text == "—"
+    row = row_of(table_of("defenses", *records, *strong), defense="bido")
+    assert (row["strength_5"].text, row["strength"].text) == ("scale 5", "scale 3")
+    assert row["gradients"].text == "gradients masked"
+
+
+def test_the_strongest_white_box_attack_is_chosen_on_one_half_and_scored_on_the_other() -> None:
+    """Choosing and scoring on the same samples would take 1/2 for what each has by luck."""
+    even, odd = [[1.0, 0.0, 1.0, 0.0]] * 3, [[0.0, 1.0, 0.0, 1.0]] * 3
+    assert strongest_of_target([even, odd]) == ((0, 1), [0.0] * 3)
+    # One attack for all identities: the first is better on the whole, though not for the third.
+    first = [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+    second = [[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    assert strongest_of_target([second, first]) == ((1, 1), [1.0, 1.0, 0.0])
+
+
+def test_the_strongest_white_box_attack_is_what_counts() -> None:
+    """A weak white-box attack beside a strong one masks nothing; the names are those chosen."""
+    records = told(0.99, hits=LEAST, attacks=("gmi",)) + told(0.99, hits=MOST, attacks=(IK,))
+    records += black(["1110"] * 5)
+    row = row_of(table_of("defenses", *records), defense="none")
+    assert row["gradients"].text == "no sign of it"
+    assert row["gradients"].note.startswith(f"lookup (black-box) − {IK} (white-box): -25.0")
+
+
+def test_gradients_of_a_judged_board_are_compared_in_bits() -> None:
+    records = judged(100) + judged(10, attacks=("lookup",), access="label-only")
+    row = row_of(table_of("defenses", *records), defense="none")
+    assert row["gradients"].text == "gradients masked"
+    assert row["gradients"].note == (
+        "lookup (label-only) − gmi (white-box): +3.32 [3.32, 3.32] bits"
+    )
+
+
 def test_a_dear_defense_is_listed_with_its_cost() -> None:
     records = told(0.99) + told(0.80, hits=3, epochs=2, passed={"target.epochs": 2})
     records += told(0.85, hits=4, **at(5)) + told(0.70, hits=2, **at(9))
@@ -301,7 +521,7 @@ def test_a_seed_that_diverged_does_not_change_the_strength() -> None:
     lost = diverged(attack="gmi", defense="bido", scale=None, seed=0)
     found = [make(attack="gmi", defense="bido", seed=1, utility=utility)]
     found.append(make(attack=IK, defense="bido", seed=1, utility=utility))
-    (strength,) = strengths(series(filed(lost, *found)), "test_resnet")["bido"]
+    (strength,) = strengths(series(filed(lost, *found)), "test_resnet", NO_CARDS)["bido"]
     assert strength.value == 3
     assert strength.cells.keys() == {"gmi", IK}
     assert not strength.sure
@@ -389,9 +609,9 @@ def test_the_table_of_defenses() -> None:
     table = table_of("defenses", *records)
     assert [row["defense"].text for row in table.rows] == ["none", "bido", "other"]
     keys = [column.key for column in table.columns]
-    entering = ["leak_5", "cost_5", "strength_5"]
-    assert keys[:5] == ["rank", "defense", *entering]
-    assert keys[11:16] == ["target", "strength", "natural", "gmi", IK]
+    entering = ["leak_5", "adaptive_5", "cost_5", "strength_5", "gradients"]
+    assert keys[:7] == ["rank", "defense", *entering]
+    assert keys[15:20] == ["target", "strength", "natural", "gmi", IK]
     assert "closed" not in keys  # it is what this board shows anyway
     none, best, other = table.rows
     assert [row["rank"].number for row in table.rows] == [None, 1, None]
@@ -461,6 +681,26 @@ def test_the_improvement_is_paired() -> None:
     assert row["delta_lom"].interval == pytest.approx((low, high), abs=1e-15)
     assert row["delta_ma"].number == pytest.approx(7 / 20 - 8 / 25, abs=1e-15)
     assert row["seeds"].text == "differ: see all cells"
+
+
+def test_averaging_over_views_is_beside_the_same_attack_without_it() -> None:
+    records = [make(4, attack="gmi"), make(9, attack="gmi+taa")]
+    records += [make(8, attack="improved-gmi"), make(14, attack=TAA), make(6, attack="vmi+taa")]
+    table = table_of("improvement", *records)
+    gmi, vmi = table.rows
+    assert (gmi["attack"].text, vmi["attack"].text) == ("gmi", "vmi")
+    assert (gmi["taa"].number, gmi["improved_taa"].number) == (0.45, 0.7)
+    assert gmi["delta_taa"].number == pytest.approx(0.25)
+    assert gmi["delta_improved_taa"].number == pytest.approx(0.3)  # to improved, not to the base
+    assert gmi["delta"].number == pytest.approx(0.2)
+    assert gmi["delta_improved_taa"].interval is not None
+    assert (vmi["taa"].number, vmi["delta_taa"].text) == (0.3, "—")
+    titles = {column.key: column.title for column in table.columns}
+    assert titles["taa"] == "+ TAA"
+    assert any(note.startswith("+ TAA:") for note in table.notes)
+    bare = table_of("improvement", make(attack="gmi"), make(attack="improved-gmi"))
+    assert not [c.key for c in bare.columns if "taa" in c.key]
+    assert not any("TAA" in note for note in bare.notes)
 
 
 def test_what_an_attack_shows_beyond_lookup_is_paired() -> None:
@@ -534,7 +774,7 @@ def test_cells_say_whether_they_were_verified() -> None:
         else each
         for i, each in enumerate(filed(*records))
     ]
-    board = build_board("tiny", checked, TINY.board)
+    board = build_board("tiny", checked, TINY.board, {})
     (table,) = (each for each in board.tables if each.key == "cells")
     said = {row["attack"].text: row["verified"].text for row in table.rows}
     halves = "verified by Ada (1 of 2 seeds), self-reported (1 of 2 seeds)"

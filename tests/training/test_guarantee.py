@@ -18,7 +18,7 @@ from mibench.types import DefenseCard
 from tests.kit.cells import bench, graph
 
 CARD = DefenseCard(
-    title="t", authors="a", year=2024, venue="v", url="u", adaptive_attack="none needed"
+    title="t", authors="a", year=2024, venue="v", url="u", adaptive_note="none needed"
 )
 
 

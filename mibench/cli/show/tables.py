@@ -67,6 +67,8 @@ def show_description(entry: Mapping[str, Any], out: Console) -> None:
     for key, empty in (("deviations", "none known"), ("notes", "")):
         if key in shown:
             shown[key] = "\n".join(f"• {each}" for each in shown[key]) or empty
+    if "adaptive_attack" in shown:
+        shown["adaptive_attack"] = shown["adaptive_attack"] or "none named"
     facts = [
         (Text(k.replace("_", " "), style="dim"), _cell(v))
         for k, v in shown.items()

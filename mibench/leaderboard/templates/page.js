@@ -311,7 +311,7 @@ document.addEventListener("click", (event) => {
   if (event.target instanceof HTMLDialogElement) event.target.close(); // the backdrop
   else if (button?.matches(".source")) {
     const { files, command, reasons } = button.dataset;
-    const names = all(".text", button.closest("tr")).filter((cell) => !cell.contains(button)).slice(0, 4);
+    const names = all(".text", button.closest("tr")).filter((cell) => !cell.contains(button) && !one("abbr", cell)).slice(0, 4);
     showRow(names.map((cell) => cell.textContent.trim()).filter(Boolean).join(" · "), JSON.parse(files), command, JSON.parse(reasons));
   } else if (button?.matches(".picture")) showPicture(button);
   else if (button?.dataset.step) step(Number(button.dataset.step));

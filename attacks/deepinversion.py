@@ -1,0 +1,257 @@
+"""DeepInversion: pixels whose BatchNorm statistics are those of the training images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mibench.data.images import to_float
+from mibench.errors import RequestError
+from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
+from mibench.models.classifiers import Classifier
+from mibench.streams import RowStreams, stream
+from mibench.types import BUDGETED, AttackCard
+
+Norm = nn.modules.batchnorm._BatchNorm
+
+
+@register_attack("deepinversion")
+class DeepInversion(Attack["DeepInversion.Config"]):
+    """Optimise pixels for the identity, smoothness, and BatchNorm's running statistics.
+
+    References:
+        Yin et al., "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion", CVPR
+        2020, equations 2 to 4.
+    """
+
+    card = AttackCard(
+        title="Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion",
+        authors="Yin, Molchanov, Alvarez, Li, Mallya, Hoiem, Jha, Kautz",
+        year=2020,
+        venue="CVPR",
+        url="https://arxiv.org/abs/1912.08795",
+        reference_code="https://github.com/NVlabs/DeepInversion",
+        deviations=(
+            "Statistics of a batch tie its images to one another. Here each image is put into a "
+            "batch with a recorded bank of public images instead, so that identities stay "
+            "independent; released code compares its own batch.",
+            "Losses are an image's own; the weights of the statistics and of the total variation "
+            "are therefore multiplied by what a mean over the batch, or a norm of it, divides "
+            "the rest by.",
+            "Total variation is of the image, not of its rolled view, at whose seam opposite edges "
+            "meet.",
+            "Images are clipped after each step and mirrored at random, as in the ImageNet script; "
+            "the CIFAR-10 script does neither.",
+            "The ImageNet script's first steps at half the size are `coarse_iterations`: pixels of "
+            "that size, enlarged for the target, which not every architecture can see smaller; "
+            "there the target sees full-size pixels shrunk.",
+            "The step size does not fall, as in the CIFAR-10 script; the ImageNet script's does.",
+            "It has no prior; the one that its record names is of the references beside it.",
+        ),
+    )
+
+    folds = False
+
+    class Config(AttackConfig):
+        """Options of DeepInversion; the defaults are those of the released CIFAR-10 script."""
+
+        iterations: int = Field(
+            2000, ge=1, le=10**9, description="Adam's steps", json_schema_extra=BUDGETED
+        )
+        coarse_iterations: int = Field(
+            0,
+            ge=0,
+            le=10**9,
+            description="steps before them at half the height and width (ImageNet: 2,000, then "
+            "1,000)",
+            json_schema_extra={**BUDGETED, "least": 0},
+        )
+        learning_rate: float = Field(0.1, gt=0, le=1e30, description="Adam's step (ImageNet: 0.2)")
+        beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first decay rate (ImageNet: 0.5)")
+        beta2: float = Field(
+            0.999, ge=0, lt=1, description="Adam's second decay rate (ImageNet: 0.9)"
+        )
+        statistics_weight: float = Field(
+            100, ge=0, le=1e30, description="weight of BatchNorm's statistics (ImageNet: 0.05)"
+        )
+        first_weight: float = Field(
+            1, ge=0, le=1e30, description="factor of the first BatchNorm (ImageNet: 10)"
+        )
+        total_variation: float = Field(
+            2.5e-5, ge=0, le=1e30, description="weight of total variation (ImageNet: 1e-4)"
+        )
+        l2: float = Field(
+            0, ge=0, le=1e30, description="weight of the image's norm (ImageNet: 1e-5)"
+        )
+        jitter: int = Field(
+            2,
+            ge=0,
+            le=1024,
+            description="pixels by which images are rolled each step, half as many at half the "
+            "size (ImageNet: 30)",
+        )
+        bank: int = Field(
+            63, ge=1, le=65_536, description="public images that each one is in a batch with"
+        )
+
+    @classmethod
+    def check(cls, model: Classifier) -> None:
+        """Refuse a target without running statistics.
+
+        Raises:
+            RequestError: there is no BatchNorm with running statistics in it.
+        """
+        if not norms(model):
+            raise RequestError(
+                f"deepinversion reads BatchNorm's running statistics, and {model.architecture} as "
+                "it is deployed under this defense has none: choose another attack, or an "
+                "architecture with BatchNorm (DP-SGD replaces it)"
+            )
+
+    def invert(self, problem: Problem) -> Tensor:
+        """min L_id + α_tv·R_TV + α_l2·R_l2 + α_f·R_feature over the pixels of each image.
+
+        Pixels are on the network's own scale, as in the released code, and clipped to what images
+        can have there.
+        """
+        config, n = self.config, problem.samples
+        target, L_id = problem.white_box()
+        model, size = target.model, problem.public.images.shape[2]
+        layers = norms(model)
+        # Drawn, for public images may be sorted by identity; the same for every identity attacked.
+        order = torch.randperm(len(problem.public), generator=stream(problem.seed, "bank"))
+        known = problem.public.images[order[: config.bank].to(problem.device)]
+        rows = [stream(problem.seed, "bank", row) for row in range(len(known))]
+        with recorded(layers) as bank:
+            target.scores(to_float(known), RowStreams(rows, problem.device))
+        B = len(known) + 1
+        least, most = (
+            model.normalise(torch.zeros_like(model.mean)),
+            model.normalise(torch.ones_like(model.mean)),
+        )
+        y = problem.labels.repeat_interleave(n)
+        starts, moves = problem.streams("start", n), problem.streams("jitter", n)
+        noise = problem.streams("noise", n)
+        coarse, betas = config.coarse_iterations, (config.beta1, config.beta2)
+        x = starts.normal(3, size // 2 if coarse else size, size // 2 if coarse else size)
+        adam = torch.optim.Adam([x.requires_grad_(True)], config.learning_rate, betas)
+        for step in problem.progress.steps(coarse + config.iterations, "deepinversion"):
+            if coarse and step == coarse:
+                x = F.interpolate(x.detach(), size=size).requires_grad_(True)
+                adam = torch.optim.Adam([x], config.learning_rate, betas)
+            small = step < coarse
+            reach = config.jitter // 2 if small else config.jitter
+            seen = rolled(x, moves.uniform(3), reach, problem.public.mirror)
+            if small:
+                seen = F.interpolate(seen, size=size, mode="bilinear")
+            with recorded(layers) as own:
+                loss = L_id(seen * model.std + model.mean, y, noise)
+            # Of a batch of B images, the identity's part and R_l2 are means, which divide an
+            # image's own by B, and R_TV is a norm, which divides it by about √B; R_feature is
+            # divided by nothing. Times B, that is what an image's own gradient is made of.
+            R_feature = B * statistics_distance(own, bank, config.first_weight)
+            R_TV, R_l2 = B**0.5 * total_variation(x), x.flatten(1).norm(dim=1)
+            loss = loss + config.statistics_weight * R_feature
+            loss = loss + config.total_variation * R_TV + config.l2 * R_l2
+            adam.zero_grad(set_to_none=True)
+            loss.sum().backward()
+            adam.step()
+            with torch.no_grad():
+                x.clamp_(least, most)
+            problem.progress.report(loss=loss.detach().mean())
+        images: Tensor = (x.detach() * model.std + model.mean).clamp(0, 1)
+        return images.view(len(problem.labels), n, *images.shape[1:])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What went into a layer once: means and mean squares of each image ``(n, channels)``."""
+
+    layer: Norm
+    mean: Tensor
+    square: Tensor
+
+
+def norms(model: nn.Module) -> list[Norm]:
+    """The layers of a network that have running statistics of the training images."""
+    found = [module for module in model.modules() if isinstance(module, Norm)]
+    return [each for each in found if each.running_mean is not None]
+
+
+@contextlib.contextmanager
+def recorded(layers: list[Norm]) -> Iterator[list[Moments]]:
+    """Collect what goes into each layer, in the order in which the layers are run."""
+    seen: list[Moments] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].flatten(2) if inputs[0].ndim > 2 else inputs[0].unsqueeze(2)
+        assert isinstance(module, Norm)
+        seen.append(Moments(module, x.mean(2), x.square().mean(2)))
+
+    hooks = [each.register_forward_pre_hook(note) for each in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def statistics_distance(own: list[Moments], bank: list[Moments], first_weight: float) -> Tensor:
+    """R_feature = Σ_l ‖μ_l − E[μ_l]‖₂ + ‖σ²_l − E[σ²_l]‖₂ of each image in a batch with the bank.
+
+    Args:
+        own: moments of the images, of one pass of the network after another.
+        bank: those of the bank's images, of one pass.
+        first_weight: factor of the layer that comes first.
+
+    Returns:
+        ``(n,)``, the mean over passes.
+    """
+    others = {each.layer: each for each in bank}
+    total = torch.zeros(len(own[0].mean), device=own[0].mean.device)
+    passes = 0
+    for each in own:
+        layer, known = each.layer, others[each.layer]
+        size = len(known.mean) + 1
+        μ = (known.mean.sum(0) + each.mean) / size
+        σ2 = (known.square.sum(0) + each.square) / size - μ.square()
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        apart = (μ - layer.running_mean).norm(dim=1) + (σ2 - layer.running_var).norm(dim=1)
+        first = layer is own[0].layer
+        total, passes = total + (first_weight if first else 1) * apart, passes + first
+    return total / passes
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Norms of neighbours' differences, down, across and along both diagonals: ``(n,)``."""
+    down, across = images.diff(dim=2), images.diff(dim=3)
+    falling = images[:, :, 1:, 1:] - images[:, :, :-1, :-1]
+    rising = images[:, :, 1:, :-1] - images[:, :, :-1, 1:]
+    return sum(
+        (each.flatten(1).norm(dim=1) for each in (down, across, falling, rising)),
+        start=torch.zeros(len(images), device=images.device),
+    )
+
+
+def rolled(images: Tensor, draws: Tensor, reach: int, mirror: bool) -> Tensor:
+    """Images rolled by up to ``reach`` pixels each way, half of them mirrored.
+
+    Args:
+        draws: ``(n, 3)`` in [0, 1), a row an image.
+        mirror: False where a mirrored image is none of its class.
+    """
+    n, _, height, width = images.shape
+    down, across = ((2 * reach + 1) * draws[:, :2].T).floor().long() - reach
+    rows = (torch.arange(height, device=images.device) - down[:, None]) % height
+    columns = (torch.arange(width, device=images.device) - across[:, None]) % width
+    flipped = (draws[:, 2] < 0.5) & mirror
+    columns = torch.where(flipped[:, None], width - 1 - columns, columns)
+    item = torch.arange(n, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
