@@ -13,7 +13,8 @@ draw for the white-box attacks' strength. The attack that is compared with it wa
 each one is compared on its own, on the same two halves. Unlike the worst case this takes one attack
 for all identities, since the question is whether there is an attack that does it, and not what a
 choice among several comes to. A defense is marked if one comparison says so; of many, one may by
-chance.
+chance. It is not marked before the whole list of attacks met the target: a white-box attack that
+was not run may be the one that finds what the others miss.
 """
 
 from __future__ import annotations
@@ -41,18 +42,25 @@ class Comparison:
         attack, access: the attack without white-box access.
         white_box: the white-box attacks that were the strongest on a half of some target.
         difference: what the attack leaks minus what these do, with its paired interval.
+        lacking: attacks of the list that were not run against these targets.
     """
 
     attack: str
     access: str
     white_box: tuple[str, ...]
     difference: Value
+    lacking: tuple[str, ...] = ()
 
     @property
-    def masked(self) -> bool:
+    def more(self) -> bool:
         """Whether the attack leaks significantly more."""
         interval = self.difference.interval
         return interval is not None and interval[0] > 0
+
+    @property
+    def masked(self) -> bool:
+        """Whether it does, and the whole list of attacks was run."""
+        return self.more and not self.lacking
 
     def text(self, measure: Measure) -> str:
         """``"lookup (black-box) − improved-gmi (white-box): +0.34 [0.11, 0.57] bits"``."""
@@ -62,9 +70,10 @@ class Comparison:
         interval = f" [{', '.join(ends)}]" if ends else ""
         unit = measure.unit.replace("%", "points")
         strongest = " or ".join(self.white_box)
+        lacking = f", without {', '.join(self.lacking)}" * bool(self.lacking)
         return (
             f"{self.attack} ({self.access}) − {strongest} ({_WHITE_BOX}): "
-            f"{sign}{number}{interval} {unit}"
+            f"{sign}{number}{interval} {unit}{lacking}"
         )
 
 
@@ -108,7 +117,19 @@ def compared(
             names += [rivals[place][0] for place in chosen]
     if not rows:
         return None
-    return Comparison(one.attack, one.first.access, tuple(dict.fromkeys(names)), paired(rows, card))
+    seen = {each.attack for each in (one, *others) if _shares_a_target(one, each)}
+    return Comparison(
+        one.attack,
+        one.first.access,
+        tuple(dict.fromkeys(names)),
+        paired(rows, card),
+        tuple(attack for attack in card.worst_case if attack not in seen),
+    )
+
+
+def _shares_a_target(one: Series, other: Series) -> bool:
+    both = one.complete.keys() & other.complete.keys()
+    return any(_same_target(one.complete[seed], other.complete[seed]) for seed in both)
 
 
 def strongest_of_target(attacks: Sequence[Samples]) -> tuple[tuple[int, int], list[float]]:
@@ -138,13 +159,14 @@ def strongest_of_target(attacks: Sequence[Samples]) -> tuple[tuple[int, int], li
 def sign(found: Sequence[Comparison], measure: Measure) -> Value:
     """What a table says of a strength: a mark with the comparisons that say so, or that none does.
 
-    A dash where nothing can be compared.
+    A dash where nothing can be compared, and where it is not settled since attacks are missing.
     """
     if not found:
         return DASH
     masked = [each for each in found if each.masked]
-    text = MASKED if masked else "no sign of it"
-    return Value(text=text, note="; ".join(each.text(measure) for each in masked or found))
+    telling = masked or [each for each in found if each.more]
+    text = MASKED if masked else "—" if telling else "no sign of it"
+    return Value(text=text, note="; ".join(each.text(measure) for each in telling or found))
 
 
 def _halves(row: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:

@@ -76,6 +76,13 @@ CARDS = (
         judges=DLIB,
         **{
             **_SETTING,
+            "attacks": {
+                "ppa": {
+                    "attack.selection.candidates": 200,
+                    "attack.selection.pool": 2000,
+                    "attack.iterations": 50,
+                }
+            },
             "notes": (
                 *_SETTING["notes"],
                 "PPA's private people are all 530. Here 400 of those with 30 images or more are "

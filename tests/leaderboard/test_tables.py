@@ -467,6 +467,17 @@ def test_nothing_is_said_of_gradients_without_a_comparison() -> None:
     assert row_of(table_of("defenses", *apart), defense="none")["gradients"].text == "—"
 
 
+def test_nothing_is_masked_before_the_whole_list_was_run() -> None:
+    """The white-box attack that lacks may be the one that finds it."""
+    wanted = (*TINY.board.worst_case, "lookup", TAA)
+    card = TINY.board.model_copy(update={"worst_case": wanted})
+    table = table_of("defenses", *told(0.99, hits=LEAST), *black(MOST), card=card)
+    row = row_of(table, defense="none")
+    assert row["gradients"].text == "—"
+    assert row["gradients"].note.endswith(f" points, without {TAA}")
+    assert not [note for note in table.notes if note.startswith("Gradients masked")]
+
+
 def test_gradients_are_those_of_the_strength_that_enters() -> None:
     records = told(0.99) + told(0.98, hits=MOST, defense="bido") + black(LEAST, defense="bido")
     records += told(0.95, hits=LEAST, **at(5))
