@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
-from mibench.streams import RowStreams
 from mibench.types import BUDGETED, AttackCard
 
 START = 0.01  # standard deviation of the noise on the black image that descent starts from
@@ -72,7 +71,7 @@ class Pixel(Attack["Pixel.Config"]):
         for _ in problem.progress.steps(config.iterations, "pixel"):
             # A row that has stopped asks the target no more, however long others go on.
             here, own = x[active].requires_grad_(True), y[active]
-            cost = L_id(here, own, _rows(noise, active))
+            cost = L_id(here, own, noise.of(active))
             if config.total_variation:
                 cost = cost + config.total_variation * variation(here)
             (gradient,) = torch.autograd.grad(cost.sum(), here)
@@ -81,17 +80,13 @@ class Pixel(Attack["Pixel.Config"]):
                 best[active] = torch.where(lower[:, None, None, None], here, best[active])
                 least[active] = torch.where(lower, cost, least[active])
                 waited[active] = torch.where(lower, 0, waited[active] + 1)
-                sure = target.scores(here, _rows(asked, active)).gather(1, own[:, None]).squeeze(1)
+                sure = target.scores(here, asked.of(active)).gather(1, own[:, None]).squeeze(1)
                 x[active] = (here - config.learning_rate * gradient).clamp(0, 1)
                 active = active[(waited[active] < config.patience) & (sure < config.confidence)]
             problem.progress.report(loss=least.mean())
             if not len(active):
                 break
         return best.view(len(problem.labels), n, *shape)
-
-
-def _rows(streams: RowStreams, rows: Tensor) -> RowStreams:
-    return RowStreams([streams.generators[row] for row in rows.tolist()], streams.device)
 
 
 def variation(images: Tensor) -> Tensor:

@@ -51,6 +51,10 @@ class RowStreams:
     def __len__(self) -> int:
         return len(self.generators)
 
+    def of(self, rows: Tensor) -> RowStreams:
+        """The streams of some rows ``(n,)``, which go on from where they are."""
+        return RowStreams([self.generators[row] for row in rows.tolist()], self.device)
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal tensor ``(rows, *shape)`` on the device."""
         result = torch.empty(len(self.generators), *shape)

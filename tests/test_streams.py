@@ -115,3 +115,15 @@ def test_a_source_with_too_few_rows_is_refused() -> None:
         pytest.raises(ValueError, match="holds 2 rows, the batch 3: give each row"),
     ):
         noise_like(torch.zeros(3, 4))
+
+
+def test_some_rows_go_on_from_where_they_are() -> None:
+    def rows() -> RowStreams:
+        return RowStreams([stream(0, row) for row in range(4)], torch.device("cpu"))
+
+    whole, parted = rows(), rows()
+    first, second = whole.normal(3), whole.uniform(2)
+    assert torch.equal(parted.of(torch.tensor([2, 0])).normal(3), first[[2, 0]])
+    assert torch.equal(parted.of(torch.tensor([2])).uniform(2), second[[2]])
+    assert (second >= 0).all()
+    assert (second < 1).all()

@@ -131,7 +131,7 @@ def surest(
     drawn = streams("final selection", candidates)
     sure = []
     for rows in torch.arange(identities * candidates).split(ROWS):
-        own = RowStreams([drawn.generators[row] for row in rows.tolist()], drawn.device)
+        own = drawn.of(rows)
         x = images.flatten(0, 1)[rows.to(images.device)]
         y = labels[rows.to(labels.device) // candidates]
         seen = torch.zeros(len(rows), device=images.device)
