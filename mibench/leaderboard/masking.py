@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from mibench.leaderboard.board import DASH, Measure, Value
 from mibench.leaderboard.ranking import samples_of
-from mibench.leaderboard.series import Series, paired
+from mibench.leaderboard.series import Series, paired, target_of
 from mibench.record import BoardCard, Record
 
 MASKED = "gradients masked"
@@ -178,4 +178,4 @@ def _shape(samples: Samples) -> tuple[int, ...]:
 
 
 def _same_target(one: Record, other: Record) -> bool:
-    return one.artifacts.get("target") == other.artifacts.get("target")
+    return target_of(one) == target_of(other)

@@ -29,6 +29,7 @@ from mibench.leaderboard.series import (
     over_seeds,
     paired,
     seeds_text,
+    target_of,
 )
 from mibench.record import BoardCard, Record
 
@@ -354,7 +355,7 @@ def worst_case(
     found = {}
     for seed in sorted(seeds):
         records = [records[seed] for records in by_attack.values()]
-        if len({record.artifacts.get("target") for record in records}) > 1:
+        if len({target_of(record) for record in records}) > 1:
             continue
         samples = [own[seed] for own in told]
         if all(min(map(len, rows)) > 1 for rows in samples):

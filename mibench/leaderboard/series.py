@@ -27,6 +27,7 @@ from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import command_of_record, method_label, overrides
 from mibench.leaderboard.records import Filed
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, BoardCard, Record
+from mibench.types import digest
 
 UNDEFENDED = "none"
 
@@ -36,6 +37,20 @@ _UTILITY = (
     "validation_images", "chance_accuracy", "epsilon", "delta",
 )  # fmt: skip
 _BOUNDS = {"floor_prior": FLOOR_PRIOR, "floor_public": FLOOR_PUBLIC, "ceiling": CEILING}
+
+
+def target_of(record: Record) -> str | None:
+    """What tells one trained target from another; None where a record says nothing of it.
+
+    A stage's key also changes with the release whose code trained it. Where ranks are known, those
+    of the public images that the target scores highest are told instead, with its accuracies: of
+    some 500 images among thousands no other network picks the same.
+    """
+    looked = record.references.get(FLOOR_PUBLIC, {}).get("median_rank")
+    if looked is None or not looked.ranks:
+        return record.artifacts.get("target")
+    accuracies = [record.utility.get(k) for k in ("natural_accuracy", "validation_accuracy")]
+    return digest([record.target.name, record.seed, accuracies, looked.ranks])
 
 
 def framed(filed: Iterable[Filed]) -> pd.DataFrame:

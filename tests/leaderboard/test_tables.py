@@ -15,7 +15,7 @@ from mibench.leaderboard.checks import faults
 from mibench.leaderboard.masking import strongest_of_target
 from mibench.leaderboard.plots import plots
 from mibench.leaderboard.ranking import entries, strengths, worst_of_target
-from mibench.leaderboard.series import curves, over_seeds, seeds_text, series
+from mibench.leaderboard.series import curves, over_seeds, seeds_text, series, target_of
 from mibench.leaderboard.tables import build_board, published_table
 from mibench.leaderboard.verifications import Verification
 from mibench.metrics import paired_interval, seeds_interval
@@ -569,6 +569,30 @@ def judged(rank: int | None, **options: Any) -> list[Record]:
             data["metrics"] |= {"identity_bits": bits, "median_rank": ranks}
         made.append(Record.model_validate(data))
     return made
+
+
+def trained_by(release: str, looked: int, **options: Any) -> list[Record]:
+    """Records of a judged protocol whose targets' keys are a release's, with look-up's rank."""
+    made = []
+    for record in judged(10, artifacts={"target": release}, **options):
+        data = record.model_dump(mode="json")
+        ranks = {**metric([float(looked)] * 5, 20), "ranks": [[looked] * 4] * 5, "among": 1001}
+        data["references"][FLOOR_PUBLIC] = {"median_rank": ranks}
+        made.append(Record.model_validate(data))
+    return made
+
+
+def test_a_target_is_the_same_whichever_release_trained_it() -> None:
+    """Known by what it takes public images for: a key changes with each release."""
+    first = trained_by("one", 50, attacks=("gmi",))
+    for looked, accuracy, same in ((50, 0.98, True), (51, 0.98, False), (50, 0.97, False)):
+        second = trained_by("two", looked, attacks=(IK,))
+        for record in second:
+            record.utility["validation_accuracy"] = accuracy
+        marks = {target_of(record) for record in (*first, *second) if record.seed == 0}
+        assert (len(marks) == 1) == same
+    apart = [*told(0.98, attacks=("gmi",)), *told(0.98, artifacts={"target": "another"})]
+    assert len({target_of(each) for each in apart if each.seed == 0}) == 2, "no ranks: by the key"
 
 
 @pytest.mark.parametrize("lacking", ["bido", "none", "all"])
