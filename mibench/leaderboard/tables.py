@@ -289,7 +289,9 @@ def improvement_table(
                 for key, name in names.items()
                 if (target, name) in default
             }
-            if own.keys() <= {"base"}:  # look-up has none of these
+            # Look-up has no variants; of an attack that was run alone it is told what it shows
+            # beyond look-up.
+            if not own or base.partition("-")[0] == _LOOKUP:
                 continue
             row = {"attack": Value(text=base), "target": Value(text=target)}
             row |= {key: each.mean(measure.key) for key, each in own.items()}
