@@ -183,7 +183,8 @@ def latex(table: Table) -> str:
     Columns of detail and those that say nothing, or one thing in all rows (then a comment does),
     are left out, unless :func:`columns_of` chose them; headings and long texts are broken into
     lines. What is still too wide by estimate is scaled down (graphicx); more lines than a page
-    holds make a ``longtable``, which gets smaller letters then. Notes are comments above it.
+    holds make a ``longtable``, which gets smaller letters then, and lies on its side (pdflscape)
+    if that is not enough. Notes are comments above it.
     """
     columns, said = of_a_page(table)
     texts = _texts(dataclasses.replace(table, columns=columns, rows=_without_reasons(table)))
@@ -221,19 +222,23 @@ def latex(table: Table) -> str:
     font = "scriptsize" if long and width > _TEXTWIDTH else "footnotesize"
     width *= _SMALLER if font == "scriptsize" else 1
     wide = width > _TEXTWIDTH
+    turned = wide and long  # which cannot be scaled
     needs = ["booktabs", *(["longtable"] if long else ["graphicx"] if wide else [])]
+    needs += ["pdflscape"] if turned else []
     lines = [f"% needs {' '.join(rf'{chr(92)}usepackage{{{name}}}' for name in needs)}"]
     if wide:
         lines.append(
             f"% about {width:.0f} pt wide, {_TEXTWIDTH} pt are there: choose fewer --columns"
-            + ("" if long else ", or take it as it is scaled down here")
+            + (", or take it on its side" if long else ", or take it as it is scaled down here")
         )
     lines += [f"% {line}" for note in (*said, *table.notes) for line in note.splitlines()]
     lines += [r"\begingroup", rf"\{font}\setlength{{\tabcolsep}}{{{_COLSEP}pt}}"]
     body = pd.DataFrame(rows, columns=range(len(titles))).to_latex(
         index=False, header=titles, escape=False, column_format="".join(sides), longtable=long
     )
-    if wide and not long:
+    if turned:
+        body = rf"\begin{{landscape}}{chr(10)}{body.rstrip()}{chr(10)}\end{{landscape}}"
+    elif wide:
         body = rf"\resizebox{{\textwidth}}{{!}}{{{body.rstrip()}}}"
     return "\n".join([*lines, body.rstrip(), r"\endgroup"]) + "\n"
 
