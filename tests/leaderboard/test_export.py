@@ -71,6 +71,8 @@ def test_the_boards_tables_are_no_wider_than_a_page() -> None:
 def test_latex_takes_the_boards_tables(which: int, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex on PATH")
+    if which >= len(shipped()):
+        pytest.skip(f"the boards have {len(shipped())} tables")
     _, table = shipped()[which]
     text = latex(table)
     first = text.splitlines()[0].removeprefix("% needs ")
