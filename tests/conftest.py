@@ -74,7 +74,7 @@ def double_precision() -> Iterator[None]:
     that into a visible difference on some processors.
     """
     usual = torch.get_default_dtype()
-    made = ("public_images", "tiny_generator", "tiny_prior", "tiny_classifier")
+    made = ("public_images", "tiny_generator", "tiny_prior")  # a classifier knows its precision
     cached = [getattr(problems, name) for name in made]
     try:
         torch.set_default_dtype(torch.float64)

@@ -56,5 +56,5 @@ class Views:
         return seen.contiguous(memory_format=torch.channels_last)
 
 
-# TAA's of AlignMI (Wang et al., NeurIPS 2025).
+# TAA's, of AlignMI (NeurIPS 2025, arXiv 2509.20177).
 TRANSFORMED = Views(scale=(0.8, 1.0), ratio=(0.9, 1.1), mirror=True, degrees=5)

@@ -68,15 +68,21 @@ STARTS: dict[str, dict[str, Any]] = {
     "lookup": {"images": 8},
     "lookup-label-only": {"images": 8},
 }
+LONG = ("deepinversion", "pixel")
 MARGIN = 0.2  # of the target's confidence, whose chance level is 0.2; the attacks gain 0.3 to 0.7
 
 
 def variants() -> Iterator[Any]:
-    """Every name of an attack, with the options of the problem that it is for."""
+    """Every name of an attack, with the options of the problem that it is for.
+
+    Of those that take many steps the default suite has the two ends and one between.
+    """
     for name in NAMES:
         for form, options in VARIANTS.items():
             if not options or ATTACKS.get(name).varied():
-                yield pytest.param(name, options, id=form.format(name))
+                some = name in LONG and form not in ("{}", "improved-{}", "improved-{}+taa")
+                marks = [pytest.mark.slow] if some else []
+                yield pytest.param(name, options, id=form.format(name), marks=marks)
 
 
 @pytest.fixture(autouse=True)

@@ -84,8 +84,9 @@ def tiny_prior(kind: str = "gan", latent: int = LATENT, seed: int = 0) -> Prior:
 
 
 @cache
-def _trained(architecture: str, seed: int) -> Classifier:
-    with seeded(seed):
+def _trained(architecture: str, seed: int, dtype: torch.dtype) -> Classifier:
+    """In a precision of its own, which is the default while it is made."""
+    with torch.enable_grad(), seeded(seed):
         model = Classifier(architecture, CLASSES, RESOLUTION)
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
         for _ in range(60):
@@ -100,18 +101,20 @@ def _trained(architecture: str, seed: int) -> Classifier:
 
 
 @cache
+def _frozen(architecture: str, seed: int, fold: bool, dtype: torch.dtype) -> Classifier:
+    sample = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=stream(0, "sample"))
+    return freeze(_trained(architecture, seed, dtype), sample, fold=fold)
+
+
 def tiny_classifier(
     architecture: str = "test_resnet", seed: int = 0, *, fold: bool = True
 ) -> Classifier:
-    """A frozen classifier of ``CLASSES`` identities, trained for a second.
+    """A frozen classifier of ``CLASSES`` identities, trained for a second, the same in every call.
 
     The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
     the ``k``-th number of its latent is the largest of the first ``CLASSES``.
     """
-    sample = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=stream(0, "sample"))
-    with torch.enable_grad():
-        model = _trained(architecture, seed)
-    return freeze(model, sample, fold=fold)
+    return _frozen(architecture, seed, fold, torch.get_default_dtype())
 
 
 def tiny_problem(

@@ -292,7 +292,7 @@ EDITS = [
         "judge measures",
     ),
     ("judges/_templates.py", "_STEPS = 127", "_STEPS = 126", "judge measures"),
-    ("models/freeze.py", "def freeze(", "def freeze(*, ", "target student general own rec"),
+    ("models/freeze.py", "< 1e-3", "< 2e-3", "target student general own rec"),
     ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", "measures"),
     ("assets/__init__.py", "value.float()", "value.double()", "general own judge measures"),
     ("inversion/identity.py", "config.eot if", "config.eot + 1 if", "rec"),
