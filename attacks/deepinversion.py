@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.data.images import to_float
+from mibench.data.images import picked, to_float
 from mibench.errors import RequestError
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
 from mibench.models.classifiers import Classifier
@@ -139,7 +139,8 @@ class DeepInversion(Attack["DeepInversion.Config"]):
         starts, moves = problem.streams("start", n), problem.streams("jitter", n)
         noise = problem.streams("noise", n)
         coarse, betas = config.coarse_iterations, (config.beta1, config.beta2)
-        x = starts.normal(3, size // 2 if coarse else size, size // 2 if coarse else size)
+        side = size // 2 if coarse else size
+        x = starts.normal(3, side, side)
         adam = torch.optim.Adam([x.requires_grad_(True)], config.learning_rate, betas)
         for step in problem.progress.steps(coarse + config.iterations, "deepinversion"):
             if coarse and step == coarse:
@@ -247,11 +248,10 @@ def rolled(images: Tensor, draws: Tensor, reach: int, mirror: bool) -> Tensor:
         draws: ``(n, 3)`` in [0, 1), a row an image.
         mirror: False where a mirrored image is none of its class.
     """
-    n, _, height, width = images.shape
+    _, _, height, width = images.shape
     down, across = ((2 * reach + 1) * draws[:, :2].T).floor().long() - reach
     rows = (torch.arange(height, device=images.device) - down[:, None]) % height
     columns = (torch.arange(width, device=images.device) - across[:, None]) % width
     flipped = (draws[:, 2] < 0.5) & mirror
     columns = torch.where(flipped[:, None], width - 1 - columns, columns)
-    item = torch.arange(n, device=images.device)[:, None, None]
-    return images.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    return picked(images, rows, columns)

@@ -120,10 +120,8 @@ class TlDmi(Defense["TlDmi.Config"]):
         if self.config.pretrain_epochs:
             public = job.public
             counts = [] if public is None else public.labels.unique(return_counts=True)[1].tolist()
-            single, way = (
-                counts.count(1),
-                "use another protocol, or --set defense.pretrain_epochs=0",
-            )
+            single = counts.count(1)
+            way = "use another protocol, or --set defense.pretrain_epochs=0"
             if len(counts) < 2:
                 raise RequestError(
                     "tl-dmi is trained on public identities first, two at least, and there "

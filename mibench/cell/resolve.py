@@ -260,26 +260,33 @@ def attack_settings(
     Raises:
         RequestError: an override names no field, does not fit, or is what the name says.
     """
-    base = method.Config(students=protocol.students).model_dump()
-    base["augment"] = name.ma
-    base["identity"]["views"] = name.views or "none"
-    if name.lom:
-        base["identity"]["objective"] = "logit"
-    config = method.Config.model_validate(base)
-    config = _set(config, "attack", protocol, "attacks", name.base, overrides)
-    objective = config.identity.objective
-    for fixed, asked in (
-        ("augment", config.augment != name.ma),
-        ("identity.views", config.identity.views != base["identity"]["views"]),
-        ("identity.objective", (objective == "logit") != name.lom),
+    named = config_named(name, method.Config(students=protocol.students))
+    config = _set(named, "attack", protocol, "attacks", name.base, overrides)
+    for path, otherwise in (
+        ("attack.augment", config.augment != named.augment),
+        ("attack.identity.views", config.identity.views != named.identity.views),
+        ("attack.identity.objective", (config.identity.objective == "logit") != name.lom),
     ):
-        said = f"attack.{fixed}" in overrides and (name.lom or fixed != "identity.objective")
-        if asked or said:
+        if otherwise or (path in overrides and path in fixed_by(name)):
             raise RequestError(
-                f"--set attack.{fixed}: choose it by the attack's name "
-                f"({', '.join(variants(name.base))})"
+                f"--set {path}: choose it by the attack's name ({', '.join(variants(name.base))})"
             )
     return config
+
+
+def config_named(name: AttackName, config: AttackConfig) -> AttackConfig:
+    """An attack's options with those that its name chooses."""
+    chosen: dict[str, Any] = {"views": name.views or "none"}
+    if name.lom:
+        chosen["objective"] = "logit"
+    identity = config.identity.model_copy(update=chosen)
+    return config.model_copy(update={"augment": name.ma, "identity": identity})
+
+
+def fixed_by(name: AttackName) -> tuple[str, ...]:
+    """Paths of the options that an attack's name chooses, which cannot be set beside it."""
+    objective = ("attack.identity.objective",) if name.lom else ()
+    return ("attack.augment", "attack.identity.views", *objective)
 
 
 def prior_settings(

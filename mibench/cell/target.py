@@ -65,19 +65,18 @@ class Trained:
 
     @property
     def frozen(self) -> Classifier:
-        def make() -> Classifier:
-            data = self._bench.get(self._stage.images)
-            return freeze(self.model, to_float(data.public.images[:2]))
-
-        return self._bench.once((self._stage.key, "frozen"), make)
+        return self._frozen(fold=True)
 
     @property
     def unfolded(self) -> Classifier:
+        return self._frozen(fold=False)
+
+    def _frozen(self, *, fold: bool) -> Classifier:
         def make() -> Classifier:
             data = self._bench.get(self._stage.images)
-            return freeze(self.model, to_float(data.public.images[:2]), fold=False)
+            return freeze(self.model, to_float(data.public.images[:2]), fold=fold)
 
-        return self._bench.once((self._stage.key, "unfolded"), make)
+        return self._bench.once((self._stage.key, "frozen", fold), make)
 
     def _load(self) -> Classifier:
         cell, rng = self._stage.cell, stream(0, "weights are loaded")

@@ -18,7 +18,9 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import (
     attack_settings,
     check_method,
+    config_named,
     defense_settings,
+    fixed_by,
     prior_kind_of,
     prior_settings,
 )
@@ -36,8 +38,6 @@ from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, is_file, pro
 from mibench.registry import closest, named_in_file
 from mibench.settings import shown
 from mibench.training.defense import DEFENSES
-
-_BY_NAME = ("attack.augment", "attack.identity.views")  # chosen by the attack's name
 
 
 def describe(name: str, protocol: str | None = None) -> Entry:
@@ -109,11 +109,7 @@ def _attack(asked: str, protocol: Protocol) -> Entry:
         raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
     kind = prior_kind_of(cls.prior, name.base, cls)
     prior = PRIORS.name_of(kind)
-    config = cls.Config.model_validate({})
-    chosen = {"views": name.views or "none", **({"objective": "logit"} if name.lom else {})}
-    identity = config.identity.model_copy(update=chosen)
-    fixed = (*_BY_NAME, *(["attack.identity.objective"] if name.lom else []))
-    config = config.model_copy(update={"augment": name.ma, "identity": identity})
+    config, fixed = config_named(name, cls.Config.model_validate({})), fixed_by(name)
     return {
         "name": name.full,
         "variants": variants(name.base) if cls.varied() else [name.base],

@@ -46,6 +46,18 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
 
+def picked(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Each image ``(n, c, h, w)`` put together from rows and columns of its own, channels last.
+
+    Args:
+        rows, columns: which ones ``(n, h)`` and ``(n, w)``; one may be there several times.
+    """
+    item = torch.arange(len(images), device=images.device)[:, None, None]
+    rows, columns = (each.to(images.device) for each in (rows, columns))
+    found = images.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None]]
+    return found.permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Private train / validation / test images, and public ones of other identities.

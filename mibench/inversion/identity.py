@@ -185,14 +185,13 @@ class IdentityLoss:
             return F.cross_entropy(logits, labels, reduction="none")
         if objective == "poincare":
             return poincare(logits, labels)
-        own = logits.gather(1, labels[:, None])
-        if objective == "logit":
-            return -own.squeeze(1)
-        k = 1 if objective == "max-margin" else min(self.config.top_k, logits.shape[1] - 1)
+        own = logits.gather(1, labels[:, None]).squeeze(1)
+        most = min(self.config.top_k, logits.shape[1] - 1)
+        k = {"logit": 0, "max-margin": 1, "top-k-margin": most}[objective]
         if k == 0:
-            return -own.squeeze(1)
+            return -own
         others = logits.scatter(1, labels[:, None], -torch.inf)
-        return others.topk(k, dim=1).values.mean(1) - own.squeeze(1)
+        return others.topk(k, dim=1).values.mean(1) - own
 
 
 def poincare(logits: Tensor, labels: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def build(
     """Write all that is made from a leaderboards folder's records, into the same folder.
 
     Args:
-        folder, cards, adaptive: as of :func:`boards`.
+        folder, cards, facts: as of :func:`boards`.
         papers: what names of methods link to.
 
     Returns:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mibench.leaderboard.board import DASH, Measure, Value
-from mibench.leaderboard.ranking import samples_of
+from mibench.leaderboard.ranking import halves, samples_of
 from mibench.leaderboard.series import Series, paired, target_of
 from mibench.record import BoardCard, Record
 
@@ -112,7 +112,7 @@ def compared(
         ]
         if rivals and min(_shape(own), default=0) > 1:
             chosen, strongest = strongest_of_target([samples for _, samples in rivals])
-            mine = [statistics.fmean(map(statistics.fmean, _halves(row))) for row in own]
+            mine = [statistics.fmean(map(statistics.fmean, halves(row))) for row in own]
             rows.append([a - b for a, b in zip(mine, strongest, strict=True)])
             names += [rivals[place][0] for place in chosen]
     if not rows:
@@ -144,7 +144,7 @@ def strongest_of_target(attacks: Sequence[Samples]) -> tuple[tuple[int, int], li
         The places of the attacks that were chosen on even and on odd samples; each identity's
         score.
     """
-    halved = [[_halves(row) for row in attack] for attack in attacks]
+    halved = [[halves(row) for row in attack] for attack in attacks]
     chosen, scores = [], []
     for choose in (0, 1):
         means = [
@@ -167,10 +167,6 @@ def sign(found: Sequence[Comparison], measure: Measure) -> Value:
     telling = masked or [each for each in found if each.more]
     text = MASKED if masked else "—" if telling else "no sign of it"
     return Value(text=text, note="; ".join(each.text(measure) for each in telling or found))
-
-
-def _halves(row: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    return row[::2], row[1::2]
 
 
 def _shape(samples: Samples) -> tuple[int, ...]:

@@ -319,9 +319,14 @@ def worst_of_target(samples: Sequence[Sequence[Sequence[float]]]) -> list[float]
         raise ValueError("attacks need values of the same identities and samples, two or more each")
     scores = []
     for rows in zip(*samples, strict=True):
-        even, odd = [row[::2] for row in rows], [row[1::2] for row in rows]
+        even, odd = zip(*map(halves, rows), strict=True)
         scores.append((_scored(even, odd) + _scored(odd, even)) / 2)
     return scores
+
+
+def halves(row: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """An identity's samples at even and at odd positions: one half chooses, the other scores."""
+    return row[::2], row[1::2]
 
 
 def _scored(choose: Sequence[Sequence[float]], score: Sequence[Sequence[float]]) -> float:

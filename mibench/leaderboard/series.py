@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from mibench.leaderboard.fit import number
 from mibench.leaderboard.names import command_of_record, method_label, overrides
 from mibench.leaderboard.records import Filed
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, BoardCard, Record
-from mibench.types import digest
 
 UNDEFENDED = "none"
 
@@ -39,7 +38,7 @@ _UTILITY = (
 _BOUNDS = {"floor_prior": FLOOR_PRIOR, "floor_public": FLOOR_PUBLIC, "ceiling": CEILING}
 
 
-def target_of(record: Record) -> str | None:
+def target_of(record: Record) -> Hashable:
     """What tells one trained target from another; None where a record says nothing of it.
 
     A stage's key also changes with the release whose code trained it. Where ranks are known, those
@@ -49,8 +48,8 @@ def target_of(record: Record) -> str | None:
     looked = record.references.get(FLOOR_PUBLIC, {}).get("median_rank")
     if looked is None or not looked.ranks:
         return record.artifacts.get("target")
-    accuracies = [record.utility.get(k) for k in ("natural_accuracy", "validation_accuracy")]
-    return digest([record.target.name, record.seed, accuracies, looked.ranks])
+    accuracies = (record.utility.get(k) for k in ("natural_accuracy", "validation_accuracy"))
+    return (record.target.name, record.seed, *accuracies, looked.ranks)
 
 
 def framed(filed: Iterable[Filed]) -> pd.DataFrame:

@@ -181,7 +181,7 @@ def defenses_table(
             some = own.get(card.headline) or next(iter(own.values()))
             control = controls.get((target, defense))
             said = facts_of(defense, facts)
-            usually, strength = met(one, card, measure, said), entry.strength or one
+            strength = entry.strength or one
             beside = comparisons(strength.cells.values(), card, measure)
             masked += [
                 f"{defense} on {target}, {strength.text}: {each.text(measure)}"
@@ -207,6 +207,7 @@ def defenses_table(
                 "seeds": Value(text=seeds_text(list(some.complete))),
             }
             if defense == UNDEFENDED:  # the line that all are compared with
+                usually = met(one, card, measure, said)
                 lacking = usually.leak.note
                 named_too = usually.strength if lacking else None
                 plain = dataclasses.replace(usually, strength=named_too, reason=lacking)

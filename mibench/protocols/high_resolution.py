@@ -78,7 +78,7 @@ CARDS = (
             **_SETTING,
             "attacks": {
                 "ppa": {
-                    "attack.selection.candidates": 200,
+                    **_SETTING["attacks"]["ppa"],
                     "attack.selection.pool": 2000,
                     "attack.iterations": 50,
                 }

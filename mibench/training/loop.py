@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.data.images import ImageSet, to_float
+from mibench.data.images import ImageSet, picked, to_float
 from mibench.errors import MibenchError, RequestError
 from mibench.models.classifiers import Classifier
 from mibench.progress import Progress
@@ -193,17 +193,12 @@ def shift_and_mirror(images: Tensor, generator: torch.Generator, mirror: bool = 
     """
     count, _, height, width = images.shape
     reach = max(1, height // 16)
-    device = images.device
     mirrored = (torch.rand(count, generator=generator) < 0.5) & mirror
     offset = torch.randint(-reach, reach + 1, (2, count), generator=generator)
     rows = (torch.arange(height)[None] + offset[0, :, None]).clamp(0, height - 1)
     columns = (torch.arange(width)[None] + offset[1, :, None]).clamp(0, width - 1)
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-    item = torch.arange(count, device=device)[:, None, None]
-    picked = images.permute(0, 2, 3, 1)[
-        item, rows.to(device)[:, :, None], columns.to(device)[:, None]
-    ]
-    return picked.permute(0, 3, 1, 2)  # channels last in memory
+    return picked(images, rows, columns)
 
 
 def _schedule(config: TrainingConfig, steps: int, step: int) -> float:
