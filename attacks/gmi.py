@@ -85,7 +85,7 @@ class Gmi(Attack["Gmi.Config"]):
         m, lr = config.momentum, config.learning_rate / config.reference_batch
         v = torch.zeros_like(z)
         for _ in problem.progress.steps(config.iterations, "gmi"):
-            x = G(z.requires_grad_(True))
+            x = G(z.requires_grad_(True), y)
             loss = λ_id * L_id(x, y, noise) - λ_prior * D(x)
             (gradient,) = torch.autograd.grad(loss.sum(), z)  # of z alone: no network gets any
             with torch.no_grad():
@@ -93,5 +93,5 @@ class Gmi(Attack["Gmi.Config"]):
                 z = (z - m * v_old + (1 + m) * v).clamp(-config.clip, config.clip)
             problem.progress.report(loss=loss.detach().mean())
         with torch.no_grad():
-            found: Tensor = G(z).unflatten(0, (len(problem.labels), problem.samples))
+            found: Tensor = G(z, y).unflatten(0, (len(problem.labels), problem.samples))
         return found

@@ -122,7 +122,7 @@ class Kedmi(Attack["Kedmi.Config"]):
 
         draws, noise = problem.streams("draws"), problem.streams("noise")
         for _ in problem.progress.steps(config.iterations, "kedmi"):
-            x = G(latents(draws.normal(1, dims)))
+            x = G(latents(draws.normal(1, dims)), y)
             L_prior = -D(x)
             loss = λ_id * L_id(x, y, noise) + λ_prior * L_prior
             adam.zero_grad(set_to_none=True)
@@ -132,5 +132,5 @@ class Kedmi(Attack["Kedmi.Config"]):
             problem.progress.report(loss=loss.detach().mean())
         ε = problem.streams("reconstructions", n).normal(dims).unflatten(0, (len(y), n))
         with torch.no_grad():
-            found: Tensor = G(latents(ε)).unflatten(0, (len(y), n))
+            found: Tensor = G(latents(ε), y.repeat_interleave(n)).unflatten(0, (len(y), n))
         return found

@@ -26,7 +26,7 @@ class LookupByLabel(Attack["LookupByLabel.Config"]):
         authors="mibench",
         year=2026,
         venue="this suite",
-        url="https://arxiv.org/abs/2203.06580",
+        url="https://arxiv.org/abs/2203.01925",
         deviations=(
             "No paper's attack: look-up with BREP-MI's idea (the linked paper) that a label which "
             "holds in a whole neighbourhood is one far from the boundary.",

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
+from mibench.models.access import asked_for
 from mibench.types import BUDGETED, AttackCard
 
 START = 0.01  # standard deviation of the noise on the black image that descent starts from
@@ -80,7 +81,9 @@ class Pixel(Attack["Pixel.Config"]):
                 best[active] = torch.where(lower[:, None, None, None], here, best[active])
                 least[active] = torch.where(lower, cost, least[active])
                 waited[active] = torch.where(lower, 0, waited[active] + 1)
-                sure = target.scores(here, asked.of(active)).gather(1, own[:, None]).squeeze(1)
+                with asked_for(own):
+                    scores = target.scores(here, asked.of(active))
+                sure = scores.gather(1, own[:, None]).squeeze(1)
                 x[active] = (here - config.learning_rate * gradient).clamp(0, 1)
                 active = active[(waited[active] < config.patience) & (sure < config.confidence)]
             problem.progress.report(loss=least.mean())

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mibench.data.views import Views
 from mibench.inversion.attack import Attack, LatentConfig, Problem, register_attack
 from mibench.inversion.identity import IdentityConfig
 from mibench.inversion.selection import SelectionConfig
-from mibench.inversion.views import Views
 from mibench.types import BUDGETED, AttackCard
 
 CROP = Views(scale=(0.9, 1.0))  # one a step (released code)
@@ -71,11 +71,11 @@ class Ppa(Attack["Ppa.Config"]):
         crops, noise = problem.streams("crops", n), problem.streams("noise", n)
         adam = torch.optim.Adam([z], config.learning_rate, (config.beta, config.beta))
         for _ in problem.progress.steps(config.iterations, "ppa"):
-            loss = L_id(CROP(G(z), crops), y, noise)
+            loss = L_id(CROP(G(z, y), crops), y, noise)
             adam.zero_grad(set_to_none=True)
             loss.sum().backward()  # each row is a latent of its own, which no other's loss reaches
             adam.step()
             problem.progress.report(loss=loss.detach().mean())
         with torch.no_grad():
-            found: Tensor = G(z).unflatten(0, (len(problem.labels), n))
+            found: Tensor = G(z, y).unflatten(0, (len(problem.labels), n))
         return found

@@ -181,7 +181,7 @@ class Vmi(Attack["Vmi.Config"]):
         rows = y.repeat_interleave(S)
         for _ in problem.progress.steps(config.iterations, "vmi"):
             z, kl = q(draws.normal(S, prior.size))
-            identity = L_id(G(z.flatten(0, 1)), rows, noise).view(len(y), S).mean(1)
+            identity = L_id(G(z.flatten(0, 1), rows), rows, noise).view(len(y), S).mean(1)
             loss = λ_a * identity + λ_KL * kl
             optimizer.zero_grad()
             loss.sum().backward()  # a q for each identity, which no other's loss reaches
@@ -189,5 +189,6 @@ class Vmi(Attack["Vmi.Config"]):
             problem.progress.report(loss=loss.detach().mean(), kl=kl.detach().mean())
         with torch.no_grad():
             z, _ = q(problem.streams("vmi/reconstructions").normal(problem.samples, prior.size))
-            found: Tensor = G(z.flatten(0, 1)).unflatten(0, (len(y), problem.samples))
+            rows = y.repeat_interleave(problem.samples)
+            found: Tensor = G(z.flatten(0, 1), rows).unflatten(0, (len(y), problem.samples))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,23 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "attacks").is_dir():
 
 if TYPE_CHECKING:
     from mibench.cell.run import run
+    from mibench.grid.standard import standard
+    from mibench.reports.compare import compare
+    from mibench.reports.run import report
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "run"]
+__all__ = ["__version__", "compare", "report", "run", "standard"]
+
+_PLACES = {
+    "compare": "mibench.reports.compare",
+    "report": "mibench.reports.run",
+    "run": "mibench.cell.run",
+    "standard": "mibench.grid.standard",
+}
 
 
 def __getattr__(name: str) -> Any:
     """What imports torch, when it is first asked for: the package itself is there in no time."""
-    if name == "run":
-        from mibench.cell.run import run
-
-        return run
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

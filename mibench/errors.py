@@ -15,6 +15,10 @@ class RequestError(MibenchError):
     exit_code = 2
 
 
+class NotApplicableError(RequestError):
+    """The attack's access takes the defense off: a cell that has no number, and is no mistake."""
+
+
 class UncheckedError(MibenchError):
     """A claim holds as far as it can be checked here, which is not all of it (exit code 3)."""
 

@@ -10,8 +10,9 @@ import stat
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mibench.errors import MibenchError, RequestError
 
@@ -128,16 +129,16 @@ class UnusableFile(Exception):  # noqa: N818  (a finding: who names the file rai
     """Why a file cannot be read, as what follows its name: ``"is a folder, not a file"``."""
 
 
-def read_regular(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> bytes:
-    """The bytes of a regular file, without waiting for anything that is none.
+@contextlib.contextmanager
+def open_regular(path: Path, *, links: bool = True) -> Iterator[BinaryIO]:
+    """A regular file to read from, without waiting for anything that is none.
 
     Args:
         path: the file, as the file system names it.
-        most: bytes that it may have.
         links: whether a link to a regular file is followed.
 
     Raises:
-        UnusableFile: it cannot be read, is no file, or is larger; from what the system said.
+        UnusableFile: it cannot be read, or is no file; from what the system said.
     """
     flags = _DO_NOT_WAIT if links else _DO_NOT_WAIT | _NO_LINK
     try:
@@ -153,11 +154,25 @@ def read_regular(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> b
             kind = "a folder" if stat.S_ISDIR(mode) else "a device, FIFO or socket"
             raise UnusableFile(f"is {kind}, not a file")
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(most + 1)
-    except OSError as error:
-        raise UnusableFile(f"cannot be read: {error.strerror}") from error
+            yield stream
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> bytes:
+    """The bytes of a regular file, as :func:`open_regular` opens it.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        UnusableFile: it cannot be read, is no file, or is larger.
+    """
+    with open_regular(path, links=links) as stream:
+        try:
+            data = stream.read(most + 1)
+        except OSError as error:
+            raise UnusableFile(f"cannot be read: {error.strerror}") from error
     if len(data) > most:
         raise UnusableFile(f"has more than {most / 2**20:.3g} MiB")
     return data

@@ -24,29 +24,44 @@ VIEWS: dict[Views | None, str] = {  # that its loss is averaged over; they go wi
     "taa": "averaged over transformed views",
     "paa": "averaged over noisy views",
 }
+REPEATED = "each question asked several times"
+# What a protocol's fixed lists of attacks are called together; no attack can have the name.
+STANDARD = "standard"
+STANDARD_SET = (
+    "a set of attacks, all those of the protocol's lists: `mibench run --attack standard`, a "
+    "grid's `attacks` and mibench.standard() take it"
+)
 _READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
 
 
 @dataclass(frozen=True)
 class AttackName:
-    """An attack's name taken apart: the base attack and what is changed of its identity loss.
+    """An attack's name taken apart: the base attack and what is changed of it.
 
     Attributes:
         base: a registered name, or ``path/to/file.py:Class`` as it was asked for; of a resolved
             cell, the name that the attack has everywhere.
         lom: the improved objective. ma: model augmentation.
-        views: what the loss is averaged over; None: the image as it is.
+        views: what the identity loss is averaged over; None: the image as it is.
+        repeat: whether each question is asked several times, of an attack without white-box access.
     """
 
     base: str
     lom: bool = False
     ma: bool = False
     views: Views | None = None
+    repeat: bool = False
+
+    @property
+    def improves(self) -> bool:
+        """Whether it changes the identity loss."""
+        return self.lom or self.ma or self.views is not None
 
     @property
     def full(self) -> str:
         """The name that records and boards use."""
         views = f"+{self.views}" if self.views else ""
+        views += "+repeat" if self.repeat else ""
         if self.lom and self.ma:
             return f"improved-{self.base}{views}"
         return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "") + views
@@ -55,7 +70,7 @@ class AttackName:
     def parse(cls, name: str, *, strict: bool = True) -> AttackName:
         """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``, each with ``+taa``.
 
-        X may be a file's class. ``+paa`` stands where ``+taa`` does.
+        X may be a file's class. ``+paa`` stands where ``+taa`` does. ``X+repeat`` stands alone.
 
         Args:
             strict: False, of a stranger's record: what is wrong behind a ``+`` is left out.
@@ -69,9 +84,16 @@ class AttackName:
         views: list[Views] = [each for each in VIEWS if each is not None and each in parts]
         if strict and improved and {"lom", "ma"} & set(parts):
             raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
-        if strict and (not set(parts) <= {"lom", "ma", *VIEWS} or len(set(parts)) != len(parts)):
+        known = {"lom", "ma", "repeat", *VIEWS}
+        if strict and (not set(parts) <= known or len(set(parts)) != len(parts)):
             raise RequestError(
-                f"attack {name!r}: after `+` may come lom and ma, and taa or paa, once each"
+                f"attack {name!r}: after `+` may come lom and ma, and taa or paa, once each; or "
+                "repeat"
+            )
+        if strict and "repeat" in parts and (improved or len(parts) > 1):
+            raise RequestError(
+                f"attack {name!r}: +repeat is for attacks that only ask the target, the others for "
+                "those that have its weights; leave one out"
             )
         if strict and len(views) > 1:
             raise RequestError(
@@ -82,12 +104,18 @@ class AttackName:
             improved or "lom" in parts,
             improved or "ma" in parts,
             views[0] if views else None,
+            "repeat" in parts,
         )
 
 
 def variants(base: str) -> list[str]:
     """The names of an attack that optimises an identity loss, its own first."""
     return [AttackName(base, lom, ma, views).full for views in VIEWS for lom, ma in IMPROVEMENTS]
+
+
+def asking_variants(base: str) -> list[str]:
+    """The names of an attack without white-box access, its own first."""
+    return [base, AttackName(base, repeat=True).full]
 
 
 def method_label(name: str, source: str | None) -> str:

@@ -1,4 +1,7 @@
-"""Progress of long work, as the core reports it; how it is shown is the caller's affair."""
+"""Progress of long work, as the core reports it, and its numbers as a person writes them.
+
+How it is shown is the caller's affair.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 StageState = Literal["computing", "done", "cached"]
+
+ABSENT = "—"  # in the place of a number that is not there
 
 
 class Progress:
@@ -79,3 +84,24 @@ class Together(Progress):
 
 
 SILENT = Progress()
+
+
+def duration(seconds: float) -> str:
+    """A time as a person writes it: ``"3.2 s"``, ``"2 min 05 s"``, ``"1 h 04 min"``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes as a person writes them: ``"512 B"``, ``"1.4 MiB"``."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1023.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"

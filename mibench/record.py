@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, Strict, model_validator
 
@@ -33,6 +33,8 @@ IDENTITY_METRICS = (
 NO_OTHERS = "a test image is scored against others of its identity, and one has too few"
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
+# Beside a record: what a report shows that is neither in it nor among the reconstructions.
+GALLERY = "gallery.safetensors"
 # Who the decoys are, by the card's `data.decoys`, where they are no draw from the people whom the
 # private ones were drawn from: ranks among them are nominal.
 NOMINAL = {
@@ -63,6 +65,12 @@ def shown_rank(value: float) -> str:
     return f"{math.floor(value + 0.5):,}"
 
 
+def ordinal(rank: int) -> str:
+    """``"1st"``, ``"2nd"``, ``"11th"``, ``"1,600th"``."""
+    teen = rank % 100 in (11, 12, 13)
+    return f"{rank:,}" + ("th" if teen else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th"))
+
+
 def protocol_digest(card: Mapping[str, Any]) -> str:
     """SHA-256 of a protocol card as JSON.
 
@@ -86,6 +94,8 @@ def protocol_digest(card: Mapping[str, Any]) -> str:
         "data.coins": False,
         "data.decoys": None,
         "data.decoy_images": 1,
+        "data.image_column": None,
+        "data.label_column": None,
     }
 
     def told(values: Mapping[str, Any], parents: str = "") -> dict[str, Any]:
@@ -190,18 +200,43 @@ class PriorPart(_Strict):
 
 
 class BoardCard(Frozen):
-    """What the board of a protocol shows; a card holds it, outside its digest."""
+    """What the board of a protocol shows; a card holds it, outside its digest.
+
+    The worst case is over a fixed list of attacks, one list an access. An attack of a lower access
+    may stand in the list of a higher one, as look-up does: who has the weights can look up, too.
+    """
 
     headline: str = Field(description="the attack of curves and ranks")
-    worst_case: tuple[str, ...] = Field(description="the fixed list of attacks of the worst case")
+    worst_case: tuple[str, ...] = Field(
+        description="the fixed list of attacks of the worst case, with white-box access"
+    )
+    black_box: tuple[str, ...] = Field((), description="the same with black-box access")
+    label_only: tuple[str, ...] = Field((), description="the same with label-only access")
     list_version: int = Field(
-        1, ge=1, le=10**6, description="version of that list, which a changed list counts up"
+        1, ge=1, le=10**6, description="version of these lists, which a changed list counts up"
     )
     interval: Literal["identities", "seeds"] = Field(
         "identities",
         description="what the intervals of differences are over: the seeds where a protocol has "
         "but a handful of classes",
     )
+
+    def attacks(self, access: Access) -> tuple[str, ...]:
+        """The list of an access; empty where the card has none."""
+        lists = {"black-box": self.black_box, "label-only": self.label_only}
+        return lists.get(access, self.worst_case)
+
+    def standard(self, access: Access | None = None, *, output: bool = False) -> tuple[str, ...]:
+        """The standard set of attacks: the list of an access or, of None, all lists, each once.
+
+        Args:
+            access: which list.
+            output: whether the defense changes the answers only; then there is no white-box list,
+                for whoever has the weights takes such a filter off.
+        """
+        wanted = get_args(Access) if access is None else (access,)
+        lists = [self.attacks(each) for each in wanted if not (output and each == "white-box")]
+        return tuple(dict.fromkeys(name for own in lists for name in own))
 
 
 class Strength(_Strict):
@@ -258,6 +293,10 @@ class StageCost(_Strict):
     """What a stage cost when it was computed (``cached``: in an earlier run).
 
     Attributes:
+        queries: images that the target was asked about, for all identities together.
+        own_queries: of these, the ones that were asked for each attacked identity, in the order of
+            their labels; the others were asked once for all of them. None in records of earlier
+            releases, and of stages that attack no identity.
         maker: where and with what it was computed then; None in records of earlier releases.
     """
 
@@ -267,8 +306,15 @@ class StageCost(_Strict):
     seconds: float = Field(ge=0)
     iterations: int | None = Field(None, ge=0)
     queries: int | None = Field(None, ge=0)
+    own_queries: Annotated[tuple[Annotated[int, Field(ge=0)], ...], _List] | None = None
     peak_memory_bytes: int | None = Field(None, ge=0)
     maker: Environment | None = None
+
+    @model_validator(mode="after")
+    def _own_queries_are_queries(self) -> StageCost:
+        if self.own_queries is not None and sum(self.own_queries) > (self.queries or 0):
+            raise ValueError("own_queries: more than the queries that they are among")
+        return self
 
 
 class Record(_Strict):

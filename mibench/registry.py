@@ -13,9 +13,9 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Generic, TypeVar
 
 from mibench.errors import MibenchError, RequestError
@@ -61,13 +61,22 @@ class Registry(Generic[T]):
         base: the class that every registered class extends.
         package: package whose files are methods (``"mibench.attacks"``).
         group: entry point group (``importlib.metadata``) of methods installed by other packages.
+        reserved: names that no method can have, each with what it stands for.
     """
 
-    def __init__(self, kind: str, base: type, package: str, group: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        base: type,
+        package: str,
+        group: str,
+        reserved: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.kind = kind
         self.base = base
         self.package = package
         self.group = group
+        self.reserved = reserved
         self._classes: dict[str, type[T]] = {}
         self._names: dict[type, str] = {}
         self._passed_on: dict[type, ModuleType] = {}
@@ -76,8 +85,8 @@ class Registry(Generic[T]):
         """Class decorator that registers a class as ``name`` (lower case, dashes between words).
 
         Raises:
-            RequestError: the name is malformed or taken by another class, the class is not of the
-                registry's base, or its file in the package is called otherwise.
+            RequestError: the name is malformed, reserved or taken by another class, the class is
+                not of the registry's base, or its file in the package is called otherwise.
         """
 
         def decorate(cls: C) -> C:
@@ -94,9 +103,14 @@ class Registry(Generic[T]):
         """Refuse a name that nothing is registered under, without importing any method.
 
         Raises:
-            RequestError: it is unknown; the message offers close ones.
+            RequestError: it is unknown; the message offers close ones. Or it is reserved.
         """
+        if name in self.reserved:
+            raise RequestError(
+                f"{shown(name)} is no {self.kind} of its own, but {self.reserved[name]}"
+            )
         if name not in (names := self.names()):
+            names = [*names, *self.reserved]
             hint = closest(name, names)
             raise RequestError(
                 f"unknown {self.kind} {shown(name)}; {hint + ' ' if hint else ''}"
@@ -178,6 +192,11 @@ class Registry(Generic[T]):
                 "digits, with single dashes between words"
             )
         self._check_base(cls)
+        if name in self.reserved:
+            raise RequestError(
+                f"{_where(cls)} registers {name!r}, which is {self.reserved[name]}: choose another "
+                "name"
+            )
         if name in self._modules() and not cls.__module__.startswith(f"{self.package}."):
             raise RequestError(
                 f"{_where(cls)} registers {name!r}, which is mibench's own {self.kind}: choose "

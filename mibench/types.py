@@ -62,6 +62,11 @@ class DefenseCard(Card):
     adaptive_attack: str | None = None
     adaptive_note: str = ""
 
+    @property
+    def filters(self) -> bool:
+        """Whether it changes answers alone, which whoever has the weights takes off."""
+        return self.kind == "output"
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""

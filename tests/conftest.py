@@ -47,9 +47,28 @@ TINY = protocols.Protocol(
     attacks={
         "gmi": {"attack.iterations": 3},
         "kedmi": {"attack.iterations": 3},
+        "lokt": {
+            "attack.iterations": 3,
+            "attack.surrogates.architectures": ["test_byobnet", "test_convnext"],
+            "attack.surrogates.start": "scratch",
+            "attack.surrogates.images_per_class": 7,
+            "attack.surrogates.training.epochs": 1,
+            "attack.surrogates.training.batch_size": 16,
+        },
+        "plg-mi": {"attack.iterations": 3},
         "vmi": {"attack.iterations": 3},
     },
-    priors={"inversion-gan": {"prior.steps": 5}},
+    priors={
+        "conditional-gan": {"prior.steps": 2, "prior.critic_steps": 1},
+        "inversion-gan": {"prior.steps": 5},
+        "t-acgan": {
+            "prior.start": True,
+            "prior.warmup": 1,
+            "prior.steps": 2,
+            "prior.critic_steps": 3,
+            "prior.batch_size": 8,
+        },
+    },
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mibench.errors import RequestError
-from mibench.names import AttackName, cell_name, method_label, variants
+from mibench.names import AttackName, asking_variants, cell_name, method_label, variants
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,23 @@ def test_views_go_with_any_improvement(name: str, views: str, full: str) -> None
     parsed = AttackName.parse(name)
     assert (parsed.base, parsed.views, parsed.full) == ("gmi", views, full)
     assert AttackName.parse(full) == parsed
+
+
+def test_repeating_stands_alone() -> None:
+    parsed = AttackName.parse("lookup+repeat")
+    assert parsed == AttackName("lookup", repeat=True)
+    assert parsed.full == "lookup+repeat"
+    assert not parsed.improves
+    assert asking_variants("a+b/c.py:Mine") == ["a+b/c.py:Mine", "a+b/c.py:Mine+repeat"]
+    assert AttackName.parse("a+b/c.py:Mine+repeat").base == "a+b/c.py:Mine"
+    for name in ("gmi+lom+repeat", "gmi+repeat+taa", "improved-gmi+repeat"):
+        with pytest.raises(RequestError, match=r"\+repeat is for attacks that only ask"):
+            AttackName.parse(name)
+        assert AttackName.parse(name, strict=False).repeat
+    with pytest.raises(RequestError, match="once each; or repeat"):
+        AttackName.parse("lookup+repeat+repeat")
+    with pytest.raises(RequestError, match="once each; or repeat"):
+        AttackName.parse("lookup+repeats")
 
 
 def test_two_kinds_of_views_exclude_each_other() -> None:

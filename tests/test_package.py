@@ -55,6 +55,10 @@ def test_the_wheel_holds_the_core_and_its_assets(wheel: zipfile.ZipFile) -> None
     assets = [path for path in assets if path.is_file()]
     assert {f"mibench/assets/{path.name}" for path in assets} <= held
     assert "mibench/py.typed" in held
+    for room in ("leaderboard", "reports"):
+        pages = sorted((ROOT / "mibench" / room / "templates").iterdir())
+        assert len(pages) > 3
+        assert {f"mibench/{room}/templates/{path.name}" for path in pages} <= held
     assert sum(path.stat().st_size for path in assets) <= 45_000_000
 
 

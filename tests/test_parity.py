@@ -25,6 +25,7 @@ else:
 from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, resolve
 from mibench.inversion.attack import ATTACKS
+from mibench.priors._conditional import ConditionalGenerator, ProjectionDiscriminator
 from mibench.priors._networks import Critic, Generator
 from mibench.priors.inversion_gan import Discriminator
 from mibench.protocols import PROTOCOLS
@@ -42,6 +43,9 @@ OURS = {
     "attack.max_rows",
     "prior.source",
     "attack.augment",
+    "attack.repeat",
+    "attack.repeats.times",
+    "attack.repeats.noise",
     "attack.identity.objective",
     "attack.identity.views",
     "attack.identity.eot",
@@ -70,6 +74,8 @@ def cell(of: str) -> Cell:
     request: dict[str, Any] = {"protocol": protocol or "celeba-64", "attack": "gmi"}
     kinds = {"protocol": PROTOCOLS, "attack": attack_names(), "defense": DEFENSES.names()}
     (kind,) = [kind for kind, names in kinds.items() if name in names]
+    if kind == "defense" and DEFENSES.get(name).filters():
+        request["attack"] = "lookup"
     scratch = {"protocol.initialisation": {}}
     return resolve(Request(**{**request, kind: name}, overrides=scratch))
 
@@ -178,7 +184,9 @@ def test_every_field_of_the_papers_defenses_and_their_training_has_a_row(name: s
     assert fields - adam - OURS <= paths(name)
 
 
-@pytest.mark.parametrize("name", ["at-at", "adversarial-training", "loft", "tl-dmi", "rolss"])
+@pytest.mark.parametrize(
+    "name", ["at-at", "adversarial-training", "loft", "tl-dmi", "rolss", "ssd"]
+)
 def test_every_field_of_defenses_that_train_as_the_protocol_does_has_a_row(name: str) -> None:
     fields = set(leaves(cell(name).defense_config.model_dump(), "defense."))
     assert fields <= paths(name)
@@ -190,10 +198,12 @@ def test_the_priors_networks_have_the_published_number_of_parameters() -> None:
             Generator(64, 100, 64, "gmi"),
             Critic(64, 64, norm="instance", architecture="gmi"),
             Discriminator(64, 64, 1000, "instance", "kedmi"),
+            ConditionalGenerator(64, 1000),
+            ProjectionDiscriminator(64, 1000),
         )
     counts = [f"{sum(each.numel() for each in network.parameters()):,}" for network in made]
     assert counts == [row[1] for row in PRIORS] == [row[3] for row in PRIORS]
-    assert counts == ["5,142,083", "4,316,545", "18,888,936"]
+    assert counts == ["5,142,083", "4,316,545", "18,888,936", "17,973,379", "11,165,441"]
 
 
 @pytest.mark.parametrize("row", NETWORKS, ids=lambda row: row[0])

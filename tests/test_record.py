@@ -14,7 +14,7 @@ from mibench.data.folder import FolderOptions
 from mibench.data.identity_division import IdentityDivision
 from mibench.leaderboard.checks import faults
 from mibench.protocols import PROTOCOLS
-from mibench.record import Record, prior_apart, protocol_digest, strength
+from mibench.record import Record, StageCost, prior_apart, protocol_digest, strength
 from tests.kit.board_records import make, record_data
 
 BOARDS = Path(__file__).resolve().parent.parent / "leaderboards"
@@ -156,3 +156,17 @@ def test_drawn_faces_digits_and_things_are_no_people() -> None:
     assert FolderOptions().of_people
     assert IdentityDivision(dataset="lfw").of_people
     assert not IdentityDivision(dataset="cifar10").of_people
+
+
+def test_queries_of_each_identity_are_among_all_of_them() -> None:
+    cost = {"stage": "reconstructions", "key": "k", "cached": False, "seconds": 1.0}
+    assert StageCost.model_validate(cost).own_queries is None
+    read = StageCost.model_validate_json(json.dumps({**cost, "queries": 9, "own_queries": [4, 3]}))
+    assert read.own_queries == (4, 3)
+    assert StageCost.model_validate(read.model_dump(mode="json")) == read
+    for wrong in ({"queries": 6, "own_queries": [4, 3]}, {"own_queries": [1]}):
+        with pytest.raises(ValidationError, match="more than the queries"):
+            StageCost.model_validate({**cost, **wrong})
+    for odd in ([-1], [1.5], ["1"], [True], 3):
+        with pytest.raises(ValidationError, match="own_queries"):
+            StageCost.model_validate({**cost, "queries": 9, "own_queries": odd})

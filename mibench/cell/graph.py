@@ -15,8 +15,10 @@ from mibench.cell.reconstructions import Reconstructions
 from mibench.cell.resolve import Cell
 from mibench.cell.stage import Stage
 from mibench.cell.students import Student
+from mibench.cell.surrogates import LabelledImages, Surrogate
 from mibench.cell.target import Target
 from mibench.data.divided import Divided
+from mibench.inversion.attack import TransferConfig
 from mibench.judges.evaluators import Evaluator
 from mibench.priors import Prior
 from mibench.priors.gan import Gan
@@ -45,8 +47,15 @@ class Graph:
             self.prior = OwnPrior(cell, self.images, self.general, self.target)
         architectures = config.students.architectures if config.augment else ()
         self.students = [Student(cell, self.images, self.target, a) for a in architectures]
+        self.surrogates: list[Surrogate] = []
+        if isinstance(config, TransferConfig):
+            own = config.surrogates
+            labelled = LabelledImages(cell, self.images, self.target, self.prior, own)
+            self.surrogates = [
+                Surrogate(cell, self.images, labelled, own, each) for each in own.architectures
+            ]
         self.reconstructions = Reconstructions(
-            cell, self.images, self.target, self.prior, self.students
+            cell, self.images, self.target, self.prior, self.students, self.surrogates
         )
         judges = range(len(protocol.judges))
         no_judge = NO_JUDGE

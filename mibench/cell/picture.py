@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +18,18 @@ from torch import Tensor
 from mibench.cell.measures import SAMPLES, Metrics
 from mibench.cell.reconstructions import Shards
 from mibench.cell.stage import Bench, Stage
-from mibench.data.images import ImageSet, to_float
+from mibench.data.images import Dataset, ImageSet, to_float
 from mibench.errors import MibenchError, printable
 from mibench.files import write_atomic
-from mibench.store.artifact import Artifact, save_json
+from mibench.record import GALLERY, ordinal
+from mibench.store.artifact import Artifact, save_json, save_tensors
 
 if TYPE_CHECKING:
     from mibench.cell.resolve import Cell
 
 PICTURE = "reconstructions.png"
+
+MOST_PEOPLE = 500  # of whom a report shows pictures
 
 _COLUMNS = 4  # identities side by side
 _ROWS = 15  # rows of identities at most; more would not be read
@@ -56,10 +60,13 @@ class Picture(Stage[Artifact]):
         measured, reason = bench.get(self.metrics), None
         if measured.load_json("summary.json")["status"] == "complete":
             data = bench.get(self.metrics.references.images)
-            shown = _shown(self.metrics.references.images.attacked(self.cell))
+            attacked = self.metrics.references.images.attacked(self.cell)
+            samples = measured.load_tensors(SAMPLES)
+            _save_gallery(folder / GALLERY, data, samples, _shown(attacked, MOST_PEOPLE))
+            shown = _shown(attacked)
             private, names = private_images(data.train, shown.to(bench.device))
             images = _select(bench.get(self.metrics.reconstructions), shown)
-            samples = {k: v[shown] for k, v in measured.load_tensors(SAMPLES).items()}
+            samples = {k: v[shown] for k, v in samples.items()}
             legend, alike = _FOUND, None
             if "lookalike" in samples:
                 people = measured.load_json("metrics.json")["metrics"]["median_rank"]["among"]
@@ -81,13 +88,52 @@ class Picture(Stage[Artifact]):
 
 def private_images(train: ImageSet, labels: Tensor) -> tuple[Tensor, list[str]]:
     """A private training image of each identity ``(k, 3, h, w)`` in [0, 1], and their names."""
-    first = [train.images[train.labels == label][0] for label in labels]
-    return to_float(torch.stack(first)), [train.names[label] for label in labels.tolist()]
+    return to_float(_first(train, labels)), [train.names[label] for label in labels.tolist()]
 
 
-def _shown(count: int) -> Tensor:
+def _first(train: ImageSet, labels: Tensor) -> Tensor:
+    return torch.stack([train.images[train.labels == label][0] for label in labels])
+
+
+def _save_gallery(path: Path, data: Dataset, samples: dict[str, Tensor], shown: Tensor) -> None:
+    """Write what a report shows of some identities beside their reconstructions.
+
+    ``identities (m,)``; of each the ``private`` image and the ``lookalike`` (uint8
+    ``(m, 3, h, w)``), which samples are the ``best`` guess and the ``median`` ``(m,)``, the
+    ``lookalike_rank (m,)``; and the ``names``, a JSON list, as a text. Without embedding judges
+    there is no look-alike.
+    """
+    labels = shown.to(data.train.images.device)
+    judged = "lookalike" in samples
+    chosen = _chosen(samples, judged)[shown]
+    found = {"identities": shown, "private": _first(data.train, labels)}
+    found |= {"best": chosen[:, 0], "median": chosen[:, 1]}
+    if judged:
+        places = samples["lookalike"][shown].to(data.public.images.device)
+        found["lookalike"] = data.public.images[places]
+        found["lookalike_rank"] = samples["lookalike_rank"][shown]
+    names = [data.train.names[label] for label in shown.tolist()]
+    save_tensors(path, found, {"names": json.dumps(names)})
+
+
+def _chosen(samples: dict[str, Tensor], judged: bool) -> Tensor:
+    """Of each identity the best guess and the median sample ``(k, 2)``.
+
+    The best guess is the target's choice; without embedding judges the evaluator's confidence
+    stands in the place of ranks, and chooses.
+    """
+    if judged:
+        order = samples["rank"].argsort(dim=1, stable=True)
+        best = samples["best"]
+    else:
+        order = samples["confidence"].argsort(dim=1, descending=True, stable=True)
+        best = order[:, 0]
+    return torch.stack([best, order[:, order.shape[1] // 2]], dim=1)
+
+
+def _shown(count: int, most: int = _COLUMNS * _ROWS) -> Tensor:
     """The identities that are drawn, evenly chosen."""
-    return torch.linspace(0, count - 1, min(count, _COLUMNS * _ROWS)).round().long()
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
 
 
 def _select(shards: Shards, wanted: Tensor) -> Tensor:
@@ -117,27 +163,19 @@ def _strips(
             stands in the place of ranks.
     """
     strips, labels = [], []
-    for row, name in enumerate(names):
+    every = _chosen(samples, lookalikes is not None).tolist()
+    for row, (name, chosen) in enumerate(zip(names, every, strict=True)):
         of = {key: values[row] for key, values in samples.items()}
         if lookalikes is None:
-            order = of["confidence"].argsort(descending=True, stable=True)
-            best, found = order[0], [f"{each:.0%}" for each in of["confidence"].tolist()]
+            found = [f"{each:.0%}" for each in of["confidence"].tolist()]
         else:
-            order = of["rank"].argsort(stable=True)
-            best, found = of["best"], [ordinal(each) for each in of["rank"].tolist()]
-        chosen = [int(best), int(order[len(order) // 2])]
+            found = [ordinal(each) for each in of["rank"].tolist()]
         strips.append([private[row], *images[row, chosen]])
         labels.append([name, *(found[each] for each in chosen)])
         if lookalikes is not None:
             strips[-1].append(lookalikes[row])
             labels[-1].append(ordinal(int(of["lookalike_rank"])))
     return strips, labels
-
-
-def ordinal(rank: int) -> str:
-    """``"1st"``, ``"2nd"``, ``"11th"``, ``"1,600th"``."""
-    teen = rank % 100 in (11, 12, 13)
-    return f"{rank:,}" + ("th" if teen else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th"))
 
 
 def reconstructions_picture(

@@ -82,7 +82,7 @@ class OwnPrior(Stage[Prior]):
         with seeded(stream(seed, "prior", "noise").initial_seed()):
             prior = kind(self.cell.prior_config).train(job)
         _save(folder, prior)
-        return {}
+        return {"queries": target.queries} if target is not None else {}
 
     def load(self, bench: Bench) -> Prior:
         return _load(self.cell.prior_kind, bench.artifact(self), "prior").to(bench.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,9 @@ from torch import Tensor
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import to_float
 from mibench.errors import DivergedError
-from mibench.inversion.attack import Problem
+from mibench.inversion.attack import Problem, TransferConfig
 from mibench.inversion.identity import IdentityLoss, PenultimateGaussian
-from mibench.models.access import ACCESS, TargetAccess, WhiteBoxTarget
+from mibench.models.access import TargetAccess, WhiteBoxTarget, access_to
 from mibench.models.classifiers import Classifier, predict
 from mibench.priors import Prior
 from mibench.settings import counted
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mibench.cell.images import Images
     from mibench.cell.resolve import Cell
     from mibench.cell.students import Student
+    from mibench.cell.surrogates import Surrogate
     from mibench.cell.target import Target
 
 RECONSTRUCTIONS = "reconstructions"  # first word of the shards' names
@@ -65,11 +66,14 @@ class Reconstructions(Stage[Shards]):
         target: Target,
         prior: Stage[Prior],
         students: Sequence[Student],
+        surrogates: Sequence[Surrogate],
     ) -> None:
         self.cell, self.images, self.target = cell, images, target
-        self.prior, self.students = prior, tuple(students)
+        self.prior, self.students, self.surrogates = prior, tuple(students), tuple(surrogates)
         config = counted(cell.attack_config)
         del config["students"]  # those that it uses are parents
+        if not cell.attack.repeat:
+            del config["repeats"]
         inputs = {
             "attack": cell.attack.full,
             "config": config,
@@ -79,7 +83,7 @@ class Reconstructions(Stage[Shards]):
         super().__init__(
             inputs,
             cell.request.seed,
-            [target, prior, *students, images],
+            [target, prior, *students, *surrogates, images],
             [cell.attack_class, *cell.attack_modules],
         )
 
@@ -97,11 +101,18 @@ class Reconstructions(Stage[Shards]):
         data = bench.get(self.images)
         attack = self.cell.attack_class(self.cell.attack_config)
         trained = bench.get(self.target)
-        target = ACCESS[attack.access](trained.frozen if attack.folds else trained.unfolded)
+        config = self.cell.attack_config
+        target = access_to(
+            trained.frozen if attack.folds else trained.unfolded,
+            attack.access,
+            config.repeats if config.repeat else None,
+            self.cell.request.seed,
+        )
+        prior = bench.get(self.prior).frozen(to_float(data.public.images[:2]))
         problem = Problem(
             target=target,
-            prior=bench.get(self.prior).frozen(to_float(data.public.images[:2])),
-            identity_loss=self._identity_loss(target, bench),
+            prior=prior,
+            identity_loss=self._identity_loss(target, prior, bench),
             labels=torch.arange(self.inputs["attacked"], device=bench.device),
             samples=self.cell.protocol.samples,
             public=data.public,
@@ -110,11 +121,17 @@ class Reconstructions(Stage[Shards]):
             progress=bench.progress,
         )
         _save(folder, attack(problem), problem.labels)
-        return {"queries": target.queries, "iterations": getattr(attack.config, "iterations", None)}
+        return {
+            "queries": target.queries,
+            "own_queries": target.own_queries.cpu()[problem.labels.cpu()].tolist(),
+            "iterations": getattr(attack.config, "iterations", None),
+        }
 
-    def _identity_loss(self, target: TargetAccess, bench: Bench) -> IdentityLoss | None:
+    def _identity_loss(
+        self, target: TargetAccess, prior: Prior, bench: Bench
+    ) -> IdentityLoss | None:
         if not isinstance(target, WhiteBoxTarget):
-            return None
+            return self._transfer_loss(prior, bench)
         config, penultimate = self.cell.attack_config.identity, None
         model, public = bench.get(self.target).frozen, bench.get(self.images).public
         if config.objective == "logit":
@@ -130,6 +147,18 @@ class Reconstructions(Stage[Shards]):
         return IdentityLoss(
             target.outputs, students, config, penultimate, model.stochastic, public.mirror
         )
+
+    def _transfer_loss(self, prior: Prior, bench: Bench) -> IdentityLoss | None:
+        """The identity loss of the surrogates, if there are any; of the target it holds nothing."""
+        config = self.cell.attack_config
+        if not isinstance(config, TransferConfig):
+            return None
+        first, *others = [bench.get(each) for each in self.surrogates]
+        rest: list[Callable[[Tensor], Tensor]] = [*others]
+        if config.surrogates.prior_head:
+            rest.append(prior.logits)
+        mirror = bench.get(self.images).public.mirror
+        return IdentityLoss(first.outputs, rest, config.identity, mirror=mirror)
 
     def load(self, bench: Bench) -> Shards:
         artifact = bench.artifact(self)

@@ -23,6 +23,7 @@ from mibench.files import sha256, write_atomic
 from mibench.leaderboard.names import overrides
 from mibench.names import cell_name, method_label
 from mibench.record import (
+    GALLERY,
     INCOMPLETE,
     RULES_VERSION,
     Environment,
@@ -32,6 +33,7 @@ from mibench.record import (
     StageCost,
     strength,
 )
+from mibench.reports.run import REPORT, write_report
 from mibench.settings import plain_settings
 from mibench.store.artifact import Artifact, save_json
 from mibench.types import canonical_json, digest
@@ -213,25 +215,36 @@ def _environment(costs: tuple[StageCost, ...]) -> Environment:
 def write(folder: Path, record: Record, graph: Graph, bench: Bench) -> None:
     """Fill the run folder; every file is replaced whole, and the record comes last.
 
-    The reconstructions are those of the store, by another name, where both lie on one disk. A
-    picture that could not be drawn is a warning, each time.
+    The reconstructions are those of the store, by another name, where both lie on one disk. The
+    report is made from what lies in the folder. A picture that could not be drawn is a warning,
+    each time, and so is a report that could not be written.
     """
     picture = bench.get(graph.picture)
     shards = {k: v for k, v in record.artifacts.items() if k.startswith(f"{RECONSTRUCTIONS}.")}
     for path in folder.glob(f"{RECONSTRUCTIONS}.*"):  # of an earlier run
         if path.name not in shards or sha256(path) != shards[path.name]:
             path.unlink()
+    for name in (GALLERY, REPORT):
+        (folder / name).unlink(missing_ok=True)
     for name in shards:
         if not (folder / name).exists():
             _place(bench.get(graph.reconstructions).artifact.file(name), folder / name)
-    if PICTURE in picture.manifest.files:
-        _place(picture.file(PICTURE), folder / PICTURE)
+    for name in (PICTURE, GALLERY):
+        if name in picture.manifest.files:
+            _place(picture.file(name), folder / name)
     if reason := picture.load_json("picture.json")["not drawn"]:
         log.warning(
             "%s: the record is complete, but its picture could not be drawn (%s)", folder, reason
         )
     graph.images.divided.write(folder)
     save_json(folder / RECORD, record.model_dump(mode="json"))
+    try:
+        write_report(folder, record, folder / REPORT, check=False)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.warning(
+            "%s: the record is complete, but its report could not be written (%s)", folder, reason
+        )
 
 
 def _place(source: Path, place: Path) -> None:

@@ -30,7 +30,7 @@ class Request(Frozen):
         None, description="kind of the attacker's image prior; None: the attack's own"
     )
     seed: Seed = 0
-    root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    root: Name | None = Field(None, description="image folder or file, for the protocol `folder`")
     preset: Preset | None = Field(
         None,
         description="size of networks and budgets, for the protocol `folder`; None: `paper` where "

@@ -14,14 +14,14 @@ import torch
 from mibench.cell.overrides import Model, with_overrides
 from mibench.cell.request import Request, check_paths
 from mibench.data.folder import FolderOptions
-from mibench.errors import RequestError
-from mibench.inversion.attack import ATTACKS, Attack, AttackConfig
+from mibench.errors import NotApplicableError, RequestError
+from mibench.inversion.attack import ATTACKS, Attack, AttackConfig, TransferConfig
 from mibench.judges import JUDGES, Judge
 from mibench.judges.evaluators import EVALUATORS, Evaluator, EvaluatorConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
-from mibench.names import AttackName, method_label, variants
+from mibench.names import AttackName, method_label
 from mibench.priors import PRIORS, PriorConfig, PriorKind
 from mibench.priors.gan import Gan
 from mibench.protocols import Protocol, folder_protocol, is_file, protocol_named
@@ -33,7 +33,10 @@ from mibench.training.defense import DEFENSES, Defense, DefenseConfig
 from mibench.training.loop import TrainingConfig
 from mibench.types import AttackCard, DefenseCard, digest
 
-_NO_ROOT = "the protocol `{}` needs its image folder: --root DIR, one sub-folder for each identity"
+_NO_ROOT = (
+    "the protocol `{}` needs its image folder: --root DIR, one sub-folder for each identity, or a "
+    "file or folder in another layout (.csv, .npz, .parquet, .arrow, Hugging Face's `datasets`)"
+)
 # What a card says of itself and what it pins; methods' settings have paths of their own.
 _IDENTITY = ("name", "version", "title", "notes", "assets", "board")
 _METHODS = ("attacks", "priors", "defenses")
@@ -53,7 +56,8 @@ class Cell:
             mibench's own.
         defense_modules, attack_modules, prior_modules: files beside a class's own that it came
             through.
-        weights: by architecture, what identifies the weights that it starts from (:func:`check`).
+        weights: by architecture (of surrogates, :func:`surrogate_weights`), what identifies the
+            weights that it starts from (:func:`check`).
     """
 
     request: Request
@@ -130,6 +134,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
             that is left out is its base class, with the settings that all have.
 
     Raises:
+        NotApplicableError: the attack's access takes the defense off.
         RequestError: an unknown name or path, or a value of the wrong type.
     """
     overrides = request.overrides
@@ -150,17 +155,22 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     attack_class = ATTACKS.base if "attack" in without else ATTACKS.get(name.base)
     attack_modules = ATTACKS.files_of(attack_class)
     name = replace(name, base=ATTACKS.name_of(attack_class))
-    if name.full != name.base and not attack_class.varied():
-        raise RequestError(
-            f"attack {request.attack!r}: {name.base} optimises no identity loss, so it has no "
-            "variants"
-        )
+    check_variant(name, attack_class)
     if "attack" not in without:
         check_method(name.base, attack_class)
+    if not without:
+        check_applicable(name.full, attack_class, defense_name, defense_class)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
     prior_kind = prior_kind_of(request.prior or attack_class.prior, name.base, attack_class)
     if request.prior and prior_kind is prior_kind_of(attack_class.prior, name.base, attack_class):
         request = request.model_copy(update={"prior": None})  # the same cell
+    own = attack_config.surrogates if isinstance(attack_config, TransferConfig) else None
+    if own is not None and own.prior_head and not prior_kind.tells_identities:
+        raise RequestError(
+            f"--set attack.surrogates.prior_head=true: the prior "
+            f"{shown(PRIORS.name_of(prior_kind))} tells no identities apart; leave it out, or "
+            "choose another one with --prior"
+        )
     prior_name, prior_modules = PRIORS.name_of(prior_kind), PRIORS.files_of(prior_kind)
     _check_tables(protocol, {"attacks": name.base, "defenses": defense_name, "priors": prior_name})
     trained: set[type[PriorKind[Any]]] = {Gan, prior_kind}
@@ -168,6 +178,8 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
         trained.discard(Gan)
     for kind in trained:
         kind.check(protocol.resolution)
+    prior_config = prior_settings(prior_name, prior_kind, protocol, overrides)
+    prior_kind(prior_config).check_general()
     return Cell(
         request=request,
         protocol=scaled(protocol, request.budget),
@@ -190,9 +202,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
         prior_source=outside_digest(prior_kind, *prior_modules),
         prior_kind=prior_kind,
         prior_modules=tuple(prior_modules),
-        prior_config=scaled(
-            prior_settings(prior_name, prior_kind, protocol, overrides), request.budget
-        ),
+        prior_config=scaled(prior_config, request.budget),
     )
 
 
@@ -232,9 +242,24 @@ def check(cell: Cell) -> Cell:
             weights[each] = check_initialisation(each, protocol.start(each), resolution)
         except RequestError as error:
             absent.append(str(error))
+    if isinstance(config, TransferConfig):
+        surrogates = config.surrogates
+        for each in surrogates.architectures:
+            _check_architecture(each, protocol.resolution)
+            try:
+                weights[surrogate_weights(each)] = check_initialisation(
+                    each, surrogates.initialisation, protocol.resolution
+                )
+            except RequestError as error:
+                absent.append(str(error))
     if absent:  # all of them, so that they can be fetched together
         raise RequestError("\n".join(absent))
     return replace(cell, weights=weights)
+
+
+def surrogate_weights(architecture: str) -> str:
+    """Under what :attr:`Cell.weights` has a surrogate's, which start as the attack says."""
+    return f"surrogate {architecture}"
 
 
 def defense_settings(
@@ -264,14 +289,57 @@ def attack_settings(
     config = _set(named, "attack", protocol, "attacks", name.base, overrides)
     for path, otherwise in (
         ("attack.augment", config.augment != named.augment),
+        ("attack.repeat", config.repeat != named.repeat),
         ("attack.identity.views", config.identity.views != named.identity.views),
         ("attack.identity.objective", (config.identity.objective == "logit") != name.lom),
     ):
         if otherwise or (path in overrides and path in fixed_by(name)):
             raise RequestError(
-                f"--set {path}: choose it by the attack's name ({', '.join(variants(name.base))})"
+                f"--set {path}: choose it by the attack's name "
+                f"({', '.join(method.variants(name.base))})"
             )
     return config
+
+
+def check_variant(name: AttackName, method: type[Attack[Any]]) -> None:
+    """Refuse a variant that an attack has not.
+
+    Raises:
+        RequestError: the identity loss is to be changed of an attack that minimises none, or
+            questions are to be repeated of one that has the weights.
+    """
+    if name.improves and not method.varied():
+        raise RequestError(
+            f"attack {name.full!r}: {name.base} optimises no identity loss, so it has no variants "
+            f"of it; there are {' and '.join(method.variants(name.base))}"
+        )
+    if name.repeat and not method.asks():
+        why = "its surrogates have learned from the answers before it runs, and it asks nothing"
+        if method.access == "white-box":
+            why = (
+                f"{name.base} has its weights; against noise in these it averages its loss "
+                "(attack.identity.eot)"
+            )
+        raise RequestError(
+            f"attack {name.full!r}: +repeat is for attacks that only ask the target, and {why}"
+        )
+
+
+def check_applicable(
+    attack: str, attack_class: type[Attack[Any]], defense: str, defense_class: type[Defense[Any]]
+) -> None:
+    """Refuse an attack that has the weights on a defense that only changes answers.
+
+    Raises:
+        NotApplicableError: it says why there is no number.
+    """
+    if defense_class.filters() and attack_class.access == "white-box":
+        raise NotApplicableError(
+            f"the attack {shown(attack)} on the defense {shown(defense)} is not applicable (n/a): "
+            "the defense changes the target's answers alone, and whoever has the weights takes "
+            "that off and attacks the target without it. Choose an attack with black-box or "
+            "label-only access (`mibench list attacks`)"
+        )
 
 
 def config_named(name: AttackName, config: AttackConfig) -> AttackConfig:
@@ -280,13 +348,15 @@ def config_named(name: AttackName, config: AttackConfig) -> AttackConfig:
     if name.lom:
         chosen["objective"] = "logit"
     identity = config.identity.model_copy(update=chosen)
-    return config.model_copy(update={"augment": name.ma, "identity": identity})
+    return config.model_copy(
+        update={"augment": name.ma, "identity": identity, "repeat": name.repeat}
+    )
 
 
 def fixed_by(name: AttackName) -> tuple[str, ...]:
     """Paths of the options that an attack's name chooses, which cannot be set beside it."""
     objective = ("attack.identity.objective",) if name.lom else ()
-    return ("attack.augment", "attack.identity.views", *objective)
+    return ("attack.augment", "attack.identity.views", "attack.repeat", *objective)
 
 
 def prior_settings(

@@ -56,7 +56,8 @@ def run(
         prior: kind of the attacker's image prior, a name or ``path/to/file.py:Class``; None takes
             the attack's own.
         seed: seed of target, prior, students and attack, from 0 to 2⁶³ − 1.
-        root: image folder with one sub-folder per identity, for the protocol ``folder``.
+        root: image folder with one sub-folder per identity, or a file or folder in another of the
+            layouts of :mod:`mibench.data.layout`, for the protocol ``folder``.
         preset: ``"small"`` or ``"paper"``, sizes of the protocol ``folder``; None: ``"paper"``
             where there is a GPU, else ``"small"``.
         data: folder of data sets that ``mibench data prepare`` made, for the protocols on them;
@@ -65,7 +66,7 @@ def run(
         budget: share of all epochs and steps, and of what is attacked and judged, in (0, 1]; less
             than 1 is for trying out, and boards refuse such records.
         store: folder of cached stages; None: ``MIBENCH_STORE`` or the user's cache folder.
-        out: run folder for record, reconstructions and picture, which holds no other cell's
+        out: run folder for record, reconstructions and report, which holds no other cell's
             record; None: below ``mibench-runs/``, under a name that no other cell has.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``; auto takes a CUDA GPU
             where there is one, else the CPU.
@@ -73,8 +74,8 @@ def run(
         command: what the record states as its command; None reconstructs one.
 
     Returns:
-        The record; also written to ``<out>/record.json`` beside ``reconstructions.safetensors``
-        and ``reconstructions.png``.
+        The record; also written to ``<out>/record.json`` beside ``reconstructions.safetensors``,
+        ``reconstructions.png`` and ``report.html``.
 
     Raises:
         RequestError: the request is wrong; raised before anything is computed.

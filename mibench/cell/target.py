@@ -101,13 +101,18 @@ class Target(Stage[Trained]):
             "config": counted(cell.defense_config),
             **start_inputs(cell, cell.architecture),
         }
+        # A filter of answers changes nothing of the training: it stands before the same network.
+        filters = cell.defense_class.filters()
+        self.trained_as = "none" if filters else cell.defense_name
+        if filters:  # which the card says, and cards are in no key
+            inputs["trained_as"] = self.trained_as
         methods: list[type | str | ModuleType] = [cell.defense_class, *cell.defense_modules]
         methods += defined(cell.architecture)
         super().__init__(inputs, cell.request.seed, [images], methods)
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         cell, data = self.cell, bench.get(self.images)
-        rng = stream(cell.request.seed, "target", cell.architecture, cell.defense_name)
+        rng = stream(cell.request.seed, "target", cell.architecture, self.trained_as)
         defense = cell.defense_class(cell.defense_config)
         model = self.empty(bench, rng, cell.protocol.start(cell.architecture), defense)
         job = Job(model, data.train, data.val, data.public, cell.training, rng, bench.progress)

@@ -20,6 +20,11 @@ from mibench.errors import MibenchError, printable
 
 COMMANDS = {  # where each is, and its line of help
     "run": ("run:run", "Run one cell: train, attack, measure."),
+    "report": ("report:report", "Write a run's report: one page that opens without a network."),
+    "compare": (
+        "compare:compare",
+        "Put runs beside each other, with paired differences and intervals.",
+    ),
     "list": ("listing:list_", "List what there is of a KIND."),
     "info": (
         "info:info",

@@ -48,7 +48,7 @@ def list_(data: str | None, as_json: bool) -> None:
 @click.argument("name")
 @click.option(
     "--root",
-    metavar="DIR",
+    metavar="PATH",
     required=True,
     help="Where the original files are, or are to be downloaded to.",
 )
@@ -94,9 +94,10 @@ def prepare(
 
     All cores are used. A command that was stopped continues where it was.
     """
-    from mibench.cli.show.progress import display, size
+    from mibench.cli.show.progress import display
     from mibench.data.lists import lists_folder
     from mibench.data.prepare import prepare as prepare_data
+    from mibench.progress import size
 
     # What torchvision prints while downloading is progress, not a result.
     with contextlib.redirect_stdout(sys.stderr), display(quiet=quiet) as progress:
@@ -225,8 +226,8 @@ def _cell(held: dict[str, Any], size: Callable[[float], str]) -> str:
 def _show(entries: list[dict[str, Any]], root: Path, out: Console) -> None:
     from rich.text import Text
 
-    from mibench.cli.show.progress import size
     from mibench.cli.show.tables import folded, right, table, whole
+    from mibench.progress import size
 
     columns = [whole("name")]
     columns += [right(name, no_wrap=True) for name in ("images", "identities", "originals")]

@@ -7,7 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import timm
 from pydantic import BaseModel
@@ -18,6 +18,7 @@ from mibench.cell.request import Request
 from mibench.cell.resolve import (
     attack_settings,
     check_method,
+    check_variant,
     config_named,
     defense_settings,
     fixed_by,
@@ -32,12 +33,15 @@ from mibench.inversion.attack import ATTACKS
 from mibench.judges import JUDGES
 from mibench.judges.evaluators import EVALUATORS
 from mibench.metrics import METRICS
-from mibench.names import AttackName, variants
+from mibench.names import STANDARD, STANDARD_SET, AttackName
 from mibench.priors import PRIORS
-from mibench.protocols import PROTOCOLS, Protocol, folder_protocol, is_file, protocol_named
+from mibench.protocols import PROTOCOLS, Protocol, card_named, folder_protocol, is_file
 from mibench.registry import closest, named_in_file
 from mibench.settings import shown
 from mibench.training.defense import DEFENSES
+from mibench.types import Access
+
+_SET = "set of attacks"  # kind of the name `standard`
 
 
 def describe(name: str, protocol: str | None = None) -> Entry:
@@ -50,9 +54,9 @@ def describe(name: str, protocol: str | None = None) -> Entry:
         RequestError: nothing is called so (the message offers close names of all kinds), or there
             is no such protocol.
     """
-    card = _card(protocol or Request.model_fields["protocol"].default)
+    card = card_named(protocol or Request.model_fields["protocol"].default)
     kind = _kind_in_file(name) if is_file(name) else _kind(name)
-    if protocol is not None and kind not in ("attack", "defense", "prior", "target"):
+    if protocol is not None and kind not in ("attack", "defense", "prior", "target", _SET):
         raise RequestError(
             f"--protocol is for attacks, defenses, priors and targets; {shown(name)} is none"
         )
@@ -81,6 +85,8 @@ def _kind_of(value: object) -> str | None:
 
 
 def _kind(name: str) -> str:
+    if name == STANDARD:
+        return _SET
     with contextlib.suppress(RequestError):  # not an attack's name: `improved-…+lom`
         if AttackName.parse(name).base in ATTACKS.names():
             return "attack"
@@ -97,22 +103,17 @@ def _kind(name: str) -> str:
     raise RequestError(nothing_called(name, timm.list_models()))
 
 
-def _card(name: str) -> Protocol:
-    return folder_protocol(FolderOptions()) if name == "folder" else protocol_named(name)
-
-
 def _attack(asked: str, protocol: Protocol) -> Entry:
     name = AttackName.parse(asked)
     cls = ATTACKS.get(name.base)
     check_method(name.base, cls)
-    if name.full != name.base and not cls.varied():
-        raise RequestError(f"{name.base} optimises no identity loss, so it has no {name.full}")
+    check_variant(name, cls)
     kind = prior_kind_of(cls.prior, name.base, cls)
     prior = PRIORS.name_of(kind)
     config, fixed = config_named(name, cls.Config.model_validate({})), fixed_by(name)
     return {
         "name": name.full,
-        "variants": variants(name.base) if cls.varied() else [name.base],
+        "variants": cls.variants(name.base),
         "access": cls.access,
         "prior": prior,
         "from_protocol": ["attack.students", "prior.gan"],
@@ -123,6 +124,15 @@ def _attack(asked: str, protocol: Protocol) -> Entry:
             *fields(kind.Config(), "prior.", prior_settings(prior, kind, protocol, {})),
         ],
         "protocols": _in_protocols(attacks=name.base, priors=prior),
+    }
+
+
+def _standard(name: str, protocol: Protocol) -> Entry:
+    board = protocol.board
+    return {
+        "about": f"It is {STANDARD_SET}.",
+        "of_protocol": f"{protocol.name}, list {board.list_version}",
+        **{access: list(board.attacks(access)) for access in get_args(Access)},
     }
 
 
@@ -186,7 +196,7 @@ def _source(name: str, protocol: Protocol) -> Entry:
 
 
 def _protocol(name: str, default: Protocol) -> Entry:
-    protocol = _card(name)
+    protocol = card_named(name)
     held = {"name", "version", "title", "notes", "assets", "attacks", "priors", "defenses"}
     prefix = "protocol."
     return {
@@ -220,6 +230,7 @@ def _metric(name: str, protocol: Protocol) -> Entry:
 
 _DESCRIBED: dict[str, Callable[[str, Protocol], Entry]] = {
     "attack": _attack,
+    _SET: _standard,
     "defense": _defense,
     "prior": _prior,
     "evaluator": _evaluator,

@@ -18,10 +18,10 @@ from rich.text import Text
 
 import mibench
 from mibench.cli.options import json_option, print_json, store_option
-from mibench.cli.show.progress import size
 from mibench.cli.show.tables import console, folded, table
 from mibench.errors import ArtifactError, RequestError
 from mibench.files import user_path
+from mibench.progress import size
 from mibench.settings import NEEDED_BYTES
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ PACKAGES = (  # a test compares them with pyproject.toml
 )
 EXTRAS = {  # what is needed only for something, and the extra that has it
     "ray": ("grids on several machines", "ray"),
+    "pyarrow": ("pictures in Arrow and Parquet files", "arrow"),
     "dlib-bin": ("judging photographs of faces", "faces"),
     "face_recognition_models": ("judging photographs of faces", "faces"),
 }

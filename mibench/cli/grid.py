@@ -10,6 +10,7 @@ import click
 
 from mibench.cli.options import (
     budget_option,
+    complete_attack,
     data_option,
     preset_option,
     quiet_option,
@@ -20,8 +21,17 @@ from mibench.errors import RequestError
 from mibench.files import output_folder, user_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rich.console import Console
+
     from mibench.grid.grid import Grid
+    from mibench.grid.plan import Plan
     from mibench.grid.ray_cluster import Resources
+    from mibench.grid.schedule import Executor, Result
+    from mibench.progress import Progress
+    from mibench.record import Record
 
 
 @click.command(short_help="Run many cells; what they share is computed once.")
@@ -29,7 +39,12 @@ if TYPE_CHECKING:
 @click.option("--protocol", help="Evaluation setting of all cells.  [default: synthfaces-32]")
 @click.option("--targets", metavar="A,B", help="Architectures. Without it, the protocol's own.")
 @click.option("--defenses", metavar="A,B", help="Defenses.  [default: none]")
-@click.option("--attacks", metavar="A,B", help="Attacks.  [default: improved-kedmi]")
+@click.option(
+    "--attacks",
+    metavar="A,B",
+    shell_complete=complete_attack,
+    help="Attacks; `standard` stands for all of the protocol's lists.  [default: improved-kedmi]",
+)
 @click.option("--priors", metavar="A,B", help="Kinds of priors. Without it, each attack's own.")
 @click.option("--seeds", metavar="SEEDS", help="Seeds, as 0-2 or 0,3.  [default: 0]")
 @click.option("--controls", is_flag=True, help="Also run each defense at strength 0.")
@@ -41,7 +56,7 @@ if TYPE_CHECKING:
     help="More points of a defense, as bido:defense.scale=1,5, or bido:defense.scale=all for the "
     "defense's own strengths; can be given several times.",
 )
-@click.option("--root", metavar="DIR", help="Image folder, for the protocol `folder`.")
+@click.option("--root", metavar="PATH", help="Image folder or file, for the protocol `folder`.")
 @preset_option
 @settings_option
 @data_option
@@ -92,7 +107,6 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     """
     from mibench.cell.request import check_device
     from mibench.cli.known import refuse_unknown
-    from mibench.settings import NEEDED_BYTES
 
     check_device(options["device"])
     resources = _resources(options)
@@ -106,16 +120,13 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     import torch
 
     from mibench.cell.run import select_device
-    from mibench.cli.show.grid import GridDisplay, show_plan, show_result
+    from mibench.cli.show.grid import show_plan
     from mibench.cli.show.tables import console
     from mibench.grid.grid import expand
     from mibench.grid.local import InProcess, Workers, local_devices, threads_each
     from mibench.grid.plan import make_plan
     from mibench.grid.ray_cluster import RayCluster
-    from mibench.grid.run import records, run_grid
-    from mibench.grid.schedule import Executor, Listener
-    from mibench.progress import SILENT
-    from mibench.store.store import Store, default_root
+    from mibench.store.store import default_root
 
     devices, threads = ["cpu"], options["threads"]
     if resources is None:  # Ray's nodes have devices of their own
@@ -137,25 +148,65 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     show_plan(plan, len(devices), shown)
     if options["dry_run"]:
         return
-    Store(root).require_space(NEEDED_BYTES)
-    display = None if options["quiet"] else GridDisplay(plan, len(devices))
-    with display or contextlib.nullcontext(), contextlib.redirect_stdout(sys.stderr):
-        executor: Executor
+
+    def executor(progress: Progress) -> Executor:
         if resources:
-            executor = RayCluster(options["address"], resources)
-        elif len(devices) > 1:
-            executor = Workers(devices, threads or threads_each(len(devices)))
-        else:
-            if threads:
-                torch.set_num_threads(threads)
-            executor = InProcess(display or SILENT)
-        result = run_grid(plan, root, executor, display or Listener(), device=options["device"])
-    done = records(plan.cells, result)
-    show_result(plan, result, done, shown)
+            return RayCluster(options["address"], resources)
+        if len(devices) > 1:
+            return Workers(devices, threads or threads_each(len(devices)))
+        if threads:
+            torch.set_num_threads(threads)
+        return InProcess(progress)
+
+    result, done = compute(
+        plan, root, executor, options["device"], len(devices), shown, quiet=options["quiet"]
+    )
     if options["as_json"]:
         for record in done.values():
             click.echo(record.model_dump_json())
     ctx.exit(1 if result.failed else 0)
+
+
+def compute(
+    plan: Plan,
+    store: Path,
+    executor: Callable[[Progress], Executor],
+    device: str,
+    workers: int,
+    shown: Console,
+    *,
+    quiet: bool,
+) -> tuple[Result, dict[int, Record]]:
+    """Run a plan with its progress on standard error, and show how it ended.
+
+    Args:
+        plan: what to run.
+        store: root of the store that it was made for.
+        executor: who computes, given whom to tell of steps.
+        device: for executors that leave the choice to the job.
+        workers: how many stages may run at once.
+        shown: where the end is shown.
+        quiet: whether there is no progress.
+
+    Returns:
+        How it ended, and the records by the index of their cell.
+    """
+    from mibench.cli.show.grid import GridDisplay, show_result
+    from mibench.grid.run import records, run_grid
+    from mibench.grid.schedule import Listener
+    from mibench.progress import SILENT
+    from mibench.settings import NEEDED_BYTES
+    from mibench.store.store import Store
+
+    Store(store).require_space(NEEDED_BYTES)
+    display = None if quiet else GridDisplay(plan, workers)
+    with display or contextlib.nullcontext(), contextlib.redirect_stdout(sys.stderr):
+        result = run_grid(
+            plan, store, executor(display or SILENT), display or Listener(), device=device
+        )
+    done = records(plan.cells, result)
+    show_result(plan, result, done, shown)
+    return result, done
 
 
 def _grids(options: dict[str, Any]) -> list[Grid]:

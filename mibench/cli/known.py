@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mibench.errors import RequestError
 from mibench.files import read_file, read_toml
-from mibench.names import IMPROVEMENTS, VIEWS, AttackName
+from mibench.names import IMPROVEMENTS, REPEATED, STANDARD, STANDARD_SET, VIEWS, AttackName
 from mibench.reading import Call, Class, UnreadableError, known, read_module
 from mibench.registry import Registry, closest, no_such
 from mibench.settings import shown
@@ -127,19 +127,32 @@ def papers() -> Papers:
 
 
 def defense_facts() -> dict[str, DefenseFacts]:
-    """What mibench's own defenses say of their adaptive attacks and of their strengths' order."""
+    """What mibench's own defenses say that boards need.
+
+    Of their adaptive attacks, with the access of these, of their strengths' order, and whether they
+    change the answers only.
+    """
     from mibench.leaderboard.board import DefenseFacts
 
     columns = {
         "attack": "card.adaptive_attack",
         "note": "card.adaptive_note",
         "strengths": "strengths",
+        "kind": "card.kind",
     }
+    accesses = {n: said["access"] for n, said in _own_facts("attack", {"access": "access"}).items()}
     found = {}
     for name, said in _own_facts("defense", columns).items():
         sizes = [abs(value) for value in said["strengths"][1:]]  # without the control
         falls = sizes == sorted(sizes, reverse=True) and len(sizes) > 1
-        found[name] = DefenseFacts(said["attack"], said["note"] or "", falls)
+        attack = said["attack"]
+        found[name] = DefenseFacts(
+            attack,
+            said["note"] or "",
+            falls,
+            access=accesses.get(AttackName.parse(attack).base) if attack else None,
+            output=said["kind"] == "output",
+        )
     return found
 
 
@@ -156,7 +169,8 @@ def refuse_unknown(
 ) -> None:
     """Refuse a protocol or a method that does not exist, before anything is imported for it.
 
-    What is in a file is let pass, if there is one: only running it tells.
+    What is in a file is let pass, if there is one: only running it tells; so is the standard set
+    of attacks, whose names a protocol's card holds.
 
     Raises:
         RequestError: there is none of that name (the message offers close ones), or no such file.
@@ -172,6 +186,8 @@ def refuse_unknown(
     kinds = {"defense": defenses, "attack": attacks, "prior": filter(None, priors)}
     for kind, methods in kinds.items():
         for name in methods:
+            if kind == "attack" and name == STANDARD:
+                continue
             base = AttackName.parse(name).base if kind == "attack" else name
             if ".py" not in base:
                 registry(kind).check(base)
@@ -224,7 +240,8 @@ def registry(kind: str, *, load: bool = False) -> Registry[Any]:
     if row.home in sys.modules:
         found: Registry[Any] = getattr(sys.modules[row.home], f"{kind.upper()}S")
         return found
-    return Registry(kind, object, row.package, f"mibench.{kind}s")
+    reserved = {STANDARD: STANDARD_SET} if kind == "attack" else {}
+    return Registry(kind, object, row.package, f"mibench.{kind}s", reserved)
 
 
 def _registered(kind: str) -> list[Entry]:
@@ -235,7 +252,8 @@ def _registered(kind: str) -> list[Entry]:
 def _attacks() -> list[Entry]:
     """Attacks of the same access and prior together, each with its variants.
 
-    Of views, which go with any of them, the base attack alone has rows.
+    Of views, which go with any of them, the base attack alone has rows. Last comes the standard
+    set, which is named like an attack.
     """
     columns = ROWS["attack"].columns | {"varied": "optimises_identity"}
     found = [{"base": n, **_facts("attack", n, columns)} for n in registry("attack").names()]
@@ -243,13 +261,19 @@ def _attacks() -> list[Entry]:
     found.sort(key=lambda each: (order.get(each["access"], len(order)), each["prior"]))
     entries = []
     for facts in found:
-        base, varied = facts.pop("base"), facts.pop("varied") and facts["access"] == "white-box"
-        told = {AttackName(base, *improved): says for improved, says in IMPROVEMENTS.items()}
-        told |= {AttackName(base, views=views): says for views, says in VIEWS.items()}
-        for name, says in told.items() if varied else [(AttackName(base), "")]:
+        base, told = facts.pop("base"), dict[AttackName, str]()
+        told[AttackName(base)] = ""
+        varied, white_box = facts.pop("varied"), facts["access"] == "white-box"
+        if varied and white_box:
+            told |= {AttackName(base, *improved): says for improved, says in IMPROVEMENTS.items()}
+            told |= {AttackName(base, views=views): says for views, says in VIEWS.items()}
+        elif not (varied or white_box):  # as mibench.inversion.attack.Attack.asks
+            told[AttackName(base, repeat=True)] = REPEATED
+        for name, says in told.items():
             title = facts["title"] + (f", {says}" if says else "")
             entries.append({"name": name.full, **facts, "title": title})
-    return entries
+    several: Entry = {"access": "all", "prior": "each its own", "title": STANDARD_SET}
+    return [*entries, {"name": STANDARD, **several, "source": "the protocol's card"}]
 
 
 def _defenses() -> list[Entry]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from mibench.verify.compare import Comparison
 
 FORMATS = ("latex", "csv", "markdown", "html")  # as in leaderboard.formats, unimported
-TABLES = ("defenses", "cells", "improvement", "published")
+TABLES = (
+    *("defenses", "defenses-black-box", "defenses-label-only"),
+    *("cells", "improvement", "published"),
+)
+FIGURES = ("privacy-utility", "queries")
 Body = TypeVar("Body", bound=Callable[..., Any])
 
 folder_option = click.option(
@@ -319,7 +323,14 @@ def _store(folder: str | None) -> Path:
 @click.option(
     "--figure",
     metavar="FILE",
-    help="Write the privacy-utility figure into FILE, .pdf or .svg, in place of a table.",
+    help="Write a figure into FILE, .pdf or .svg, in place of a table.",
+)
+@click.option(
+    "--plot",
+    type=click.Choice(FIGURES),
+    default="privacy-utility",
+    show_default=True,
+    help="Which figure: what leaks over natural accuracy, or over queries of the target.",
 )
 @folder_option
 def export(
@@ -329,6 +340,7 @@ def export(
     columns: str | None,
     conditions: tuple[str, ...],
     figure: str | None,
+    plot: str,
     folder: str,
 ) -> None:
     """Write a table on standard output, or a figure into a file.
@@ -354,10 +366,15 @@ def export(
     if protocol not in found:
         raise RequestError(f"no record of {protocol!r} in {folder} can be taken")
     if drawn is not None:
-        _write_figure(found[protocol], wanted, drawn)
+        _write_figure(found[protocol], plot, wanted, drawn)
     else:
-        chosen: Table = next(each for each in found[protocol].tables if each.key == table)
-        chosen = rows_of(chosen, wanted)
+        tables = {each.key: each for each in found[protocol].tables}
+        if table not in tables:
+            raise RequestError(
+                f"the board of {protocol} has no table {table}: it has no records of that access; "
+                f"there are {', '.join(tables)}"
+            )
+        chosen: Table = rows_of(tables[table], wanted)
         if columns:
             chosen = columns_of(chosen, [key.strip() for key in columns.split(",")])
         click.echo(WRITERS[shape](chosen), nl=False)
@@ -383,13 +400,19 @@ def _figure_place(figure: str) -> Path:
     return place
 
 
-def _write_figure(board: Board, wanted: Mapping[str, Collection[str]], place: Path) -> None:
+def _write_figure(
+    board: Board, plot: str, wanted: Mapping[str, Collection[str]], place: Path
+) -> None:
     from mibench.files import write_atomic
-    from mibench.leaderboard.figure import privacy_utility_figure
-    from mibench.leaderboard.series import curves_of
+    from mibench.leaderboard.figure import privacy_utility_figure, queries_figure
+    from mibench.leaderboard.series import curves_of, query_curves_of
 
     shape: Literal["pdf", "svg"] = "pdf" if place.suffix == ".pdf" else "svg"
-    write_atomic(place, privacy_utility_figure(curves_of(board, wanted), shape))
+    if plot == "queries":
+        data = queries_figure(query_curves_of(board, wanted), shape)
+    else:
+        data = privacy_utility_figure(curves_of(board, wanted), shape)
+    write_atomic(place, data)
     click.echo(f"wrote {place}")
 
 

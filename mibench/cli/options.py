@@ -7,7 +7,9 @@ import math
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+ACCESSES = ("white-box", "black-box", "label-only")  # as in mibench.types, unimported
 ARGUMENTS = "mibench.arguments"  # in click's `Context.meta`: the command line as it was typed
 
 json_option = click.option(
@@ -61,6 +63,20 @@ budget_option = click.option(
     help="Share of all epochs and steps, and of the identities, samples and images that are "
     "judged, as 0.05 for trying out; without it, all of them. Boards refuse records of less.",
 )
+
+
+def complete_attack(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The attacks that a shell offers; of a list ``A,B`` for its last name."""
+    from mibench.cli.known import listing
+
+    before, comma, begun = incomplete.rpartition(",")
+    return [
+        CompletionItem(f"{before}{comma}{entry['name']}", help=entry["title"])
+        for entry in listing("attacks")
+        if entry["name"].startswith(begun)
+    ]
 
 
 def print_json(value: Any) -> None:

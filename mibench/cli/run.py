@@ -7,13 +7,15 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mibench.cli.options import (
+    ACCESSES,
     ARGUMENTS,
     budget_option,
+    complete_attack,
     data_option,
     preset_option,
     print_json,
@@ -21,7 +23,11 @@ from mibench.cli.options import (
     settings_option,
     store_option,
 )
+from mibench.errors import RequestError
 from mibench.files import output_folder
+
+if TYPE_CHECKING:
+    from mibench.types import Access
 
 
 @click.command(short_help="Run one cell: train, attack, measure.")
@@ -49,8 +55,15 @@ from mibench.files import output_folder
     "--attack",
     default="improved-kedmi",
     show_default=True,
+    shell_complete=complete_attack,
     help="Attack on the target: a name of `mibench list attacks`, or your own as "
-    "path/to/mine.py:MyAttack.",
+    "path/to/mine.py:MyAttack. `standard` stands for all attacks of the protocol's lists: they run "
+    "one after the other, and the worst case of each access is shown.",
+)
+@click.option(
+    "--access",
+    type=click.Choice(ACCESSES),
+    help="Which list `--attack standard` runs. Without it, those of all accesses.",
 )
 @click.option(
     "--prior",
@@ -66,8 +79,9 @@ from mibench.files import output_folder
 )
 @click.option(
     "--root",
-    metavar="DIR",
-    help="Image folder with one sub-folder for each identity. Only the protocol `folder` takes it.",
+    metavar="PATH",
+    help="Image folder with one sub-folder for each identity, or a .csv, .npz, .parquet or .arrow "
+    "file, or a folder of Hugging Face's `datasets`. Only the protocol `folder` takes it.",
 )
 @preset_option
 @settings_option
@@ -77,8 +91,9 @@ from mibench.files import output_folder
 @click.option(
     "--out",
     metavar="DIR",
-    help="Run folder for record, reconstructions and picture. Without it, a folder below "
-    "mibench-runs/ is made, named after the cell.",
+    help="Run folder for record, reconstructions and report. Without it, a folder below "
+    "mibench-runs/ is made, named after the cell. Of `--attack standard`, the folder of all run "
+    "folders.",
 )
 @click.option(
     "--device",
@@ -91,7 +106,8 @@ from mibench.files import output_folder
     "--json",
     "as_json",
     is_flag=True,
-    help="Print the record as JSON on standard output. Tables then go to standard error.",
+    help="Print the record as JSON on standard output (of `--attack standard`, the records and the "
+    "worst cases). Tables then go to standard error.",
 )
 @quiet_option
 @click.pass_context
@@ -100,6 +116,7 @@ def run(
     /,
     *,
     settings: tuple[str, ...],
+    access: Access | None,
     store: str | None,
     out: str | None,
     device: str,
@@ -109,15 +126,25 @@ def run(
 ) -> None:
     """Run one cell: train a target under a defense, attack it, measure what leaked.
 
+    `--attack standard` runs one cell for each attack of the protocol's lists, which is what a paper
+    on a defense reports.
+
     Stages that the store holds are not computed again, so a second attack on the same target
     trains no target, and a command that was stopped continues where it was.
     """
     from mibench.cell.request import check_device, make_request
     from mibench.cli.known import refuse_unknown
+    from mibench.names import STANDARD
     from mibench.settings import parse_settings
 
     check_device(device)
     given = {name: value for name, value in asked.items() if value is not None}
+    if asked["attack"] == STANDARD:
+        places = {"store": store, "out": out, "device": device}
+        _standard(ctx, access, parse_settings(settings), given, places, as_json, quiet)
+        return
+    if access is not None:
+        raise RequestError("--access is for --attack standard: an attack has an access of its own")
     request = make_request(**given, overrides=parse_settings(settings))
     refuse_unknown(request.protocol, [request.defense], [request.attack], [request.prior])
     kept = None if store is None else output_folder(store, "--store")
@@ -145,6 +172,57 @@ def run(
     )
     if as_json:
         print_json(done.record.model_dump(mode="json"))
+
+
+def _standard(
+    ctx: click.Context,
+    access: Access | None,
+    overrides: dict[str, Any],
+    asked: dict[str, Any],
+    places: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run the protocol's lists of attacks as a grid of one defense."""
+    from mibench.cell.request import check_paths
+    from mibench.cli.known import refuse_unknown
+
+    if "prior" in asked:
+        raise RequestError("--prior is for one attack: each of the standard set has its own")
+    check_paths(overrides)
+    refuse_unknown(asked["protocol"], [asked["defense"]], ())
+    kept = None if places["store"] is None else output_folder(places["store"], "--store")
+    out = None if places["out"] is None else output_folder(places["out"], "--out")
+
+    # All that can be refused without torch, which takes seconds to import, has been.
+    from mibench.cell.run import select_device
+    from mibench.cli.grid import compute
+    from mibench.cli.show.grid import show_plan
+    from mibench.cli.show.standard import show_standard
+    from mibench.cli.show.tables import console
+    from mibench.grid.grid import expand
+    from mibench.grid.local import InProcess
+    from mibench.grid.plan import make_plan
+    from mibench.grid.standard import WITHOUT_WEIGHTS, changes_answers_only, standard_grid, summary
+    from mibench.store.store import default_root
+
+    device, root = places["device"], kept or default_root()
+    select_device(device)
+    of_cells = {name: value for name, value in asked.items() if name != "attack"}
+    grid = standard_grid(access, **{"target": None, **of_cells}, overrides=overrides)
+    shown = console(sys.stderr if as_json else sys.stdout)
+    if changes_answers_only(asked["defense"]):
+        click.echo(f"{asked['defense']} {WITHOUT_WEIGHTS}.", err=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        plan = make_plan(expand([grid]), root, out)
+    show_plan(plan, 1, shown)
+    result, done = compute(plan, root, InProcess, device, 1, shown, quiet=quiet)
+    found = summary(grid, access, plan, result, done)
+    show_standard(found, shown)
+    if as_json:
+        records = [each.model_dump(mode="json") for each in found.records.values()]
+        print_json({"records": records, "worst_cases": [w.dump() for w in found.worst_cases]})
+    ctx.exit(1 if found.failed else 0)
 
 
 @contextlib.contextmanager

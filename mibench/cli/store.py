@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from mibench.cli.options import FiniteRange, json_option, print_json, store_option
-from mibench.cli.show.progress import size
 from mibench.cli.show.tables import console, show_artifacts
 from mibench.errors import MibenchError, RequestError
 from mibench.files import user_path
+from mibench.progress import size
 from mibench.registry import closest
 
 if TYPE_CHECKING:

@@ -1,4 +1,6 @@
-"""An image folder that is divided and read as it is, by the rule of :mod:`mibench.data.division`.
+"""A user's own pictures, divided and read as they are, by the rule of :mod:`mibench.data.division`.
+
+They lie in a folder, or in another layout that :mod:`mibench.data.layout` knows.
 
 Identities with at least ``min_images`` usable images are private, or a random ``max_private`` of
 them; all others are public, but for decoys where some are wanted. Of a private identity's n images,
@@ -34,8 +36,9 @@ from mibench.data.division import (
     share,
 )
 from mibench.data.images import Dataset, ImageSet
+from mibench.data.layout import files_in, layout_of
 from mibench.data.pixels import decode, image_bytes, inspect_header, picture
-from mibench.data.source import UnusableImage, reasons
+from mibench.data.source import Source, UnusableImage, few, reasons
 from mibench.data.sources.folder import Folder
 from mibench.data.workers import on_threads
 from mibench.errors import RequestError
@@ -46,14 +49,14 @@ from mibench.types import digest
 
 SPLIT = "split.json"
 
+_ROOT = "the image folder (--root)"
 _CHECK_RESOLUTION = 8  # small, so that JPEG's draft mode makes the check of the contents cheap
-_SOURCE = Folder()
 
 _log = logging.getLogger("mibench.data")
 
 
 class FolderOptions(CountedRule):
-    """How an image folder is divided."""
+    """How a folder or a file of pictures is read and divided."""
 
     min_images: int = Field(
         15, ge=3, le=10**9, description="images an identity needs to become private"
@@ -76,11 +79,24 @@ class FolderOptions(CountedRule):
     skip_unreadable: bool = Field(
         False, description="leave out unusable files and list them, instead of refusing the folder"
     )
+    image_column: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="column or array of the pictures or of their paths, where the images lie in a "
+        "file; None: it is found by its name",
+    )
+    label_column: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="column or array of who is shown, in the same way",
+    )
 
     @property
     def of_people(self) -> bool:
         """See :class:`mibench.data.divided.Data`."""
-        return _SOURCE.card.of_people
+        return Folder.card.of_people  # and so of every layout
 
     @property
     def of_root(self) -> bool:
@@ -95,23 +111,28 @@ class FolderOptions(CountedRule):
         data: Place = None,
         progress: Progress = SILENT,
     ) -> FolderImages:
-        """See :class:`mibench.data.divided.Data`; checks every file of the folder ``root``.
+        """See :class:`mibench.data.divided.Data`; checks every picture of ``root``.
 
         Structure, headers and the number of identities are checked first, so a wrong request fails
-        within seconds; then every file is hashed and decoded once, which finds truncated ones.
+        within seconds; then every picture is hashed and decoded once, which finds truncated ones.
 
-        A picture that is there twice counts once: equal are files whose bytes are, or whose pixels
+        A picture that is there twice counts once: equal are those whose bytes are, or whose pixels
         are once they are decoded in full; a picture that was scaled, cropped or compressed again is
         another one. All that are left out are listed.
         """
-        base = user_path(str(root or ""), "the image folder (--root)")
-        listing = _SOURCE.listing(base)
+        base = user_path(str(root or ""), _ROOT)
+        source = layout_of(base, self.image_column, self.label_column)
+        listing = source.listing(base)
         files, skipped = listing.files, dict(listing.unusable)
+        for note in listing.notes:
+            _log.warning("%s: %s", base, note)
+        if isinstance(source, Folder) and (unread := files_in(base)):
+            _log.warning("%s of %s is not read: to use it, name it by --root", few(unread), base)
 
         def usable() -> Pictures:
             rows = np.array([r for r, file in enumerate(files) if file not in skipped], np.int64)
             found = (listing.names, listing.labels, listing.parts, listing.sources, rows)
-            return Pictures(_SOURCE.card.name, str(base), *found)
+            return Pictures(source.card.name, str(base), *found)
 
         def skip(found: Iterable[tuple[str, str | None]]) -> Pictures:
             skipped.update({file: reason for file, reason in found if reason})
@@ -119,11 +140,12 @@ class FolderOptions(CountedRule):
                 raise _refused(base, skipped)
             return usable()
 
-        headers = on_threads(lambda file: inspect_header(base / file), files)
-        pictures = skip(zip(files, headers, strict=True))
+        headers = files if source.separate else ()  # others' are read with all that follows them
+        found = on_threads(lambda file: inspect_header(source, base, file), headers)
+        pictures = skip(zip(headers, found, strict=True))
         self.private(pictures)  # whether there are enough, before any is decoded
         rows = pictures.usable.tolist()
-        checked = on_threads(lambda row: _check(base / files[row]), rows)
+        checked = on_threads(lambda row: _check(source, base, files[row]), rows)
         skip((files[row], reason) for row, (reason, _, _) in zip(rows, checked, strict=True))
         checks = {row: each for row, each in zip(rows, checked, strict=True) if not each[0]}
         # Files whose thumbnails differ are different: few are left to be decoded in full.
@@ -131,7 +153,7 @@ class FolderOptions(CountedRule):
         rows = [row for row, (_, _, thumbnail) in checks.items() if alike[thumbnail] > 1]
         groups = defaultdict(list)
         for row, pixels in zip(
-            rows, on_threads(lambda r: _pixels(base / files[r]), rows), strict=True
+            rows, on_threads(lambda r: _pixels(source, base, files[r]), rows), strict=True
         ):
             groups[pixels].append(row)
         twice = {}
@@ -154,6 +176,7 @@ class FolderOptions(CountedRule):
             counts=made.counts,
             of_people=self.of_people,
             options=self,
+            source=source,
             root=str(base),
             resolution=resolution,
             division=made,
@@ -206,12 +229,13 @@ class FolderOptions(CountedRule):
         return order[test:], order[:val], order[val:test]
 
     def expected_training_images(self, root: str | Path) -> int:
-        """About how many private images a folder gives to training; no image is opened.
+        """About how many private images a folder or a file gives to training; none is opened.
 
         Raises:
-            RequestError: the folder has another layout.
+            RequestError: it is in another layout.
         """
-        labels = _SOURCE.listing(user_path(root, "the image folder (--root)")).labels
+        base = user_path(root, _ROOT)
+        labels = layout_of(base, self.image_column, self.label_column).listing(base).labels
         counts = [n for n in np.bincount(labels).tolist() if n >= self.min_images]
         private = min(len(counts), self.max_private or len(counts))
         mean = sum(counts) / max(1, len(counts))
@@ -220,15 +244,17 @@ class FolderOptions(CountedRule):
 
 @dataclass(frozen=True, eq=False)
 class FolderImages(Divided):
-    """Images of an image folder, pinned by their checksums.
+    """Images of a folder or a file, pinned by their checksums.
 
     Attributes:
-        files: pictures of the folder by row, relative to ``root``.
-        sums: SHA-256 of each file that is used.
+        source: reads the layout.
+        files: names of the pictures by row, as the source has them.
+        sums: SHA-256 of each encoded picture that is used.
         skipped: what was left out, with the reason.
     """
 
     options: FolderOptions
+    source: Source
     root: str
     resolution: int
     division: Division
@@ -251,8 +277,8 @@ class FolderImages(Divided):
             pixels[place] = self._decoded(self.files[rows[place]])
 
         progress.begin(len(rows), "pictures")
-        try:
-            on_threads(load, range(len(rows)), progress)
+        try:  # in the order in which files that hold many have them
+            on_threads(load, np.argsort(rows, kind="stable").tolist(), progress)
         finally:
             progress.end()
         sets: dict[str, Any] = {}
@@ -264,15 +290,16 @@ class FolderImages(Divided):
         return Dataset(**sets)
 
     def _decoded(self, file: str) -> NDArray[np.uint8]:
-        path, remake = Path(self.root, file), "restore it, or start anew (other numbers follow)"
+        root, remake = Path(self.root), "restore it, or start anew (other numbers follow)"
+        shown = self.source.shown(root, file)
         try:
-            data = image_bytes(path)
+            data = image_bytes(self.source, root, file)
             if hashlib.sha256(data).hexdigest() != self.sums[file]:
-                raise RequestError(f"{path} has changed since the folder was divided: {remake}")
-            return decode(data, _SOURCE, self.resolution)
+                raise RequestError(f"{shown} has changed since the folder was divided: {remake}")
+            return decode(data, self.source, self.resolution)
         except UnusableImage as error:
             raise RequestError(
-                f"{path} {error}, though it was whole when the folder was divided: {remake}"
+                f"{shown} {error}, though it was whole when the folder was divided: {remake}"
             ) from error
 
     def listing(self) -> dict[str, Any]:
@@ -290,6 +317,7 @@ class FolderImages(Divided):
         ]
         return {
             "version": 1,
+            "layout": self.source.card.name,
             "options": self.options.model_dump(mode="json"),
             "private": [
                 {"name": name, **{use: files(part, label) for use, part in uses.items()}}
@@ -309,22 +337,24 @@ class FolderImages(Divided):
         save_json(folder / SPLIT, self.listing())
 
 
-def _check(path: Path) -> tuple[str, str, bytes]:
-    """Why a file cannot be decoded, if so; its SHA-256, and its pixels at a few by a few."""
+def _check(source: Source, root: Path, file: str) -> tuple[str, str, bytes]:
+    """Why a picture cannot be decoded, if so; its SHA-256, and its pixels at a few by a few."""
     try:
-        data = image_bytes(path)
-        thumbnail = decode(data, _SOURCE, _CHECK_RESOLUTION).tobytes()
+        data = image_bytes(source, root, file)
+        thumbnail = decode(data, source, _CHECK_RESOLUTION).tobytes()
     except UnusableImage as error:
         return str(error), "", b""
     return "", hashlib.sha256(data).hexdigest(), thumbnail
 
 
-def _pixels(path: Path) -> bytes:
+def _pixels(source: Source, root: Path, file: str) -> bytes:
     """SHA-256 of an image's pixels in full, which was decoded before."""
     try:
-        image = picture(image_bytes(path), _SOURCE)
+        image = picture(image_bytes(source, root, file), source)
     except UnusableImage as error:
-        raise RequestError(f"{path} changed while it was read: {error}") from error
+        raise RequestError(
+            f"{source.shown(root, file)} changed while it was read: {error}"
+        ) from error
     return hashlib.sha256(f"{image.size} ".encode() + image.tobytes()).digest()
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mibench.data.source import Listing, Source, UnusableImage, source_named
-from mibench.files import UnusableFile, read_regular
+from mibench.files import UnusableFile
 
 MAX_PIXELS = 50_000_000  # larger images are refused before they are decoded
 MAX_BYTES = 512 * 2**20  # of an image file; MAX_PIXELS of three 16-bit channels take 300 MB
@@ -54,31 +53,36 @@ _UPRIGHT = {
 }
 
 
-def inspect_header(path: Path) -> str | None:
-    """Why a file cannot be used as far as its header tells, or None; no pixel is decoded."""
+def inspect_header(source: Source, root: Path, file: str) -> str | None:
+    """Why a picture cannot be used as far as its header tells, or None; no pixel is decoded."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return "not a regular file"
-        if status.st_size == 0:
-            return "empty file (0 bytes)"
-        if status.st_size > MAX_BYTES:
-            return f"has more than {MAX_BYTES / 2**20:g} MiB"
-        with path.open("rb") as file:
-            _open(file).close()
-    except UnusableImage as error:
+        with source.open(root, file) as stream:
+            size = stream.seek(0, io.SEEK_END)
+            if size == 0:
+                return "empty file (0 bytes)"
+            if size > MAX_BYTES:
+                return f"has more than {MAX_BYTES / 2**20:g} MiB"
+            stream.seek(0)
+            _open(stream).close()
+    except (UnusableImage, UnusableFile) as error:
         return str(error)
     except OSError as error:
-        return f"cannot be opened: {error.strerror or error}"
+        return f"cannot be read: {error.strerror or error}"
     return None
 
 
-def image_bytes(path: Path) -> bytes:
-    """Contents of a regular file that is no larger than any image, else UnusableImage."""
+def image_bytes(source: Source, root: Path, file: str) -> bytes:
+    """An encoded picture that is no larger than any image, else UnusableImage."""
     try:
-        return read_regular(path, MAX_BYTES)
+        with source.open(root, file) as stream:
+            data = stream.read(MAX_BYTES + 1)
     except UnusableFile as error:
         raise UnusableImage(str(error)) from error
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise UnusableImage(f"has more than {MAX_BYTES / 2**20:g} MiB")
+    return data
 
 
 def picture(data: bytes, source: Source, resolution: int | None = None) -> Image.Image:
@@ -207,10 +211,10 @@ class Chunk:
     resolution: int
     crop: int | None
 
-    @property
-    def mark(self) -> Path:
+    def mark(self, source: Source) -> Path:
         """The file that says that these rows were filled from the originals as they are now."""
-        return Path(self.target).with_name(f"{self.offset}-{originals(self.root, self.listing)}")
+        state = originals(source, Path(self.root), self.listing)
+        return Path(self.target).with_name(f"{self.offset}-{state}")
 
 
 def row_digests(rows: NDArray[np.uint8]) -> bytes:
@@ -218,7 +222,7 @@ def row_digests(rows: NDArray[np.uint8]) -> bytes:
     return b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
 
 
-def originals(root: str | Path, listing: Listing) -> str:
+def originals(source: Source, root: Path, listing: Listing) -> str:
     """SHA-256 of what tells whether originals are still those that rows were made from.
 
     Of files, that is size, time of the last change of contents, and time of the last change of
@@ -230,7 +234,7 @@ def originals(root: str | Path, listing: Listing) -> str:
     hashed = hashlib.sha256()
     for file in listing.files:
         try:
-            status = Path(root, file).stat()
+            status = source.path(root, file).stat()
             state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         except (OSError, ValueError):
             state = "unreadable"
@@ -248,7 +252,9 @@ def fill(chunk: Chunk) -> list[tuple[str, str]]:
         OSError: the rows could not be written.
     """
     source, listing, size = source_named(chunk.source), chunk.listing, chunk.resolution
-    mark = chunk.mark  # before a file is read: one that changes meanwhile will ask for another mark
+    mark = chunk.mark(
+        source
+    )  # before a file is read: one that changes meanwhile will ask for another mark
     rows = np.empty((len(listing), 3, size, size), dtype=np.uint8)
     unusable = []
     with warnings.catch_warnings():
@@ -261,7 +267,7 @@ def fill(chunk: Chunk) -> list[tuple[str, str]]:
                 continue
             box = None if listing.boxes is None else listing.boxes[row]
             try:
-                data = image_bytes(Path(chunk.root, listing.files[row]))
+                data = image_bytes(source, Path(chunk.root), listing.files[row])
                 if listing.sums and listing.sums[row] not in ("", hashlib.sha256(data).hexdigest()):
                     raise UnusableImage(
                         "is not the published picture: its SHA-256 is not that of the list"

@@ -120,7 +120,7 @@ def prepare(
     assert listing is not None
     output_folder(data.root, "the data folder")
     code = code_digest("mibench.data.pixels", type(source), *SOURCES.files_of(type(source)))
-    made_from = originals_of(base, listing)
+    made_from = originals_of(source, base, listing)
     inputs = {"dataset": card.name, "resolution": resolution, "crop": crop}
     inputs |= {"preprocessing": card.preprocessing, "originals": made_from}
     key = stage_key(stage, inputs, None, [], code)
@@ -189,7 +189,8 @@ def _fill(
         MibenchError: originals changed meanwhile.
     """
     images, root = Path(chunks[0].target), Path(chunks[0].root)
-    name, row_bytes = source_named(chunks[0].source).card.name, 3 * chunks[0].resolution ** 2
+    source, row_bytes = source_named(chunks[0].source), 3 * chunks[0].resolution ** 2
+    name = source.card.name
     size = chunks[-1].offset + len(chunks[-1].listing) * row_bytes
     if not images.is_file() or images.stat().st_size != size:
         shutil.rmtree(images.parent, ignore_errors=True)
@@ -198,7 +199,7 @@ def _fill(
         with images.open("wb") as file:
             file.write(head)
             file.truncate(size)
-    todo = {chunk.offset: chunk for chunk in chunks if not chunk.mark.is_file()}
+    todo = {chunk.offset: chunk for chunk in chunks if not chunk.mark(source).is_file()}
     results = in_processes(fill, todo.values(), min(workers, len(todo)))
     unusable: list[tuple[str, str]] = []
     hashed = hashlib.sha256(head)
@@ -216,7 +217,10 @@ def _fill(
                 # Here, while the workers decode: no second pass over the file is needed.
                 file.seek(chunk.offset)
                 rows = np.fromfile(file, np.uint8, math.prod(shape))
-                if not fresh and row_digests(rows.reshape(shape)) != chunk.mark.read_bytes():
+                if (
+                    not fresh
+                    and row_digests(rows.reshape(shape)) != chunk.mark(source).read_bytes()
+                ):
                     unusable += fill(chunk)  # it never reached the disk
                     file.seek(chunk.offset)
                     rows = np.fromfile(file, np.uint8, math.prod(shape))
@@ -224,8 +228,8 @@ def _fill(
     finally:
         progress.end()
     if unusable:
-        raise _unusable(images.with_name(_UNUSABLE), root, name, unusable)
-    marks = [chunk.mark for chunk in chunks]
+        raise _unusable(images.with_name(_UNUSABLE), root, source, unusable)
+    marks = [chunk.mark(source) for chunk in chunks]
     if changed := sum(not mark.is_file() for mark in marks):
         raise MibenchError(
             f"files of {root} changed while they were prepared ({changed} of {len(chunks)} parts): "
@@ -239,13 +243,13 @@ def _fill(
 
 
 def _unusable(
-    path: Path, root: Path, name: str, unusable: Sequence[tuple[str, str]]
+    path: Path, root: Path, source: Source, unusable: Sequence[tuple[str, str]]
 ) -> RequestError:
     """An error that lists the first unusable files; all of them are written to a file."""
     write_atomic(path, "".join(f"{file}\t{reason}\n" for file, reason in unusable).encode())
     return RequestError(
-        f"{len(unusable)} pictures of {name} cannot be used:\n"
-        + reasons([(str(root / file), reason) for file, reason in unusable])
+        f"{len(unusable)} pictures of {source.card.name} cannot be used:\n"
+        + reasons([(source.shown(root, file), reason) for file, reason in unusable])
         + f"\n{path} lists them all. Fetch them again and repeat the command, which continues; or "
         "delete them and pass --incomplete"
     )
@@ -263,15 +267,15 @@ def stale(made: Prepared) -> bool:
         return False
     if made.index.complete > complete:
         return False
-    return originals_of(root, listing) != made.index.originals
+    return originals_of(made.source, root, listing) != made.index.originals
 
 
-def originals_of(root: Path, listing: Listing) -> str:
+def originals_of(source: Source, root: Path, listing: Listing) -> str:
     """What tells a data set's originals and their lists from others, as SHA-256."""
     arrays = (each for each in (listing.labels, listing.parts, listing.boxes) if each is not None)
     sums = [hashlib.sha256(each.tobytes()).hexdigest() for each in arrays]
     names = [listing.names, list(listing.sources), list(listing.sums)]
-    return digest([originals(root, listing), *names, *sums])
+    return digest([originals(source, root, listing), *names, *sums])
 
 
 def _listed(source: Source, root: Path, incomplete: bool) -> tuple[Listing, bool]:
@@ -283,8 +287,9 @@ def _listed(source: Source, root: Path, incomplete: bool) -> tuple[Listing, bool
     """
     card = source.card
     try:
-        if not root.is_dir():
-            raise source.refuse(f"there is no folder {root}")
+        if not (root.is_file() if source.of_one_file else root.is_dir()):
+            what = "file" if source.of_one_file else "folder"
+            raise source.refuse(f"there is no {what} {root}")
         listing = source.listing(root, incomplete=incomplete)
     except OSError as error:
         raise source.refuse(f"{error.filename or root} cannot be read: {error.strerror}") from error

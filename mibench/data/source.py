@@ -12,9 +12,10 @@ import os
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from PIL import Image
 from pydantic import Field
 
 from mibench.errors import MibenchError, RequestError
-from mibench.files import UnusableFile, read_regular
+from mibench.files import UnusableFile, open_regular, read_regular
 from mibench.registry import Registry, no_such
 from mibench.types import Frozen
 
@@ -88,7 +89,8 @@ class Listing:
     Attributes:
         layout: which of the accepted layouts was found.
         sources: names of the pictures, the same in every layout.
-        files: where they are, relative to the root; empty with ``pixels``.
+        files: where they are, relative to the root, or as :meth:`Source.open` takes them; empty
+            with ``pixels``.
         names: identity names, sorted.
         labels: ``int32`` ``(n,)``, positions in ``names``.
         parts: ``uint8`` ``(n,)``, positions in :data:`PARTS`.
@@ -130,11 +132,15 @@ class Source(ABC):
         filter: how pictures are resized, always antialiased.
         photographs: whether pictures come as cameras leave them: EXIF's orientation counts, and
             JPEGs may be decoded at a reduced size, for they have several megapixels.
+        of_one_file: whether the root is a file.
+        separate: whether each picture is a file of its own, so that its header is quickly read.
     """
 
     card: ClassVar[DatasetCard]
     filter: ClassVar[Image.Resampling] = Image.Resampling.BILINEAR
     photographs: ClassVar[bool] = False
+    of_one_file: ClassVar[bool] = False
+    separate: ClassVar[bool] = True
 
     @abstractmethod
     def listing(self, root: Path, *, incomplete: bool = False) -> Listing:
@@ -147,6 +153,26 @@ class Source(ABC):
         Raises:
             RequestError: the files are missing, misplaced or damaged; it shows the layout.
         """
+
+    def path(self, root: Path, file: str) -> Path:
+        """The file that is a picture, or that holds it among others.
+
+        Args:
+            file: one of the listing's ``files``.
+        """
+        return root / file
+
+    def open(self, root: Path, file: str) -> AbstractContextManager[IO[bytes]]:
+        """A picture, encoded in one of Pillow's formats; :class:`UnusableFile` where it is none.
+
+        Args:
+            file: one of the listing's ``files``.
+        """
+        return open_regular(self.path(root, file))
+
+    def shown(self, root: Path, file: str) -> str:
+        """What a message calls a picture."""
+        return str(self.path(root, file))
 
     def square(self, image: Image.Image, crop: int | None) -> Image.Image:
         """The part of a picture that is resized; ``crop`` is another side than the card's.
@@ -186,8 +212,9 @@ class Source(ABC):
     def refuse(self, problem: str) -> RequestError:
         """An error that names the problem, the expected layout and how to get the files."""
         lines = textwrap.indent(self.card.layout, "  ")
+        expected = f"Expected {'as' if self.of_one_file else 'below'} --root:\n{lines}"
         return RequestError(
-            f"{self.card.name}: {problem}\nExpected below --root:\n{lines}\n{self.card.how_to_get}"
+            f"{self.card.name}: {problem}\n{expected}\n{self.card.how_to_get}".rstrip()
         )
 
 

@@ -3,7 +3,7 @@
 A file, as ``mibench grid board.toml`` takes it::
 
     protocol = "synthfaces-32"
-    attacks = ["kedmi", "improved-kedmi"]
+    attacks = ["kedmi", "improved-kedmi"]    # "standard": all of the protocol's lists
     defenses = ["none", "bido"]
     seeds = "0-2"
 
@@ -35,6 +35,7 @@ from pydantic import Field, ValidationError, field_validator
 from mibench.cell.request import Request, make_request
 from mibench.errors import RequestError
 from mibench.files import read_toml
+from mibench.names import STANDARD
 from mibench.registry import closest
 from mibench.settings import check_value, explain, plain, shown
 from mibench.types import Frozen, Name, Preset, Seed, Share
@@ -68,7 +69,7 @@ class Grid(Frozen):
     """One grid: the product of its lists."""
 
     protocol: Name = Field("synthfaces-32", description="evaluation setting of all cells")
-    root: Name | None = Field(None, description="image folder, for the protocol `folder`")
+    root: Name | None = Field(None, description="image folder or file, for the protocol `folder`")
     preset: Preset | None = Field(None, description="size of the protocol `folder`")
     data: Name | None = Field(None, description="folder of prepared data sets")
     budget: Share = Field(1.0, description="share of all epochs and steps, and of what is judged")
@@ -76,7 +77,11 @@ class Grid(Frozen):
         (None,), min_length=1, description="architectures; null is the protocol's own"
     )
     defenses: tuple[Name, ...] = Field(("none",), min_length=1, description="defenses")
-    attacks: tuple[Name, ...] = Field(("improved-kedmi",), min_length=1, description="attacks")
+    attacks: tuple[Name, ...] = Field(
+        ("improved-kedmi",),
+        min_length=1,
+        description="attacks; `standard` stands for the protocol's lists",
+    )
     priors: tuple[Name | None, ...] = Field(
         (None,), min_length=1, description="kinds of priors; null is the attack's own"
     )
@@ -110,8 +115,14 @@ class Grid(Frozen):
                     f"{', '.join(self.defenses)}"
                 )
         points = {defense: self._points(defense) for defense in dict.fromkeys(self.defenses)}
-        defended = [(name, settings) for name in self.defenses for settings in points[name]]
-        axes = (self.targets, self.seeds, defended, self.attacks, self.priors)
+        attacks = {defense: self.attacks_on(defense) for defense in points}
+        attacked = [
+            (name, settings, attack)
+            for name in self.defenses
+            for settings in points[name]
+            for attack in attacks[name]
+        ]
+        axes = (self.targets, self.seeds, attacked, self.priors)
         count = math.prod(map(len, axes))
         if count > MOST_CELLS:
             raise RequestError(
@@ -120,7 +131,7 @@ class Grid(Frozen):
                 f"{len(self.priors):,} priors, {len(self.seeds):,} seeds), more than "
                 f"{MOST_CELLS:,}: make several grids of it"
             )
-        for target, seed, (defense, settings), attack, prior in itertools.product(*axes):
+        for target, seed, (defense, settings, attack), prior in itertools.product(*axes):
             yield self._cell(
                 settings, target=target, defense=defense, attack=attack, prior=prior, seed=seed
             )
@@ -145,11 +156,32 @@ class Grid(Frozen):
         """What keeps an override from matching any cell, as a message says it; ``""``: nothing."""
         for field, value in override.wanted.items():
             held: tuple[Any, ...] = getattr(self, f"{field}s")
+            if field == "attack":
+                held = tuple(dict.fromkeys(a for d in self.defenses for a in self.attacks_on(d)))
             if value not in held:
                 names = [name for name in held if isinstance(name, str)]
                 hint = closest(value, names) if isinstance(value, str) else ""
                 return f"the grid has no {field} {shown(value)}{'; ' + hint if hint else ''}"
         return ""
+
+    def attacks_on(self, defense: str) -> tuple[str, ...]:
+        """The attacks on a defense, with the standard set as its attacks.
+
+        It has none with white-box access where the defense changes the answers only: whoever has
+        the weights takes that off.
+
+        Raises:
+            RequestError: there is no such protocol or defense.
+        """
+        if STANDARD not in self.attacks:
+            return self.attacks
+        from mibench.protocols import card_named  # imports torch, as defenses do
+        from mibench.training.defense import DEFENSES
+
+        output = DEFENSES.get(defense).card.filters
+        found = card_named(self.protocol).board.standard(output=output)
+        names = (found if name == STANDARD else (name,) for name in self.attacks)
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(names)))
 
     def _points(self, defense: str) -> list[dict[str, Any]]:
         """Settings of a defense's points: its default, its control, its sweep."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from mibench.cell.resolve import check, resolve
 from mibench.cell.run import divide, settled
 from mibench.cell.stage import Stage
 from mibench.data.divided import Divided
-from mibench.errors import RequestError
+from mibench.errors import NotApplicableError, RequestError
 from mibench.progress import SILENT
 from mibench.settings import flat
 from mibench.store.store import Store
@@ -70,6 +70,8 @@ class Plan:
             parents come first.
         cached: stages that the store holds, by key.
         separately: stages that a script would compute which runs cell after cell without a store.
+        left_out: pairs of attack and defense that are not applicable (n/a), with the number of
+            cells of each, in order.
     """
 
     cells: tuple[GridCell, ...]
@@ -77,6 +79,7 @@ class Plan:
     cached: dict[str, Stage[Any]]
     separately: int
     seconds: dict[str, float | None] = field(default_factory=dict)
+    left_out: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def to_compute(self) -> list[PlannedStage]:
@@ -93,22 +96,30 @@ def make_plan(requests: Iterable[Request], store: Store | Path, out: Path | None
     """Resolve all cells and merge their stages; nothing is computed.
 
     Args:
-        requests: the cells.
+        requests: the cells; those whose attack takes their defense off are left out.
         store: what it holds is not computed again; one named by its folder is made when no cell
             was refused.
         out: folder of the run folders; None: ``mibench-runs``.
 
     Raises:
-        RequestError: a cell is wrong; the message names it.
+        RequestError: a cell is wrong, and the message names it; or none is left.
     """
     cells: list[GridCell] = []
     divided: dict[str, Divided] = {}
     seen: set[str] = set()
+    left_out: Counter[tuple[str, str]] = Counter()
     for request in requests:
-        cell = _cell(request, divided, out)
+        try:
+            cell = _cell(request, divided, out)
+        except NotApplicableError as error:
+            left_out[request.attack, request.defense] += 1
+            reason = str(error)
+            continue
         if cell.goal not in seen:
             seen.add(cell.goal)
             cells.append(cell)
+    if left_out and not cells:
+        raise RequestError(f"no cell of the grid is left: {reason}")
     if not cells:
         raise RequestError("the grid has no cells")
     store = store if isinstance(store, Store) else Store(store)
@@ -130,7 +141,7 @@ def make_plan(requests: Iterable[Request], store: Store | Path, out: Path | None
         for key, (stage, index, parents) in found.items()
     }
     separately = sum(len(cell.graph.stages) for cell in cells)
-    plan = Plan(tuple(cells), planned, cached, separately)
+    plan = Plan(tuple(cells), planned, cached, separately, left_out=dict(left_out))
     plan.seconds.update(estimates([planned.stage for planned in plan.to_compute], store))
     return plan
 
@@ -150,6 +161,8 @@ def _cell(request: Request, divided: dict[str, Divided], out: Path | None) -> Gr
         if out is not None:
             folder = out.joinpath(*folder.parts[1:])
         return GridCell(graph, folder)
+    except NotApplicableError:
+        raise
     except RequestError as error:
         where = (
             f"{request.attack} on {request.target or 'the default target'} under {request.defense}"

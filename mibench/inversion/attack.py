@@ -15,13 +15,15 @@ from mibench.data.images import ImageSet
 from mibench.errors import DivergedError
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
 from mibench.inversion.selection import Pool, SelectionConfig, scored_pool, surest
-from mibench.models.access import BlackBoxTarget, TargetAccess, WhiteBoxTarget
+from mibench.models.access import BlackBoxTarget, RepeatConfig, TargetAccess, WhiteBoxTarget
 from mibench.models.classifiers import Classifier
+from mibench.names import STANDARD, STANDARD_SET, asking_variants, variants
 from mibench.priors import Prior, PriorKind
 from mibench.progress import Progress, Together
 from mibench.registry import Registry
 from mibench.streams import RowStreams, stream
 from mibench.training.students import StudentsConfig
+from mibench.training.surrogates import SurrogatesConfig
 from mibench.types import LATER, MEMORY, Access, AttackCard, Frozen
 
 
@@ -31,6 +33,14 @@ class AttackConfig(Frozen):
     identity: IdentityConfig = Field(IdentityConfig(), description="the identity loss")
     augment: bool = Field(False, description="attack students together with the target (MA)")
     students: StudentsConfig = Field(StudentsConfig(), description="the students of MA")
+    repeat: bool = Field(
+        False,
+        description="ask each question several times, against noise in the answers (`+repeat`)",
+        json_schema_extra=LATER,
+    )
+    repeats: RepeatConfig = Field(
+        RepeatConfig(), description="how `+repeat` asks", json_schema_extra=LATER
+    )
     max_rows: int = Field(
         512,
         ge=1,
@@ -50,6 +60,20 @@ class LatentConfig(AttackConfig):
     )
 
 
+class TransferConfig(AttackConfig):
+    """Fields of attacks that attack surrogates in place of a target whose weights they don't see.
+
+    Where an attack's ``Config`` extends this one, surrogates are trained before it runs, by the
+    target's labels alone; the identity loss that it is given (:meth:`Problem.transfer_loss`) is
+    theirs.
+    """
+
+    surrogates: SurrogatesConfig = Field(
+        SurrogatesConfig(),
+        description="the surrogates, trained on images of the prior that the target labels",
+    )
+
+
 @dataclass(frozen=True)
 class Problem:
     """All that an attack is given. It holds no private image and no evaluator.
@@ -57,12 +81,13 @@ class Problem:
     Attributes:
         target: the target, restricted to the attack's access.
         prior: the attacker's image prior, frozen.
-        identity_loss: the identity loss object (None for attacks without white-box access).
+        identity_loss: the identity loss object: of the target for white-box attacks, of its
+            surrogates for those that attack these (:class:`TransferConfig`), None for others.
         labels: the attacked identities ``(k,)``; in :meth:`Attack.invert` those of one chunk.
         samples: reconstructions wanted per identity.
         public: public images; their labels are public identities.
         seed: seed of the attack's streams.
-        pool: latents that the target has scored, where the attack asks for an initial selection.
+        pool: latents that the target was asked about for all identities, where the attack has any.
     """
 
     target: TargetAccess
@@ -106,6 +131,15 @@ class Problem:
             )
         return self.target, self.identity_loss
 
+    def transfer_loss(self) -> IdentityLoss:
+        """The identity loss of an attack on surrogates: a mean over these, without the target."""
+        if isinstance(self.target, WhiteBoxTarget) or self.identity_loss is None:
+            raise TypeError(
+                "this problem has no surrogates: they are for attacks without white-box access "
+                "whose Config extends TransferConfig"
+            )
+        return self.identity_loss
+
     def black_box(self) -> BlackBoxTarget:
         """The target of an attack that may see its scores."""
         if not isinstance(self.target, BlackBoxTarget):
@@ -124,8 +158,9 @@ class Attack(ABC, Generic[Config_co]):
 
     Class attributes:
         card: provenance; access: what it may see of the target; Config: its options.
-        optimises_identity: whether it minimises the identity loss, and so has the variants
-            ``+lom``, ``+ma``, ``improved-``, ``+taa`` and ``+paa``.
+        optimises_identity: whether it minimises the identity loss, and so has, where that is the
+            target's own, the variants ``+lom``, ``+ma``, ``improved-``, ``+taa`` and ``+paa``. One
+            that asks the target without white-box access has ``+repeat``.
         prior: the kind of image prior that it takes unless asked otherwise: a registered name, or
             a class of the attack's own file.
         searches: whether it answers with public images, instead of making some.
@@ -148,8 +183,20 @@ class Attack(ABC, Generic[Config_co]):
 
     @classmethod
     def varied(cls) -> bool:
-        """Whether it has variants: an identity loss is minimised by white-box access alone."""
+        """Whether it has variants: the target's identity loss takes white-box access."""
         return cls.optimises_identity and cls.access == "white-box"
+
+    @classmethod
+    def variants(cls, name: str) -> list[str]:
+        """The names of all its variants, where it is called ``name``, which comes first."""
+        if cls.asks():
+            return asking_variants(name)
+        return variants(name) if cls.varied() else [name]
+
+    @classmethod
+    def asks(cls) -> bool:
+        """Whether it only asks the target, and does so itself: surrogates ask before it runs."""
+        return cls.access != "white-box" and not cls.optimises_identity
 
     @classmethod
     def check(cls, model: Classifier) -> None:
@@ -169,6 +216,24 @@ class Attack(ABC, Generic[Config_co]):
         Draw from ``problem.streams`` alone and sum losses over rows, so that what becomes of an
         identity does not depend on the others of its chunk.
         """
+
+    def pool(self, problem: Problem) -> Pool | None:
+        """Latents that the target is asked about once, for all identities; None: there are none.
+
+        Here they are those of the initial selection.
+        """
+        if not isinstance(self.config, LatentConfig) or self.config.selection.pool is None:
+            return None
+        return scored_pool(
+            problem.black_box(),
+            problem.prior,
+            problem.labels,
+            max(self.config.selection.pool, problem.samples),
+            seed=problem.seed,
+            mirror=problem.public.mirror,
+            device=problem.device,
+            progress=problem.progress,
+        )
 
     def rows_per_identity(self, samples: int) -> int:
         """Latents that :meth:`invert` works on at once for one identity."""
@@ -195,17 +260,7 @@ class Attack(ABC, Generic[Config_co]):
             selection = self.config.selection
         wanted_samples = problem.samples
         problem = replace(problem, samples=selection.made(wanted_samples))
-        if selection.pool is not None:
-            pool = scored_pool(
-                problem.black_box(),
-                problem.prior,
-                max(selection.pool, problem.samples),
-                seed=problem.seed,
-                mirror=problem.public.mirror,
-                device=problem.device,
-                progress=problem.progress,
-            )
-            problem = replace(problem, pool=pool)
+        problem = replace(problem, pool=self.pool(problem))
         chunks = problem.labels.split(self.chunk(problem.samples))
         with Together(problem.progress, len(chunks)) as progress:
             problem = replace(problem, progress=progress)
@@ -236,6 +291,10 @@ class Attack(ABC, Generic[Config_co]):
 
 
 ATTACKS: Registry[Attack[AttackConfig]] = Registry(
-    "attack", Attack, "mibench.attacks", "mibench.attacks"
+    "attack",
+    Attack,
+    "mibench.attacks",
+    "mibench.attacks",
+    reserved={STANDARD: STANDARD_SET},
 )
 register_attack = ATTACKS.register

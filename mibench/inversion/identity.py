@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from mibench.errors import RequestError
 from mibench.inversion.views import TRANSFORMED
-from mibench.models.classifiers import Classifier, Outputs
+from mibench.models.access import asked_for
+from mibench.models.classifiers import Outputs
 from mibench.streams import RowStreams, noise_from
 from mibench.types import LATER, Frozen
 
@@ -114,8 +115,9 @@ class IdentityLoss:
     """How far images are from the attacked identities, one value an image.
 
     Args:
-        target: outputs of the target for images in [0, 1].
-        students: the models of model augmentation; empty without it.
+        target: outputs of the target, or of a surrogate in its place, for images in [0, 1].
+        students: logits of the models of model augmentation, or of further surrogates; may be
+            empty.
         config: objective, regulariser and expectation over the target's noise.
         penultimate: the target's features, needed by the objective ``logit``.
         stochastic: whether the target draws noise at inference.
@@ -125,7 +127,7 @@ class IdentityLoss:
     def __init__(
         self,
         target: Callable[[Tensor], Outputs],
-        students: Sequence[Classifier],
+        students: Sequence[Callable[[Tensor], Tensor]],
         config: IdentityConfig,
         penultimate: PenultimateGaussian | None = None,
         stochastic: bool = False,
@@ -163,7 +165,7 @@ class IdentityLoss:
         3). With students the first term is a mean over all models (equation 6, equal weights).
         """
         terms = distance = torch.zeros(len(images), device=images.device)
-        with noise_from(streams):
+        with noise_from(streams), asked_for(labels):
             for _ in range(self.passes):
                 out = self.target(images)
                 terms = terms + self._term(out.logits, labels) / self.passes

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
-from mibench.inversion.views import Views
-from mibench.models.access import BlackBoxTarget
+from mibench.data.views import Views
+from mibench.models.access import BlackBoxTarget, TargetAccess, asked_for
 from mibench.priors import Prior
 from mibench.progress import Progress
 from mibench.streams import RowStreams, stream
@@ -34,7 +35,8 @@ class SelectionConfig(Frozen):
         ge=1,
         le=10_000_000,
         description="initial selection: the target scores so many latents once, and each identity "
-        "starts from those that are most its own; null: from latents as they are drawn",
+        "starts from those that are most its own, which a prior of identities draws anew for each; "
+        "null: from latents as they are drawn",
         json_schema_extra=BUDGETED,
     )
     candidates: int | None = Field(
@@ -60,7 +62,9 @@ class Pool:
 
     Attributes:
         latents: ``(size, d)``.
-        scores: the target's for their images ``(size, classes)``.
+        scores: the target's for their images ``(size, classes)``; of one that gives labels alone, 1
+            for the label and 0 for the others. Of a prior that makes images of identities they are
+            each identity's own for its own images.
     """
 
     latents: Tensor
@@ -68,36 +72,61 @@ class Pool:
 
     def best(self, labels: Tensor, n: int) -> Tensor:
         """The ``n`` latents that score highest for each identity ``(labels, n, d)``, best first."""
-        return self.latents[self.scores[:, labels].topk(n, dim=0).indices.T]
+        return self.ranked(labels, n)[0]
+
+    def ranked(self, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """The latents of :meth:`best`, and the identity's scores of them ``(labels, n)``."""
+        scores, order = self.scores[:, labels].topk(n, dim=0)
+        return self.latents[order.T], scores.T
 
 
 @torch.no_grad()
 def scored_pool(
-    target: BlackBoxTarget,
+    target: TargetAccess,
     prior: Prior,
+    labels: Tensor,
     size: int,
     *,
     seed: int,
     mirror: bool,
+    box: Callable[[Tensor], Tensor] = lambda latents: latents,
     device: torch.device,
     progress: Progress,
 ) -> Pool:
     """Draw latents, which depend on the seed alone and so are the same for every target.
 
+    A prior that makes images of identities makes the latents' images of each, and the target scores
+    all of these: so many queries more.
+
     Args:
+        labels: the attacked identities ``(k,)``.
         size: how many.
         mirror: whether a score is the mean over an image and its mirror image.
+        box: brings latents ``(n, d)`` to where the attack keeps its own.
     """
+
+    def asked(x: Tensor, streams: RowStreams) -> Tensor:
+        if isinstance(target, BlackBoxTarget):
+            return target.scores(x, streams)
+        return F.one_hot(target.predict(x, streams), target.classes).float()
+
+    def scored(x: Tensor, rows: list[int], *of: int) -> Tensor:
+        noise = RowStreams([stream(seed, "pool", row, "noise", *of) for row in rows], device)
+        seen = asked(x, noise)
+        return (seen + asked(x.flip(3), noise)) / 2 if mirror else seen
+
     latents, scores = [], []
     parts = list(torch.arange(size).split(ROWS))
     for part in progress.steps(len(parts), "initial selection"):
         rows = parts[part].tolist()
-        z = prior.latents(RowStreams([stream(seed, "pool", row) for row in rows], device))
-        noise = RowStreams([stream(seed, "pool", row, "noise") for row in rows], device)
-        x = prior.images(z)
-        seen = target.scores(x, noise)
-        if mirror:
-            seen = (seen + target.scores(x.flip(3), noise)) / 2
+        z = box(prior.latents(RowStreams([stream(seed, "pool", row) for row in rows], device)))
+        if prior.classes is None:
+            seen = scored(prior.images(z), rows)
+        else:
+            seen = torch.full((len(rows), target.classes), -torch.inf, device=device)
+            for y in labels:
+                x = prior.images(z, y.expand(len(rows)))
+                seen[:, y] = scored(x, rows, int(y))[:, y]
         latents.append(z)
         scores.append(seen)
     return Pool(torch.cat(latents), torch.cat(scores))
@@ -136,7 +165,8 @@ def surest(
         y = labels[rows.to(labels.device) // candidates]
         seen = torch.zeros(len(rows), device=images.device)
         for _ in range(crops):
-            scores = target.scores(CROPS(x, own, mirror), own)
+            with asked_for(y):
+                scores = target.scores(CROPS(x, own, mirror), own)
             seen = seen + scores.gather(1, y[:, None]).squeeze(1) / crops
         sure.append(seen)
     best = torch.cat(sure).view(identities, candidates).topk(keep, dim=1).indices

@@ -30,6 +30,8 @@ def frame(folder: str | Path | None = None) -> DataFrame:
         knob: path of that main knob; strength: its value; control: whether the defense is off.
         prior_kind, prior (its recipe in words), prior_pinned: the attacker's generative model.
         people: whether the reconstructions show people.
+        queries: how often the target was asked for each attacked identity, by prior, students and
+            attack.
         natural_accuracy, evaluator_accuracy, second_evaluator_accuracy: on private test images;
             validation_accuracy, over validation_images (count), beside chance_accuracy.
         epsilon, delta, privacy_unit: the formal guarantee.

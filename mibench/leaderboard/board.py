@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mibench.record import Record
+from mibench.types import Access
+
 Kind = Literal["text", "percent", "number", "count"]
 
 
@@ -41,6 +44,17 @@ BITS = Measure("identity_bits", "identity bits", "number", "bits")
 TOP1 = Measure("attack_accuracy_top1", "top-1 attack accuracy", "percent", "%")
 # The same number where classes are no identities, and nobody leaks.
 CLASSES = Measure(TOP1.key, "class accuracy", "percent", "%", left="class accuracy")
+
+
+def measure_of(record: Record) -> Measure:
+    """What the board of a record's protocol shows: bits where the card has judges.
+
+    Photographs that show nobody, as of digits, have classes and no identities.
+    """
+    if record.protocol.resolved.get("judges"):
+        return BITS
+    things = record.protocol.resolved["data"].get("dataset") and not record.people
+    return CLASSES if things else TOP1
 
 
 @dataclass(frozen=True)
@@ -98,11 +112,16 @@ class DefenseFacts:
         note: why that one, or why none.
         smaller_is_stronger: whether a smaller value of its main knob protects more, 0, the control,
             apart: the order in which it lists its strengths.
+        access: what that attack may see of the target; None where nobody knows.
+        output: whether the defense changes the answers only, so that who has the weights takes it
+            off.
     """
 
     attack: str | None
     note: str = ""
     smaller_is_stronger: bool = False
+    access: Access | None = None
+    output: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,10 +140,11 @@ class Table:
     """A table: rows map column keys to values; a row without a key has nothing to show there.
 
     Attributes:
-        key: short name, stable: ``"defenses"``, ``"cells"``, ``"improvement"``, ``"published"``.
+        key: short name, stable: ``"defenses"``, ``"defenses-black-box"``, ``"cells"``, …
         notes: sentences below the table: what ± means, what is conditional on what.
         files: for each row, the record files behind it, relative to the records folder.
         commands: for each row, the command that makes its first record.
+        about: a sentence above it, for whom its title does not tell enough.
     """
 
     key: str
@@ -134,6 +154,7 @@ class Table:
     notes: tuple[str, ...] = ()
     files: tuple[tuple[str, ...], ...] = ()
     commands: tuple[str, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +200,34 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class QueryPoint:
+    """A point of a curve over queries: an attack with so many of them against undefended targets.
+
+    Attributes:
+        queries: how often the target was asked for each attacked identity, mean over seeds.
+        attack: what leaks, in the board's measure; its spread is the standard deviation over seeds.
+        setting: what was set for it, ``"attack.queries = 500"``; ``""`` of the default.
+    """
+
+    queries: float
+    attack: float
+    attack_spread: float | None
+    setting: str
+    seeds: tuple[int, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QueryCurve:
+    """What an attack without the weights learns of undefended targets, over its queries."""
+
+    attack: str
+    access: Access
+    target: str
+    points: tuple[QueryPoint, ...]
+
+
+@dataclass(frozen=True)
 class Board:
     """All that is shown of one protocol.
 
@@ -192,6 +241,7 @@ class Board:
         references: floors and ceiling, in that measure, from the lowest to the highest.
         reference_target: the architecture whose undefended targets the references are of.
         headline: the attack of curves; the strongest one has curves, too, if these are long enough.
+        over_queries: what attacks without the weights learn, over their queries.
     """
 
     protocol: str
@@ -208,6 +258,7 @@ class Board:
     strongest: tuple[str, Value] | None = None
     rule: str = ""
     rule_in_short: str = ""
+    over_queries: tuple[QueryCurve, ...] = ()
 
     @property
     def order(self) -> tuple[bool, bool, bool, str]:

@@ -16,8 +16,9 @@ from typing import Literal
 
 from mibench.errors import RequestError
 from mibench.files import read_plain
+from mibench.leaderboard.assembly import build_board
 from mibench.leaderboard.board import Board, Column, DefenseFacts, Method, Sentence, Table, Value
-from mibench.leaderboard.figure import privacy_utility_figure
+from mibench.leaderboard.figure import privacy_utility_figure, queries_figure
 from mibench.leaderboard.folder import (
     BUILT,
     LeftOut,
@@ -32,7 +33,7 @@ from mibench.leaderboard.galleries import fault
 from mibench.leaderboard.names import GALLERIES, RECORDS
 from mibench.leaderboard.papers import IMPROVEMENTS, VIEWED, Paper, Papers
 from mibench.leaderboard.records import Filed, schema, survey
-from mibench.leaderboard.tables import build_board
+from mibench.leaderboard.tables.defenses import KEYS
 from mibench.record import BoardCard
 
 # Of whoever builds without the registries: names are plain text, and cards unknown.
@@ -41,7 +42,7 @@ _NO_CARDS: Mapping[str, DefenseFacts] = {}
 _VARIANTS = {IMPROVEMENTS: "LOM and MA", VIEWED: "TAA and PAA"}  # of attacks, by their paper
 PAGE, README, SCHEMA, TABLES = "index.html", "README.md", "record.schema.json", "tables"
 
-_FIGURE = "privacy-utility-{}.svg"
+_FIGURE, _OVER_QUERIES = "privacy-utility-{}.svg", "queries-{}.svg"
 _MATPLOTLIB = re.compile(rb"<dc:title>(Matplotlib [^<]*)</dc:title>")
 _DATA = re.compile(rb"<dc:description>(data [0-9a-f]{64})</dc:description>")
 
@@ -203,6 +204,8 @@ def _texts(made: Sequence[Board], papers: Papers) -> dict[str, bytes]:
             files[f"{place}.tex"] = latex(table).encode()
         if board.curves:
             files[_FIGURE.format(board.protocol)] = privacy_utility_figure(board)
+        if board.over_queries:
+            files[_OVER_QUERIES.format(board.protocol)] = queries_figure(board)
     return files
 
 
@@ -231,8 +234,10 @@ def _section(board: Board, papers: Papers) -> list[str]:
         " ".join(_markdown(sentence, papers) for sentence in board.summary),
         *_sources(tables["cells"], papers),
     ]
-    for key in ("defenses", "improvement"):
-        parts += [f"### {tables[key].title}", markdown(tables[key]).rstrip()]
+    for key in (*KEYS.values(), "improvement"):
+        if key in tables:
+            parts += [f"### {tables[key].title}", *filter(None, [tables[key].about])]
+            parts += [markdown(tables[key]).rstrip()]
     if board.references:
         measure = board.measure
         column = Column("bound", measure.title, measure.kind)
@@ -251,6 +256,9 @@ def _section(board: Board, papers: Papers) -> list[str]:
     if board.curves:
         name = _FIGURE.format(board.protocol)
         parts += ["### Privacy and utility", f"![Attack over natural accuracy]({name})"]
+    if board.over_queries:
+        name = _OVER_QUERIES.format(board.protocol)
+        parts += ["### What queries bring", f"![Attack over queries of the target]({name})"]
     return [*parts, *_folded(tables["cells"])]
 
 

@@ -1,16 +1,19 @@
-"""The privacy–utility figure of a board: SVG for READMEs, PDF for papers."""
+"""The figures of a board, over accuracy and over queries: SVG for READMEs, PDF for papers."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from mibench.leaderboard.board import Board
+from mibench.leaderboard.board import Board, Curve, QueryCurve
+from mibench.leaderboard.over_queries import query_plots
 from mibench.leaderboard.plots import plots
 from mibench.leaderboard.series import UNDEFENDED
 from mibench.types import digest
 
+Shape = Literal["svg", "pdf"]
 # Okabe and Ito's colours, told apart by colour-blind readers, and markers for print in grey.
 _STYLES = (
     ("#0072B2", "s"),
@@ -24,29 +27,84 @@ _APART = 0.04  # of the axis, between names of references
 _WIDTH, _HEIGHT, _LEGEND = 4.8, 4.2, 2.6  # of a panel, the legend and names, in inches
 
 
-def figure_data(board: Board) -> str:
-    """Digest of all that the figure shows."""
-    lines = [dataclasses.asdict(curve) for curve in board.curves]
-    bounds = [(name, value.number, value.spread) for name, value in board.references]
-    shown = [board.protocol, board.version, lines, bounds, board.reference_target]
-    return digest([*shown, board.measure.title])
-
-
-def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -> bytes:
+def privacy_utility_figure(board: Board, shape: Shape = "svg") -> bytes:
     """What leaks over natural accuracy, a line a defense, a panel an architecture and attack.
 
     Axes are those of :mod:`mibench.leaderboard.plots`. The same board gives the same bytes with the
-    same matplotlib, whose version is in the SVG's metadata, as is :func:`figure_data`. Only for
-    boards that have curves.
+    same matplotlib, whose version is in the SVG's metadata, as is a digest of all that is shown.
+    Only for boards that have curves.
+    """
+    panels = plots(board, shared=True)
+    attacks = list(dict.fromkeys(plot["attack"] for plot in panels))
+    for plot in panels:
+        plot["title"] = plot["target"] + (f", {plot['attack']}" if len(attacks) > 1 else "")
+    return _figure(
+        board,
+        panels,
+        across="natural accuracy % (error on a logarithmic scale)",
+        upright=f" ({' or '.join(attacks)})",
+        styles=_styles(curve.defense for curve in board.curves),
+        legend="filled: default strength\ncrossed: control",
+        data=board.curves,
+        shape=shape,
+    )
+
+
+def queries_figure(board: Board, shape: Shape = "svg") -> bytes:
+    """What leaks from undefended targets over queries, a line an attack, a panel an architecture.
+
+    Like :func:`privacy_utility_figure`, with the axes of :mod:`mibench.leaderboard.over_queries`.
+    Only for boards that have curves over queries.
+    """
+    panels = query_plots(board)
+    for plot in panels:
+        plot["title"] = plot["target"]
+    return _figure(
+        board,
+        panels,
+        across="queries an identity (logarithmic scale)",
+        upright="",
+        styles=_styles(curve.attack for curve in board.over_queries),
+        legend="filled: default budget",
+        data=board.over_queries,
+        shape=shape,
+    )
+
+
+def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each curve's name."""
+    others = sorted(set(names) - {UNDEFENDED})
+    return {UNDEFENDED: ("#444444", "o")} | {
+        name: _STYLES[i % len(_STYLES)] for i, name in enumerate(others)
+    }
+
+
+def _figure(
+    board: Board,
+    panels: Sequence[dict[str, Any]],
+    *,
+    across: str,
+    upright: str,
+    styles: Mapping[str, tuple[str, str]],
+    legend: str,
+    data: Sequence[Curve] | Sequence[QueryCurve],
+    shape: Shape,
+) -> bytes:
+    """Panels side by side with one legend.
+
+    Args:
+        board: whose panels they are.
+        panels: plots, each with its title.
+        across: what the horizontal axes show.
+        upright: what stands behind the measure at the vertical axis.
+        styles: colour and marker of each curve's name.
+        legend: title of the legend.
+        data: the curves, of which the SVG states a digest.
+        shape: the file's format.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    panels = plots(board, shared=True)
-    attacks = list(dict.fromkeys(plot["attack"] for plot in panels))
-    names = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
-    styles = {UNDEFENDED: ("#444444", "o")}
-    styles |= {name: _STYLES[i % len(_STYLES)] for i, name in enumerate(names)}
     # Names are text: a dollar sign in one begins no formula.
     style: Any = {"svg.hashsalt": "mibench", "svg.fonttype": "path", "pdf.fonttype": 42}
     style |= {"font.size": 9, "text.parse_math": False}
@@ -57,37 +115,44 @@ def privacy_utility_figure(board: Board, shape: Literal["svg", "pdf"] = "svg") -
         for axis, plot in zip(axes, panels, strict=True):
             for curve in plot["curves"]:
                 handles[curve["name"]] = _curve(axis, curve, *styles[curve["name"]])
-            across = plot["x"]
-            axis.set_xlim(across.low, across.high)
-            axis.set_xticks([at for at, _ in across.ticks], [text for _, text in across.ticks])
+            along = plot["x"]
+            axis.set_xlim(along.low, along.high)
+            axis.set_xticks([at for at, _ in along.ticks], [text for _, text in along.ticks])
             axis.minorticks_off()
             _references(axis, plot["references"], plot["y"].high)
-            of = f", {plot['attack']}" if len(attacks) > 1 else ""
-            axis.set_title(f"{board.protocol} v{board.version}, {plot['target']}{of}", fontsize=10)
-            axis.set_xlabel("natural accuracy % (error on a logarithmic scale)")
+            axis.set_title(f"{board.protocol} v{board.version}, {plot['title']}", fontsize=10)
+            axis.set_xlabel(across)
             axis.grid(color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
         unit = " %" if board.measure.kind == "percent" else ""
-        axes[0].set_ylabel(f"{board.measure.title}{unit} ({' or '.join(attacks)})")
-        axes[0].set_ylim(panels[0]["y"].low, panels[0]["y"].high)
+        axes[0].set_ylabel(f"{board.measure.title}{unit}{upright}")
+        axes[0].set_ylim(0, max(plot["y"].high for plot in panels))
         order = [name for name in styles if name in handles]
         figure.legend(
             [handles[name] for name in order],
             ["none (early stopping)" if name == UNDEFENDED else name for name in order],
             loc="outside right upper",
-            title="filled: default strength\ncrossed: control",
+            title=legend,
             frameon=False,
         )
         buffer = io.BytesIO()
         if shape == "pdf":
             figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
             return buffer.getvalue()
-        metadata = {"Date": None, "Description": f"data {figure_data(board)}"}
+        metadata = {"Date": None, "Description": f"data {_digest(board, data)}"}
         figure.savefig(buffer, format="svg", metadata=metadata)
     # No blanks before line ends, as in the repository's other texts.
     lines = buffer.getvalue().decode().splitlines()
     return ("\n".join(line.rstrip() for line in lines) + "\n").encode()
+
+
+def _digest(board: Board, data: Sequence[Curve] | Sequence[QueryCurve]) -> str:
+    """Digest of all that a figure shows."""
+    lines = [dataclasses.asdict(curve) for curve in data]
+    bounds = [(name, value.number, value.spread) for name, value in board.references]
+    shown = [board.protocol, board.version, lines, bounds, board.reference_target]
+    return digest([*shown, board.measure.title])
 
 
 def _curve(axis: Any, curve: dict[str, Any], colour: str, marker: str) -> Any:

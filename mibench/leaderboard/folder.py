@@ -23,7 +23,7 @@ BUILT = "built.json"
 
 # What a build may remove: tables and figures of protocols that have no records any more.
 _REMOVABLE = re.compile(
-    r"tables/[\w+-][\w+.-]*/[\w-]+\.(csv|tex)|privacy-utility-[\w+.-]+\.svg", re.ASCII
+    r"tables/[\w+-][\w+.-]*/[\w-]+\.(csv|tex)|(privacy-utility|queries)-[\w+.-]+\.svg", re.ASCII
 )
 
 

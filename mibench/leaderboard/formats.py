@@ -104,6 +104,8 @@ def decimals(table: Table, column: Column) -> int:
 def _number(column: Column, number: float, digits: int) -> str:
     if column.kind == "number" and abs(number) >= _HUGE:
         return f"{number:.2e}"
+    if column.kind == "count":
+        return f"{number:,.0f}"
     return f"{100 * number if column.kind == 'percent' else number:.{digits}f}"
 
 

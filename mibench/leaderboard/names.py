@@ -76,13 +76,17 @@ def name_faults(record: Record) -> Iterator[str]:
 
 def architectures(record: Record) -> Iterator[str]:
     """Why the networks that a record's settings name are none of timm's."""
-    tables = [record.attack.resolved.get("students"), record.attack.passed.get("attack.students")]
-    named = [table.get("architectures") for table in tables if isinstance(table, dict)]
-    named.append(record.attack.passed.get("attack.students.architectures"))
-    for each in named:
-        for name in each if isinstance(each, list | tuple) else [each]:
-            if name is not None and not (isinstance(name, str) and _ARCHITECTURE.fullmatch(name)):
-                yield f"attack.students.architectures: {str(name)[:_LONGEST]!r} is no architecture"
+    resolved, passed = record.attack.resolved, record.attack.passed
+    for part in ("students", "surrogates"):
+        path = f"attack.{part}"
+        tables = [resolved.get(part), passed.get(path)]
+        named = [table.get("architectures") for table in tables if isinstance(table, dict)]
+        named.append(passed.get(f"{path}.architectures"))
+        for each in named:
+            for name in each if isinstance(each, list | tuple) else [each]:
+                known = isinstance(name, str) and _ARCHITECTURE.fullmatch(name)
+                if name is not None and not known:
+                    yield f"{path}.architectures: {str(name)[:_LONGEST]!r} is no architecture"
 
 
 def method_label(part: Part) -> str:

@@ -6,9 +6,7 @@ browser that keeps to its policy runs that one script, whatever else may have go
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,13 +24,16 @@ from mibench.leaderboard.board import (
     Sentence,
     Table,
     Value,
+    measure_of,
 )
 from mibench.leaderboard.formats import decimals, heading, of_a_page, shown
+from mibench.leaderboard.html import environment, policy
 from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
+from mibench.leaderboard.over_queries import query_plots, said_of_queries
 from mibench.leaderboard.papers import Paper, Papers
 from mibench.leaderboard.plots import SHORT, plots, said
 from mibench.leaderboard.records import Filed
-from mibench.leaderboard.series import UNDEFENDED, measure_of, settings_of
+from mibench.leaderboard.series import UNDEFENDED, settings_of
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
 
 FACETS = ("protocol", "architecture", "attack", "defense", "access")
@@ -86,28 +87,21 @@ def render_page(
     Raises:
         MibenchError: a board names a record that is not among ``filed``.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("mibench.leaderboard"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sources = {each.path: _source(each, pictures) for each in filed}
     known = papers or Papers()
     views = [_board(board, sources, files, known) for board in boards]
     # Of all boards the same, so that they stand once, behind all of them.
     published = next((table for view in views for table in view["published"]), None)
     used = {file for view in views for file in view["files"]}
-    script = environment.get_template("page.js").render()
-    return environment.get_template("page.html").render(
+    templates = environment()
+    script = templates.get_template("page.js").render()
+    return templates.get_template("page.html").render(
         boards=views,
         published=published,
         options=_options(views),
-        policy=_policy(script),
+        policy=policy(script, "'self' file:"),
         script=Markup(script),
         data={
             "records": {
@@ -116,17 +110,11 @@ def render_page(
                 for file, each in sources.items()
                 if file in used
             },
-            "plots": {view["id"]: view["plots"] for view in views},
+            "plots": {
+                **{view["id"]: view["plots"] for view in views},
+                **{f"{v['id']}-queries": v["over_queries"] for v in views if v["over_queries"]},
+            },
         },
-    )
-
-
-def _policy(script: str) -> str:
-    """The content security policy: the page's own script by its hash, pictures, and no network."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -164,6 +152,7 @@ def _board(
     """What the template shows of a board."""
     files = {file for table in board.tables for row in table.files for file in row}
     files |= {file for curve in board.curves for point in curve.points for file in point.files}
+    files |= {file for line in board.over_queries for each in line.points for file in each.files}
     for file in sorted(files - sources.keys()):
         raise MibenchError(
             f"the board of {board.protocol} names the record {file}, which is not among the "
@@ -190,9 +179,18 @@ def _board(
         "tables": [each for each in tables if each["table"].key != "published"],
         "published": [each for each in tables if each["table"].key == "published"],
         "figure": figure if (figure := f"privacy-utility-{board.protocol}.svg") in there else None,
-        "attacks": _attacks(board, sources),
         "plots": _plots(board, papers),
         "numbers": [_numbers(curve, board.measure) for curve in board.curves],
+        "queries_figure": figure if (figure := f"queries-{board.protocol}.svg") in there else None,
+        "over_queries": _over_queries(board, papers),
+        "queries_numbers": [
+            {
+                "title": f"{curve.attack} on {curve.target}",
+                "rows": [said_of_queries(point, board.measure) for point in curve.points],
+            }
+            for curve in board.over_queries
+        ],
+        "last_defenses": sum(table.key.startswith("defenses") for table in board.tables),
         "pictures": pictures,
         "files": files,
     }
@@ -227,13 +225,6 @@ def _scale(board: Board, papers: Papers) -> list[dict[str, Any]]:
         }
         for parts, value, said, strongest in sorted(found, key=lambda each: each[1].number or 0.0)
     ]
-
-
-def _attacks(board: Board, sources: Mapping[str, Source]) -> str:
-    """The attacks that a new row needs: those that are columns of a table, else the headline."""
-    known = {source.facets["attack"] for source in sources.values()}
-    columns = [column.key for table in board.tables for column in table.columns]
-    return ",".join(key for key in dict.fromkeys(columns) if key in known) or board.headline
 
 
 def _table(
@@ -371,42 +362,84 @@ def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, An
 
 
 def _plots(board: Board, papers: Papers) -> list[dict[str, Any]]:
-    """Plots as the page's script draws them; colours are variables of its light and dark style."""
-    defenses = sorted({curve.defense for curve in board.curves} - {UNDEFENDED})
-    styles = {
-        name: {"colour": f"var(--series-{i % _COLOURS})", "shape": _SHAPES[i % len(_SHAPES)]}
-        for i, name in enumerate(defenses)
-    }
-    styles[UNDEFENDED] = {"colour": "var(--plain)", "shape": "circle"}
+    """Plots over accuracy as the page's script draws them, a line a defense."""
+    styles = _styles(curve.defense for curve in board.curves)
     found = []
     for plot in plots(board):
         facets = {"architecture": [plot["target"]], "attack": [plot["attack"]]}
-        references = [
-            {
-                "y": min(each["y"], plot["y"].high),
-                "band": None if each["beyond"] else each["band"],
-                "name": each["name"],
-                "label": f"{each['name']} {each['y']:.1f}",
-                "beyond": each["beyond"],
-            }
-            for each in plot["references"]
-        ]
-        curves = [
-            {
-                "name": curve["name"],
-                **styles[curve["name"]],
-                "dashed": curve["name"] == UNDEFENDED,
-                "paper": paper.url if (paper := papers.defenses.get(curve["name"])) else None,
-                "points": curve["points"],
-            }
-            for curve in plot["curves"]
-        ]
         shown = {"title": f"{plot['attack']} on {plot['target']}", "facets": facets}
-        unit = "" if board.measure is BITS else f", {board.measure.unit}"
-        shown["upright"] = f"{board.measure.title} of {plot['attack']}{unit}"
-        shown |= {"x": dataclasses.asdict(plot["x"]), "y": dataclasses.asdict(plot["y"])}
-        found.append(_rounded({**shown, "references": references, "curves": curves}))
+        shown |= {"across": "natural accuracy, %", "better": "right is better"}
+        upright = f"{board.measure.title} of {plot['attack']}"
+        found.append(_plot(plot, board, upright, shown, "defense", styles, papers.defenses))
     return found
+
+
+def _over_queries(board: Board, papers: Papers) -> list[dict[str, Any]]:
+    """Plots over queries as the page's script draws them, a line an attack."""
+    styles = _styles(curve.attack for curve in board.over_queries)
+    found = []
+    for plot in query_plots(board):
+        shown = {"title": f"on {plot['target']}", "facets": {"architecture": [plot["target"]]}}
+        shown |= {"across": "queries an identity", "better": "on a logarithmic scale"}
+        upright = board.measure.title
+        found.append(_plot(plot, board, upright, shown, "attack", styles, papers.attacks))
+    return found
+
+
+def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour, a variable of the page's light and dark style, and marker of each curve's name."""
+    styles = {
+        name: {"colour": f"var(--series-{i % _COLOURS})", "shape": _SHAPES[i % len(_SHAPES)]}
+        for i, name in enumerate(sorted(set(names) - {UNDEFENDED}))
+    }
+    return styles | {UNDEFENDED: {"colour": "var(--plain)", "shape": "circle"}}
+
+
+def _plot(
+    plot: Mapping[str, Any],
+    board: Board,
+    upright: str,
+    shown: dict[str, Any],
+    facet: Literal["attack", "defense"],
+    styles: Mapping[str, Mapping[str, str]],
+    papers: Mapping[str, Paper],
+) -> dict[str, Any]:
+    """A plot as the page's script draws it.
+
+    Args:
+        plot: of :func:`~mibench.leaderboard.plots.plots` or ``query_plots``.
+        board: whose it is.
+        upright: what the vertical axis shows, without its unit.
+        shown: its title and facets, and what the horizontal axis shows.
+        facet: what the names of its curves are of.
+        styles: colour and marker of each name.
+        papers: what names link to.
+    """
+    references = [
+        {
+            "y": min(each["y"], plot["y"].high),
+            "band": None if each["beyond"] else each["band"],
+            "name": each["name"],
+            "label": f"{each['name']} {each['y']:.1f}",
+            "beyond": each["beyond"],
+        }
+        for each in plot["references"]
+    ]
+    curves = [
+        {
+            "name": curve["name"],
+            **styles[curve["name"]],
+            "dashed": curve["name"] == UNDEFENDED,
+            "facets": {facet: [curve["name"]]},
+            "paper": paper.url if (paper := papers.get(curve["name"])) else None,
+            "points": curve["points"],
+        }
+        for curve in plot["curves"]
+    ]
+    unit = "" if board.measure is BITS else f", {board.measure.unit}"
+    axes = {key: dataclasses.asdict(plot[key]) for key in ("x", "y")}
+    told = {**shown, "upright": upright + unit, **axes}
+    return _rounded({**told, "references": references, "curves": curves})
 
 
 def _rounded(value: Any) -> Any:

@@ -55,6 +55,8 @@ class Papers:
         start = len(_IMPROVED) if name.startswith(_IMPROVED) else 0
         end = start + len(base)
         improvements, plus, last = name[end:].rpartition("+")
+        if last.strip() == "repeat":
+            return [(name[:end], self.attacks[base]), (name[end:], None)]
         views = last.strip() in VIEWS
         found = [
             (name[:start], IMPROVEMENTS),

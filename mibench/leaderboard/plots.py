@@ -13,7 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mibench.leaderboard.board import BITS, TOP1, Board, Curve, CurvePoint, Measure, Value
+from mibench.leaderboard.board import (
+    BITS,
+    TOP1,
+    Board,
+    Curve,
+    CurvePoint,
+    Measure,
+    QueryPoint,
+    Value,
+)
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
 
 LEAST_ERROR = 0.001  # a smaller one is drawn as this
@@ -51,7 +60,7 @@ def reach(value: float, spread: float | None, most: float = 1) -> tuple[float, f
     return max(value - (spread or 0), 0), min(value + (spread or 0), most)
 
 
-def _reach(point: CurvePoint, measure: Measure) -> tuple[float, float]:
+def _reach(point: CurvePoint | QueryPoint, measure: Measure) -> tuple[float, float]:
     most = 1.0 if measure.kind == "percent" else math.inf
     return reach(point.attack, point.attack_spread, most)
 
@@ -63,13 +72,14 @@ def said(curve: Curve, point: CurvePoint, measure: Measure) -> tuple[str, str, s
     text = f"{curve.knob} = {point.strength:g}" if curve.knob else "strength"
     return (
         text + (f" ({', '.join(notes)})" if notes else ""),
-        _with_spread(point.natural, point.natural_spread, TOP1),
-        _with_spread(point.attack, point.attack_spread, measure),
+        with_spread(point.natural, point.natural_spread, TOP1),
+        with_spread(point.attack, point.attack_spread, measure),
         ", ".join(map(str, point.seeds)),
     )
 
 
-def _with_spread(number: float, spread: float | None, measure: Measure) -> str:
+def with_spread(number: float, spread: float | None, measure: Measure) -> str:
+    """``"7.12 ± 0.10"``, in the measure's unit; without a spread the number alone."""
     both = [number] if spread is None else [number, spread]
     return " ± ".join(f"{measure.scale * each:.{measure.digits}f}" for each in both)
 
@@ -89,7 +99,7 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
     for curve in board.curves:
         groups.setdefault((curve.target, curve.attack), []).append(curve)
     bounds = [
-        _reference(name, v, board.measure) for name, v in board.references if v.number is not None
+        reference(name, v, board.measure) for name, v in board.references if v.number is not None
     ]
     bounds.sort(key=lambda each: -each["y"])
     found = []
@@ -121,7 +131,7 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
     return found
 
 
-def _reference(name: str, value: Value, measure: Measure) -> dict[str, Any]:
+def reference(name: str, value: Value, measure: Measure) -> dict[str, Any]:
     """A floor or the ceiling as a line, with a band where seeds differ."""
     number = value.number or 0.0
     most = 1.0 if measure.kind == "percent" else math.inf
@@ -170,7 +180,7 @@ def natural_axis(points: Sequence[CurvePoint]) -> Axis:
 
 
 def attack_axis(
-    points: Sequence[CurvePoint], references: Iterable[float], measure: Measure = TOP1
+    points: Sequence[CurvePoint | QueryPoint], references: Iterable[float], measure: Measure = TOP1
 ) -> Axis:
     """The vertical axis, as it is shown: from 0 to above all points and the references near them.
 

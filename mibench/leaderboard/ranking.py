@@ -9,6 +9,9 @@ The worst case is taken within one target: for each identity the attack is chose
 samples and scored on the other half, and the other way round; the two scores are averaged. Choosing
 and scoring on the same samples would take the luck of the draw for strength.
 
+Each access has a list and ranks of its own: the same defense may be first against who has the
+weights and last against who has labels.
+
 A defense's card may name an attack that knows of it. The worst case over the list and that attack
 stands beside the other one, and ranks nothing: each defense would be ranked by attacks of its own.
 """
@@ -32,6 +35,7 @@ from mibench.leaderboard.series import (
     target_of,
 )
 from mibench.record import BoardCard, Record
+from mibench.types import Access
 
 BUDGETS = (0.05, 0.02, 0.01)  # of accuracy; the first one ranks
 EARLY_STOPPING = "early-stopping"  # an undefended target that is trained for fewer epochs
@@ -179,20 +183,22 @@ def entries(
     card: BoardCard,
     measure: Measure,
     facts: Mapping[str, DefenseFacts],
+    access: Access = "white-box",
 ) -> dict[str, Entry]:
     """With what each defense of one architecture enters at a budget, and how it ranks.
 
     Args:
         found: :func:`strengths`.
         budget: validation accuracy that may be spent, a fraction.
-        card: what the board shows: the fixed list of attacks, and what intervals are over.
+        card: what the board shows: the fixed lists of attacks, and what intervals are over.
         measure: what leaks.
         facts: what the cards of defenses say of their adaptive attacks.
+        access: whose list it is.
     """
     undefended = [one for one in found.get(UNDEFENDED, ()) if one.default]
     plain = undefended[0].validation if undefended else None
     chosen = {
-        name: _entry(own, plain, budget, card, measure, facts_of(name, facts))
+        name: _entry(own, plain, budget, card, measure, facts_of(name, facts), access)
         for name, own in found.items()
         if name != UNDEFENDED
     }
@@ -214,6 +220,7 @@ def _entry(
     card: BoardCard,
     measure: Measure,
     facts: DefenseFacts | None,
+    access: Access,
 ) -> Entry:
     if plain is None:
         return Entry(reason="no undefended target to compare with")
@@ -229,7 +236,7 @@ def _entry(
         )
     spent, one = within[0]
     cost = Value(spent, spread=one.error or None)
-    found = replace(met(one, card, measure, facts), cost=cost)
+    found = replace(met(one, card, measure, facts, access), cost=cost)
     reason = found.leak.note
     if not reason and not one.sure:
         reason = "shown, not ranked: evaluator below 90 %, or a seed diverged"
@@ -238,7 +245,13 @@ def _entry(
     return replace(found, reason=reason)
 
 
-def met(one: Strength, card: BoardCard, measure: Measure, facts: DefenseFacts | None) -> Entry:
+def met(
+    one: Strength,
+    card: BoardCard,
+    measure: Measure,
+    facts: DefenseFacts | None,
+    access: Access = "white-box",
+) -> Entry:
     """A strength with what leaks from it, before anything is said of budgets and ranks.
 
     Args:
@@ -246,9 +259,13 @@ def met(one: Strength, card: BoardCard, measure: Measure, facts: DefenseFacts | 
         card: what the board shows.
         measure: what leaks.
         facts: what the defense's card says of its adaptive attack; None of an unknown card.
+        access: whose list it is.
     """
-    run = tuple(attack for attack in card.worst_case if attack in one.cells)
-    lacking = [attack for attack in card.worst_case if attack not in one.cells]
+    if not one.cells:
+        return Entry(one, leak=Value(text="met by none of these attacks"))
+    wanted = card.attacks(access)
+    run = tuple(attack for attack in wanted if attack in one.cells)
+    lacking = [attack for attack in wanted if attack not in one.cells]
     attacks = run or tuple(one.cells)
     leak, per_seed = worst_case(one.cells, attacks, measure)
     if lacking:
@@ -256,7 +273,7 @@ def met(one: Strength, card: BoardCard, measure: Measure, facts: DefenseFacts | 
         said = f"under {', '.join(attacks)} alone" if few else f"lacks {', '.join(lacking)}"
         leak = replace(leak, note=said)
     found = Entry(one, leak=leak, attacks=attacks, per_seed=per_seed)
-    return replace(found, adaptive=_with_adaptive(found, one, card, measure, facts))
+    return replace(found, adaptive=_with_adaptive(found, one, card, measure, facts, access))
 
 
 def facts_of(defense: str, known: Mapping[str, DefenseFacts]) -> DefenseFacts | None:
@@ -265,7 +282,12 @@ def facts_of(defense: str, known: Mapping[str, DefenseFacts]) -> DefenseFacts | 
 
 
 def _with_adaptive(
-    found: Entry, one: Strength, card: BoardCard, measure: Measure, facts: DefenseFacts | None
+    found: Entry,
+    one: Strength,
+    card: BoardCard,
+    measure: Measure,
+    facts: DefenseFacts | None,
+    access: Access,
 ) -> Value:
     """The worst case with the adaptive attack, too; a text where there is none."""
     if facts is None:
@@ -275,9 +297,11 @@ def _with_adaptive(
         )
     if facts.attack is None:
         return Value(text="none named", note=facts.note)
+    if access != "white-box" and facts.access not in (None, access):
+        return Value(text="none here", note=f"{facts.attack} is {facts.access}")
     if facts.attack not in one.cells:
         return Value(text=f"{facts.attack} not run")
-    if facts.attack in card.worst_case:
+    if facts.attack in card.attacks(access):
         same = f"the same: {facts.attack} is in the list"
         return replace(found.leak, note="; ".join(filter(None, (same, found.leak.note))))
     attacks = tuple(dict.fromkeys((*found.attacks, facts.attack)))

@@ -145,7 +145,7 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
                     each.path, f"{kind} is {value!r:.60}, in {other.path} it is {its!r:.60}"
                 )
 
-    for kind, value in _ALIKE.items():
+    for kind, value in ALIKE.items():
         outliers(kind, [(each, value(each.record)) for each in filed])
     sizes = [(each, len(rows)) for each in filed if (rows := _top1_hits(each.record.metrics))]
     outliers("the number of attacked identities", sizes)
@@ -185,7 +185,7 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
 
 
 # What all records of a board have in common.
-_ALIKE: dict[str, Callable[[Record], Any]] = {
+ALIKE: dict[str, Callable[[Record], Any]] = {
     "made under another version of the protocol: its digest": (
         lambda record: record.protocol.resolved["digest"]
     ),

@@ -6,20 +6,19 @@ import dataclasses
 import statistics
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from mibench.errors import RequestError
 from mibench.leaderboard.board import (
-    BITS,
-    CLASSES,
     DASH,
     TOP1,
     Board,
     Curve,
     CurvePoint,
     Measure,
+    QueryCurve,
     Value,
 )
 from mibench.leaderboard.checks import HEADLINE, trusted_evaluator
@@ -29,6 +28,7 @@ from mibench.leaderboard.records import Filed
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, BoardCard, Record
 
 UNDEFENDED = "none"
+Line = TypeVar("Line", Curve, QueryCurve)
 
 _LONG = 300  # characters of settings that a table shows
 _UTILITY = (
@@ -81,6 +81,7 @@ def _row(filed: Filed) -> dict[str, Any]:
         "prior": record.prior.recipe,
         "prior_pinned": record.prior.pinned,
         "people": record.people,
+        "queries": queries_an_identity(record),
         **{key: number(record.utility.get(key)) for key in _UTILITY},
         "privacy_unit": record.utility.get("privacy_unit"),
     }
@@ -104,15 +105,21 @@ def _row(filed: Filed) -> dict[str, Any]:
     }
 
 
-def measure_of(record: Record) -> Measure:
-    """What the board of a record's protocol shows: bits where the card has judges.
+def queries_an_identity(record: Record) -> float | None:
+    """How often the target was asked for each attacked identity, by all stages that ask it.
 
-    Photographs that show nobody, as of digits, have classes and no identities.
+    None where a record of an earlier release does not tell it of each of these stages; since one
+    tells whom the attack's questions were for, a stage that tells no number has asked nothing.
     """
-    if record.protocol.resolved.get("judges"):
-        return BITS
-    things = record.protocol.resolved["data"].get("dataset") and not record.people
-    return CLASSES if things else TOP1
+    stages = ("labelled-images", "prior", "reconstructions")
+    asking = [c for c in record.costs if c.stage in stages or c.stage.startswith("student ")]
+    top1 = record.metrics.get(HEADLINE)
+    identities = len(top1.per_identity or ()) if top1 else 0
+    if not asking or not identities:
+        return None
+    known = [cost.queries for cost in asking if cost.queries is not None]
+    told = any(cost.own_queries is not None for cost in asking)
+    return sum(known) / identities if told or len(known) == len(asking) else None
 
 
 def settings_of(record: Record) -> str:
@@ -293,14 +300,31 @@ def curves_of(board: Board, conditions: Mapping[str, Collection[str]]) -> Board:
     Raises:
         RequestError: a key is another one, or there is no such curve.
     """
-    if unknown := sorted(conditions.keys() - {"defense", "target"}):
-        raise RequestError(f"a figure's curves have defense and target, and no {unknown[0]!r}")
+    kept = _chosen(board.curves, "defense", conditions, board.protocol)
+    return dataclasses.replace(board, curves=kept)
+
+
+def query_curves_of(board: Board, conditions: Mapping[str, Collection[str]]) -> Board:
+    """The same of the curves over queries: keys are ``attack`` and ``target``.
+
+    Raises:
+        RequestError: a key is another one, or there is no such curve.
+    """
+    kept = _chosen(board.over_queries, "attack", conditions, board.protocol)
+    return dataclasses.replace(board, over_queries=kept)
+
+
+def _chosen(
+    curves: Sequence[Line], key: str, conditions: Mapping[str, Collection[str]], protocol: str
+) -> tuple[Line, ...]:
+    if unknown := sorted(conditions.keys() - {key, "target"}):
+        raise RequestError(f"a figure's curves have {key} and target, and no {unknown[0]!r}")
     kept = tuple(
         curve
-        for curve in board.curves
-        if all(getattr(curve, key) in values for key, values in conditions.items())
+        for curve in curves
+        if all(getattr(curve, name) in values for name, values in conditions.items())
     )
     if not kept:
-        there = ", ".join(f"{curve.defense} on {curve.target}" for curve in board.curves)
-        raise RequestError(f"there is no such curve of {board.protocol}; there are: {there}")
-    return dataclasses.replace(board, curves=kept)
+        there = ", ".join(f"{getattr(curve, key)} on {curve.target}" for curve in curves)
+        raise RequestError(f"there is no such curve of {protocol}; there are: {there or 'none'}")
+    return kept

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from mibench.leaderboard.board import BITS, CLASSES, Measure, Method, Sentence, Table, Value
+from mibench.leaderboard.board import BITS, CLASSES, DASH, Measure, Method, Sentence, Table, Value
 from mibench.leaderboard.series import UNDEFENDED, Series
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE, shown_rank
 
@@ -14,6 +15,12 @@ _TOLD = {
     FLOOR_PUBLIC: "look-up",
     LOOKALIKE: "the look-alike",
     CEILING: "private test images",
+}
+
+# How a sentence on a table of a lower access begins.
+_STARTS = {
+    "defenses-black-box": "Where attackers see scores alone, ",
+    "defenses-label-only": "Where attackers see labels alone, ",
 }
 
 
@@ -77,24 +84,54 @@ def _typical_rank(most: Series, ranks: Mapping[str, Value]) -> str:
     return f"{learns}: {found} ({beside})." if beside else f"{learns}: {found}."
 
 
-def of_defenses(table: Table, target: str, measure: Measure) -> Sentence:
-    """Which defense is first on an architecture, by the table of defenses."""
+def of_defenses(
+    table: Table, target: str, measure: Measure, attacks: Sequence[str] = ()
+) -> Sentence:
+    """Which defense is first on an architecture, by a table of defenses.
+
+    Args:
+        table: that of an access.
+        target: the architecture.
+        measure: what leaks.
+        attacks: the list of that access: what of it met no defense keeps all from being ranked.
+    """
     rows = [row for row in table.rows if row["target"].text == target]
     ranked = [row for row in rows if row["rank"].number is not None]
+    start = _STARTS.get(table.key, "")
     if not ranked:
-        return ("No defense has a rank yet.",)
+        defended = [row for row in rows if row["defense"].text != UNDEFENDED]
+        lacking = [a for a in attacks if all(row.get(a, DASH).number is None for row in defended)]
+        none = f"{start}no" if start else "No"
+        if not defended or not lacking:
+            return (f"{none} defense has a rank yet.",)
+        verb = "has" if len(lacking) == 1 else "have"
+        return (
+            f"{none} defense has a rank yet: ranks are over the whole list of attacks, of which ",
+            *_methods("attack", lacking),
+            f" {verb} met no defense.",
+        )
     first = [row for row in ranked if row["rank"].number == 1]
-    names: list[str | Method] = []
-    for place, row in enumerate(first):
-        names += [] if not place else [" and " if place == len(first) - 1 else ", "]
-        names.append(Method("defense", row["defense"].text))
+    names = _methods("defense", [row["defense"].text for row in first])
     verb = " protects best" if len(first) == 1 else " share the first rank"
     of = f" of {len(ranked)} ranked defenses" if len(ranked) > 1 else ", the only ranked defense"
     left = _listed([_number(row["leak_5"].number or 0.0, measure) for row in first])
     left += "" if measure.kind == "percent" else f" {measure.unit}"
     plain = next((row["worst"].number for row in rows if row["defense"].text == UNDEFENDED), None)
     instead = "" if plain is None else f" instead of {_number(plain, measure)}"
-    return *names, f"{verb}{of}: {left} left{instead} in the worst case."
+    return (
+        *([start] if start else []),
+        *names,
+        f"{verb}{of}: {left} left{instead} in the worst case.",
+    )
+
+
+def _methods(kind: Literal["attack", "defense"], names: Sequence[str]) -> list[str | Method]:
+    """Some methods, as ``"a, b and c"``."""
+    found: list[str | Method] = []
+    for place, name in enumerate(names):
+        found += [] if not place else [" and " if place == len(names) - 1 else ", "]
+        found.append(Method(kind, name))
+    return found
 
 
 def _listed(texts: Sequence[str]) -> str:

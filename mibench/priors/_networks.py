@@ -142,12 +142,17 @@ class Critic(nn.Module):
 
     def bake(self) -> Critic:
         """Replace spectral normalisation by the weights it stands for, in place."""
-        for module in self.modules():
-            if is_parametrized(module):
-                remove_parametrizations(module, "weight")
+        bake(self)
         if self.config["norm"] == "spectral":
             self.config = {**self.config, "norm": "none"}
         return self
+
+
+def bake(network: nn.Module) -> None:
+    """Replace spectral normalisation by the weights it stands for, in place."""
+    for module in network.modules():
+        if is_parametrized(module):
+            remove_parametrizations(module, "weight")
 
 
 class Trunk(nn.Sequential):

@@ -27,9 +27,11 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         size: dimensions of a latent.
+        classes: identities that it makes images of on demand; None: it knows no labels.
     """
 
     size: int
+    classes: int | None = None
 
     def latents(self, streams: RowStreams, n: int | None = None) -> Tensor:
         """Latents as the prior draws them: ``(rows, size)``, or ``(rows, n, size)``.
@@ -45,6 +47,9 @@ class Prior(nn.Module, ABC):
         Args:
             latents: each gives its own image, whatever else is in the batch.
             labels: the identities ``(n,)`` that are wanted, for priors that know any.
+
+        Raises:
+            MibenchError: it makes images of identities alone, and is told of none.
         """
 
     def realism(self, images: Tensor) -> Tensor:
@@ -56,6 +61,19 @@ class Prior(nn.Module, ABC):
         raise MibenchError(
             f"the prior {type(self).__name__} does not score how real images look, which this "
             "attack asks for: choose another one with --prior"
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Which of the target's identities images ``(n, 3, h, w)`` show, ``(n, classes)``.
+
+        As a network of the prior's own tells them, such as its discriminator.
+
+        Raises:
+            MibenchError: the prior tells no identities apart.
+        """
+        raise MibenchError(
+            f"the prior {type(self).__name__} tells no identities apart, which this attack asks "
+            "for: choose another one with --prior"
         )
 
     def frozen(self, sample: Tensor) -> Prior:
@@ -166,6 +184,7 @@ class PriorKind(ABC, Generic[C]):
         title: what records and tables call it.
         stream: name of its random stream; None: the kind's own name.
         scores_realism: whether its priors have :meth:`Prior.realism`.
+        tells_identities: whether its priors have :meth:`Prior.logits`.
     """
 
     Config: ClassVar[type[PriorConfig]] = PriorConfig
@@ -173,6 +192,7 @@ class PriorKind(ABC, Generic[C]):
     title: ClassVar[str]
     stream: ClassVar[str | None] = None
     scores_realism: ClassVar[bool] = False
+    tells_identities: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -183,6 +203,13 @@ class PriorKind(ABC, Generic[C]):
 
         Raises:
             RequestError: says which it makes.
+        """
+
+    def check_general(self) -> None:
+        """Refuse, before any work, settings of the general prior that it cannot start from.
+
+        Raises:
+            RequestError: says which, and what to set.
         """
 
     def recipe(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from mibench.priors._prior import (
     register_prior,
 )
 from mibench.streams import seeded
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def no_general() -> NoReturn:
@@ -146,8 +148,13 @@ def critic_loss(
     """Loss of the critic on real and generated images; ``mix`` as in :func:`gradient_penalty`."""
     on_real, on_fake = D(torch.cat([real, fake])).float().chunk(2)
     if recipe == "hinge":
-        return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+        return hinge_loss(on_real, on_fake)
     return on_fake.mean() - on_real.mean() + 10 * gradient_penalty(D, real, fake, mix)
+
+
+def hinge_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """E[relu(1 − D(x))] + E[relu(1 + D(G(z)))] of scores ``(n,)``."""
+    return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
 
 
 def gradient_penalty(
@@ -165,10 +172,10 @@ def gradient_penalty(
     return penalty.mean()
 
 
-class MovingAverage:
+class MovingAverage(Generic[Network]):
     """Exponential moving average of a generator's weights; buffers are copied."""
 
-    def __init__(self, module: Generator, decay: float) -> None:
+    def __init__(self, module: Network, decay: float) -> None:
         self.decay, self.steps = decay, 0
         self.average = copy.deepcopy(module).requires_grad_(False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mibench.data.folder import FolderOptions
 from mibench.errors import RequestError
 from mibench.protocols import high_resolution, papers, small, synthfaces
 from mibench.protocols._card import Protocol
@@ -9,7 +10,7 @@ from mibench.protocols._file import card_of_file, is_file
 from mibench.protocols.folder import folder_protocol
 from mibench.registry import no_such
 
-__all__ = ["PROTOCOLS", "Protocol", "folder_protocol", "is_file", "protocol_named"]
+__all__ = ["PROTOCOLS", "Protocol", "card_named", "folder_protocol", "is_file", "protocol_named"]
 
 # With their names as text, so that listings can read the cards without importing them.
 FAMILIES = {
@@ -35,3 +36,12 @@ def protocol_named(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise RequestError(no_such("protocol", name, [*PROTOCOLS, "folder"]))
     return PROTOCOLS[name]
+
+
+def card_named(name: str) -> Protocol:
+    """As :func:`protocol_named`, or that of ``folder`` before any pictures are known.
+
+    Raises:
+        RequestError: as :func:`protocol_named`.
+    """
+    return folder_protocol(FolderOptions()) if name == "folder" else protocol_named(name)

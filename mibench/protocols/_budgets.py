@@ -5,6 +5,7 @@ Those of the papers' protocols are computed from the published passes (`papers.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mibench.training.loop import TrainingConfig
@@ -33,10 +34,37 @@ ATTACKS: dict[str, dict[str, Any]] = {
         "attack.selection.candidates": 10,
         "attack.iterations": 60,
     },
+    "plg-mi": {"attack.iterations": 60},
+    "brep-mi": {"attack.queries": 2500, "attack.pool": 5000, "attack.draws": 32},
+    "mirror-blackbox": {
+        "attack.queries": 2000,
+        "attack.pool": 5000,
+        "attack.population": 50,
+        "attack.box": 2,
+        "attack.confidence": 1,
+    },
+    "rlb-mi": {
+        "attack.queries": 2000,
+        "attack.hidden": 64,
+        "attack.batch_size": 32,
+        "attack.learning_rate": 0.003,
+    },
     "deepinversion": {"attack.iterations": 500},
     "pixel": {"attack.iterations": 500},
 }
-PRIORS: dict[str, dict[str, Any]] = {"inversion-gan": {"prior.steps": 200}}
+PRIORS: dict[str, dict[str, Any]] = {
+    "conditional-gan": {"prior.steps": 150, "prior.critic_steps": 2},
+    "inversion-gan": {"prior.steps": 200},
+    "t-acgan": {
+        "prior.start": True,
+        "prior.warmup": 10,
+        "prior.steps": 150,
+        "prior.critic_steps": 2,
+        "prior.batch_size": 64,
+        "prior.mirror": True,
+        "prior.ema": 0.98,
+    },
+}
 # On photographs of faces, and networks that start from scratch. Validation accuracy on lfw-64-small
 # (none .886): control .856, scale 1 .869, 3 .831.
 BIDO: dict[str, Any] = {
@@ -45,4 +73,22 @@ BIDO: dict[str, Any] = {
     "target.weight_decay": 0.0,
     "defense.scale": 2,
 }
+
+
+def lokt(surrogates: Sequence[str]) -> dict[str, Any]:
+    """LOKT's budget; its surrogates are small networks, such as the protocol's students."""
+    return {
+        "attack.iterations": 60,
+        "attack.surrogates.architectures": list(surrogates),
+        "attack.surrogates.start": "scratch",
+        "attack.surrogates.images_per_class": 100,
+        "attack.surrogates.training.epochs": 4,
+        "attack.surrogates.training.batch_size": 64,
+        "attack.surrogates.training.optimizer": "adamw",
+        "attack.surrogates.training.learning_rate": 2e-3,
+        "attack.surrogates.training.weight_decay": 0.01,
+        "attack.surrogates.training.warmup": 0.05,
+    }
+
+
 STUDENTS = TrainingConfig(epochs=2, optimizer="adamw", learning_rate=2e-3, weight_decay=0.01)

@@ -107,8 +107,10 @@ class Protocol(Frozen):
     board: BoardCard = Field(
         BoardCard(
             headline="improved-gmi",
-            worst_case=("lookup", "improved-gmi", "improved-gmi+taa", "improved-kedmi", "ppa"),
-            list_version=3,
+            worst_case=("lookup", "improved-gmi", "improved-gmi+taa", "plg-mi", "ppa"),
+            black_box=("lookup", "mirror-blackbox"),
+            label_only=("lookup-label-only", "lokt", "brep-mi"),
+            list_version=4,
         ),
         description="what its leaderboard shows; no number depends on it",
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from mibench.data.folder import FolderOptions
 from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
-from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS
+from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS, lokt
 from mibench.protocols._card import Protocol
 from mibench.training.loop import TrainingConfig
 from mibench.training.students import StudentsConfig
 from mibench.types import Preset
 
+_STUDENTS = ("test_byobnet", "test_convnext")
 _IMAGES = 840  # training images that the epochs of `small` are meant for
 
 
@@ -65,8 +66,8 @@ def _small(options: FolderOptions, images: int | None) -> Protocol:
             training=faces.model_copy(update={"epochs": _passes(40, images)}),
         ),
         gan=GanConfig(steps=1000, generator_width=16, critic_width=32),
-        students=StudentsConfig(architectures=("test_byobnet", "test_convnext"), training=STUDENTS),
-        attacks=ATTACKS,
+        students=StudentsConfig(architectures=_STUDENTS, training=STUDENTS),
+        attacks={**ATTACKS, "lokt": lokt(_STUDENTS)},
         priors=PRIORS,
         defenses={"bido": BIDO},
     )

@@ -39,7 +39,32 @@ _SETTING: dict[str, Any] = {
     },
     "gan": GanConfig(steps=100_000, generator_width=32, critic_width=32),
     "prior_seed": 0,
-    "attacks": {"ppa": {"attack.selection.candidates": 200}},  # of which 50 are kept, as published
+    "attacks": {
+        # A fifth of LOKT's labelled images, as many steps: all of them fit a GPU's memory.
+        "lokt": {
+            "attack.surrogates.images_per_class": 100,
+            "attack.surrogates.training.epochs": 60,
+        },
+        "ppa": {"attack.selection.candidates": 200},  # of which 50 are kept, as published
+    },
+    # PLG-MI's networks for 64 pixels with two blocks more; at half their width the first of the
+    # generator and the last of the discriminator have 1,024 channels, as published.
+    "priors": {
+        "conditional-gan": {
+            "prior.start": False,
+            "prior.steps": 30_000,
+            "prior.mirror": False,
+            "prior.ema": 0,
+            "prior.generator_width": 32,
+            "prior.critic_width": 32,
+        },
+        # LOKT's are the same; its warm-up on FFHQ, which is public here.
+        "t-acgan": {
+            "prior.warmup": 2000,
+            "prior.generator_width": 32,
+            "prior.critic_width": 32,
+        },
+    },
     "students": StudentsConfig(
         architectures=_STUDENTS,
         training=TrainingConfig(epochs=20, learning_rate=0.02, weight_decay=1e-4),
@@ -77,11 +102,12 @@ CARDS = (
         **{
             **_SETTING,
             "attacks": {
+                **_SETTING["attacks"],
                 "ppa": {
                     **_SETTING["attacks"]["ppa"],
                     "attack.selection.pool": 2000,
                     "attack.iterations": 50,
-                }
+                },
             },
             "notes": (
                 *_SETTING["notes"],

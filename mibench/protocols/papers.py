@@ -63,9 +63,16 @@ def _gan(passes: int, images: int, learning_rate: float = 2e-4) -> GanConfig:
     )
 
 
+# PLG-MI's released code; the networks' widths are the defaults.
+_CONDITIONAL: dict[str, Any] = {"start": False, "steps": 30_000, "mirror": False, "ema": 0}
+
+
 def _priors(passes: int, images: int) -> dict[str, dict[str, Any]]:
-    """KEDMI's GAN, from scratch: a critic step a batch of 64, the rest of each pass dropped."""
-    fields = {
+    """KEDMI's GAN, from scratch: a critic step a batch of 64, the rest of each pass dropped.
+
+    And PLG-MI's, whose steps are published whatever the images.
+    """
+    inversion: dict[str, Any] = {
         "steps": passes * (images // 64),
         "start": False,
         "critic": "kedmi",
@@ -74,7 +81,11 @@ def _priors(passes: int, images: int) -> dict[str, dict[str, Any]]:
         "fresh_batch": True,
         "ema": 0,
     }
-    return {"inversion-gan": {f"prior.{name}": value for name, value in fields.items()}}
+    kinds = {"inversion-gan": inversion, "conditional-gan": _CONDITIONAL}
+    return {
+        kind: {f"prior.{name}": value for name, value in fields.items()}
+        for kind, fields in kinds.items()
+    }
 
 
 _BIDO = {"target.optimizer": "adam", "target.learning_rate": 1e-4, "target.weight_decay": 0.0}
@@ -205,7 +216,7 @@ CARDS = (
         title="CelebA at 64×64: 1,000 private identities, public images of FFHQ",
         data=CELEBA.model_copy(update={"public_dataset": "ffhq"}),
         split="c9c3ffa974bb909e4ced07c048c1465a3b7543b7dba9ed60cbcc876231eee9c2",
-        **_DRAWN_FACES,
+        **{**_DRAWN_FACES, "priors": {**_FACES["priors"], "t-acgan": {"prior.warmup": 2000}}},
     ),
     Protocol(
         name="lfw-64",

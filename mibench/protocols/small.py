@@ -11,7 +11,7 @@ from mibench.data.identity_division import IdentityDivision
 from mibench.judges import JudgeCard
 from mibench.judges.evaluators import EvaluatorConfig
 from mibench.priors import GanConfig
-from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS
+from mibench.protocols._budgets import ATTACKS, BIDO, PRIORS, STUDENTS, lokt
 from mibench.protocols._card import Protocol
 from mibench.record import BoardCard
 from mibench.training.loop import TrainingConfig
@@ -35,7 +35,9 @@ CARDS = (
         # Five classes, and always the same: differences are over the seeds.
         board=BoardCard(
             headline="improved-kedmi",
-            worst_case=("gmi", "improved-gmi", "kedmi", "improved-kedmi"),
+            worst_case=("gmi", "improved-gmi", "kedmi", "improved-kedmi", "plg-mi"),
+            label_only=("brep-mi",),
+            list_version=2,
             interval="seeds",
         ),
         data=IdentityDivision(
@@ -67,6 +69,12 @@ CARDS = (
         attacks={
             "gmi": {"attack.iterations": 200},
             "kedmi": {**ATTACKS["kedmi"], "attack.iterations": 400},
+            "lokt": lokt(_STUDENTS),
+            "plg-mi": ATTACKS["plg-mi"],
+            # Of five classes, and 20 reconstructions each.
+            "brep-mi": {**ATTACKS["brep-mi"], "attack.queries": 10_000},
+            "mirror-blackbox": {**ATTACKS["mirror-blackbox"], "attack.queries": 8000},
+            "rlb-mi": ATTACKS["rlb-mi"],
         },
         priors=PRIORS,
         # DP-SGD keeps its defaults, ε = 8.
@@ -106,7 +114,13 @@ CARDS = (
         prior_seed=0,
         # The first student is the second evaluator here.
         students=StudentsConfig(architectures=_STUDENTS[1:], training=STUDENTS),
-        attacks={"gmi": ATTACKS["gmi"], "kedmi": ATTACKS["kedmi"]},
+        attacks={
+            **{
+                name: ATTACKS[name]
+                for name in ("gmi", "kedmi", "plg-mi", "brep-mi", "mirror-blackbox", "rlb-mi")
+            },
+            "lokt": lokt(_STUDENTS[1:]),
+        },
         priors=PRIORS,
         defenses={"bido": BIDO},
         notes=(

@@ -98,8 +98,10 @@ class Artifact:
             raise ArtifactError(f"cannot read {path}: {error}") from error
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors from any device to a safetensors file, atomically."""
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], texts: dict[str, str] | None = None
+) -> None:
+    """Write tensors from any device, and texts about them, to a safetensors file, atomically."""
     own: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -109,7 +111,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             value = value.clone()
         storages.add(value.untyped_storage().data_ptr())
         own[name] = value
-    write_atomic(path, safetensors.torch.save(own))
+    write_atomic(path, safetensors.torch.save(own, texts))
 
 
 def save_json(path: Path, value: Any) -> None:

@@ -34,7 +34,10 @@ _CARRIERS = {"mibench"} | {
     )
 }
 # Installed packages that check, store or draw what others compute.
-_UNCOUNTED = {"huggingface_hub", "matplotlib", "pydantic", "pydantic_core", "safetensors", "tqdm"}
+_UNCOUNTED = {
+    *("huggingface_hub", "matplotlib", "pyarrow", "pydantic", "pydantic_core", "safetensors"),
+    "tqdm",
+}
 # mibench's own: their version stands for them, even where someone works on their sources.
 _LIBRARIES = {"PIL", "numpy", "opacus", "scipy", "timm", "torch", "torch_fidelity", "torchvision"}
 _DISTRIBUTIONS = {"PIL": "pillow"}  # where it is called otherwise than what is imported

@@ -30,7 +30,8 @@ class Defense(Hooks, Generic[C]):
         card: provenance; Config: its options.
         strength: the field of ``Config`` that is its main knob.
         strengths: values of that field for privacy–utility curves, 0 (the control) first.
-        stochastic: whether the deployed model draws noise at inference.
+        stochastic: whether the deployed model draws noise at inference; where options decide it,
+            ``__init__`` sets it.
         training: fields of the target's training that the defense's source prescribes.
     """
 
@@ -38,7 +39,7 @@ class Defense(Hooks, Generic[C]):
     Config: ClassVar[type[DefenseConfig]] = DefenseConfig
     strength: ClassVar[str | None] = None
     strengths: ClassVar[tuple[float, ...]] = ()
-    stochastic: ClassVar[bool] = False
+    stochastic: bool = False
     training: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, config: C) -> None:
@@ -56,6 +57,11 @@ class Defense(Hooks, Generic[C]):
     def knob(cls) -> str | None:
         """Path of its main knob, ``"defense.scale"``; None where it has none."""
         return cls.strength and f"defense.{cls.strength}"
+
+    @classmethod
+    def filters(cls) -> bool:
+        """Whether it changes answers alone, as its card says; the base class has no card."""
+        return hasattr(cls, "card") and cls.card.filters
 
     @final
     def built(self, model: Classifier) -> Classifier:

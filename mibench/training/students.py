@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
+from mibench.models.access import WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
 from mibench.progress import Progress
 from mibench.training.loop import Hooks, Job, TrainingConfig, TrainingResult, TrainState, train
@@ -42,24 +43,27 @@ def distillation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class Distillation(Hooks):
     """Training against a teacher's outputs; labels are not used."""
 
-    def __init__(self, teacher: Classifier) -> None:
+    def __init__(self, teacher: WhiteBoxTarget) -> None:
         self.teacher = teacher
 
     def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
         with torch.no_grad():
-            teacher = self.teacher(images)
+            teacher = self.teacher.outputs(images).logits
         return distillation_loss(model(images), teacher)
 
 
 def distill(
-    teacher: Classifier,
+    teacher: WhiteBoxTarget,
     student: Classifier,
     public: ImageSet,
     config: TrainingConfig,
     rng: torch.Generator,
     progress: Progress,
 ) -> tuple[Classifier, TrainingResult, float]:
-    """Train a student; also returns the share of 2,000 public images on which it agrees."""
+    """Train a student; also returns the share of 2,000 public images on which it agrees.
+
+    The teacher is asked about each batch, and at the end about these, and counts all.
+    """
     label = f"student {student.architecture}"
     job = Job(student, public, None, None, config, rng, progress, label)
     result = train(job, Distillation(teacher))

@@ -162,6 +162,8 @@ def _other_settings(record: Record) -> list[str]:
     knob = record.strength.path if record.strength else None
     if "defense" in known and knob != cell.knob:
         found.append(f"strength.path is {knob!r}, the defense's main knob is {cell.knob!r}")
+    if "defense" in known and cell.defense_class.filters() and record.access == "white-box":
+        found.append("access is 'white-box', for which a defense of answers alone has no number")
     if record.people != cell.protocol.data.of_people:
         found.append(f"people is {record.people}, the protocol's pictures are otherwise")
     return found or _guarantee(record, cell, known)

@@ -14,9 +14,9 @@ from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mibench.cli.show.progress import duration
 from mibench.grid.grid import expand, make_grid
 from mibench.grid.plan import make_plan
+from mibench.progress import duration
 from mibench.record import Record
 from mibench.store.store import Store
 from mibench.training.defense import DEFENSES

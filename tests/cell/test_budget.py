@@ -14,12 +14,12 @@ import mibench
 from mibench.cell.record import run_folder
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import resolve
-from mibench.cli.show.record import warnings
 from mibench.errors import RequestError
 from mibench.grid.grid import make_grid
 from mibench.models.classifiers import Classifier, predict
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.record import FLOOR_PRIOR, IDENTITY_METRICS, Record
+from mibench.reports.words import warnings
 from mibench.settings import scaled
 from mibench.streams import stream
 from mibench.training.defense import DEFENSES

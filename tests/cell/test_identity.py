@@ -455,14 +455,15 @@ def test_nothing_of_an_earlier_run_lies_beside_a_diverged_record(
 ) -> None:
     place = tmp_path / "out"
     place.mkdir()
-    for name in ("reconstructions.safetensors", "reconstructions.png"):
+    for name in ("reconstructions.safetensors", "reconstructions.png", "gallery.safetensors"):
         (place / name).write_bytes(b"of an earlier release")
     overrides = {"target.learning_rate": 1e30, "target.warmup": 0.0, "target.epochs": 4}
     record = mibench.run(
         protocol="tiny", attack="gmi", store=tmp_path / "store", out=place, overrides=overrides
     )
     assert record.status == "diverged"
-    assert [each.name for each in place.iterdir()] == ["record.json"]
+    assert sorted(each.name for each in place.iterdir()) == ["record.json", "report.html"]
+    assert "training or attack diverged" in (place / "report.html").read_text("utf-8")
 
 
 def test_evaluators_of_two_protocols_are_two(tiny: Protocol) -> None:

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mibench
-from mibench.cli.show.record import notes
 from mibench.data.folder import FolderOptions
 from mibench.data.images import to_float
 from mibench.errors import RequestError
 from mibench.leaderboard.checks import incomplete
 from mibench.record import CEILING, IDENTITY_METRICS, LOOKALIKE, Record
+from mibench.reports.words import notes
 from tests.judges.test_networks import JUDGE
 from tests.kit.guide import forget_afterwards
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder

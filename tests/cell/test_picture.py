@@ -11,10 +11,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from safetensors.torch import load_file
 
-from mibench.cell.picture import _shown, _strips, ordinal, reconstructions_picture
+import mibench
+from mibench.cell.picture import _shown, _strips, reconstructions_picture
 from mibench.protocols import Protocol
-from mibench.record import Record
+from mibench.record import GALLERY, Record, ordinal
 from tests.kit.command_line import invoke
 
 
@@ -169,6 +171,47 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(
     record = Record.model_validate_json((tmp_path / "out" / "record.json").read_text("utf-8"))
     assert record.status == "complete"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "gallery.safetensors",
         "record.json",
         "reconstructions.safetensors",
+        "report.html",
     }
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(
+    tiny: Protocol, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no [/] template")
+
+    request = ["run", "--protocol", "tiny", "--attack", "gmi", "--seed", "17"]
+    request += ["--store", str(tiny_store), "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr("mibench.reports.run.render_report", fail)
+        result = invoke(*request)
+    assert result.exit_code == 0, result.output
+    assert "its report could not be written (RuntimeError: no [/] template)" in result.output
+    record = Record.model_validate_json((tmp_path / "out" / "record.json").read_text("utf-8"))
+    assert record.status == "complete"
+    assert not (tmp_path / "out" / "report.html").exists()
+    again = invoke(*request)  # finds all stages, and writes the report
+    assert "computing" not in again.output
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert page.count("<img") == 3 * 5  # no judge, no look-alike
+    assert "private-0004" in page
+    assert "report.html" in again.stdout
+
+
+def test_the_gallery_holds_what_the_picture_shows(
+    tiny: Protocol, tiny_store: Path, tmp_path: Path
+) -> None:
+    """Private images and the samples that are drawn, whatever is drawn of them."""
+    out = tmp_path / "out"
+    mibench.run(protocol="tiny", attack="gmi", seed=17, store=tiny_store, out=out)
+    found = load_file(out / GALLERY)
+    made = load_file(out / "reconstructions.safetensors")["images"]
+    assert found["identities"].tolist() == list(range(len(made)))
+    assert found["private"].shape == made[:, 0].shape
+    assert found["private"].dtype == torch.uint8
+    assert {"best", "median", "identities", "private"} == found.keys()
+    assert found["best"].max() < made.shape[1]

@@ -110,6 +110,7 @@ VALUES = st.one_of(NUMBERS, NUMBERS, JSON, FOREIGN)
 
 CARDS: dict[str, Protocol] = {**PROTOCOLS, "folder": folder_protocol(FolderOptions())}
 ATTACK_NAMES, DEFENSE_NAMES = attack_names(), DEFENSES.names()
+ASKING = [n for n in ATTACK_NAMES if ATTACKS.get(AttackName.parse(n).base).access != "white-box"]
 
 
 def field_paths(config: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -138,7 +139,9 @@ def paths_of(protocol: str, attack: str, defense: str) -> tuple[str, ...]:
 def requests(draw: st.DrawFn) -> dict[str, Any]:
     """A request, right but for the values of some fields."""
     protocol = draw(st.sampled_from(sorted(CARDS)))
-    attack, defense = draw(st.sampled_from(ATTACK_NAMES)), draw(st.sampled_from(DEFENSE_NAMES))
+    defense = draw(st.sampled_from(DEFENSE_NAMES))
+    filters = DEFENSES.get(defense).filters()
+    attack = draw(st.sampled_from(ASKING if filters else ATTACK_NAMES))
     paths = st.sampled_from(paths_of(protocol, attack, defense))
     return {
         "protocol": protocol,

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from mibench import protocols
 from mibench.cell.request import Request
 from mibench.cell.resolve import Cell, check, resolve
-from mibench.errors import RequestError
+from mibench.errors import NotApplicableError, RequestError
 from mibench.inversion.attack import ATTACKS, Attack
 from mibench.names import AttackName
 from mibench.protocols import PROTOCOLS, Protocol
 from mibench.settings import parse_setting
-from mibench.training.defense import Defense
+from mibench.training.defense import DEFENSES, Defense
 from mibench.types import AttackCard
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -52,6 +52,45 @@ def test_a_variant_sets_objective_and_students(name: str) -> None:
 def test_names_of_views_are_one_of_two(name: str) -> None:
     with pytest.raises(RequestError, match="attack"):
         cell(name)
+
+
+OUTPUT = [name for name in DEFENSES.names() if DEFENSES.get(name).filters()]
+
+
+def test_a_white_box_attack_on_a_defense_of_answers_is_not_applicable() -> None:
+    assert sorted(OUTPUT) == ["label-only", "purifier", "rounding", "ssd", "top-k"]
+    for defense in OUTPUT:
+        for attack in ("gmi", "improved-kedmi+taa"):
+            with pytest.raises(NotApplicableError, match=rf"'{defense}' is not applicable \(n/a\)"):
+                resolve(Request(protocol="tiny", attack=attack, defense=defense))
+        for attack in ("lookup", "lookup-label-only", "lookup+repeat"):
+            found = resolve(Request(protocol="tiny", attack=attack, defense=defense))
+            assert found.defense_name == defense
+    control = {"defense.step": 0}
+    with pytest.raises(NotApplicableError, match="takes that off"):
+        cell("gmi", defense="rounding", overrides=control)
+
+
+def test_repeating_is_a_variant_of_attacks_without_weights() -> None:
+    for name in ("lookup", "lookup-label-only"):
+        plain, repeated = cell(name), cell(f"{name}+repeat")
+        assert (plain.attack_config.repeat, repeated.attack_config.repeat) == (False, True)
+        assert repeated.attack_config == plain.attack_config.model_copy(update={"repeat": True})
+        for views in ("+taa", "+lom", "+ma"):
+            with pytest.raises(RequestError, match=f"there are {name} and {name}.repeat"):
+                cell(f"{name}{views}")
+    for name in ("gmi+repeat", "kedmi+repeat"):
+        with pytest.raises(RequestError, match=r"\+repeat is for attacks that only ask the target"):
+            cell(name)
+    set_anyway: dict[str, Any] = {"attack.repeat": True}
+    for name in ("lookup", "lookup+repeat", "gmi"):
+        with pytest.raises(RequestError, match=r"attack\.repeat: choose it by the attack's name"):
+            cell(name, overrides=set_anyway)
+    asked = {"attack.repeats.times": 5, "attack.repeats.noise": 0}
+    repeats = cell("lookup+repeat", overrides=asked).attack_config.repeats
+    assert (repeats.times, repeats.noise) == (5, 0)
+    with pytest.raises(RequestError, match=r"attack\.repeats\.times"):
+        cell("lookup+repeat", overrides={"attack.repeats.times": 1})
 
 
 @pytest.mark.parametrize("objective", ["max-margin", "top-k-margin", "poincare"])

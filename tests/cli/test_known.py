@@ -93,6 +93,7 @@ def test_registries_are_listed_once_their_rooms_are_there() -> None:
 
 def test_every_attack_is_listed_with_its_variants_beside_its_like() -> None:
     entries = listing("attacks")
+    assert entries.pop()["name"] == "standard", "a set of them, named like one"
     names = [entry["name"] for entry in entries]
     assert {AttackName.parse(name).base for name in names} == set(ATTACKS.names())
     assert set(names) <= set(attack_names())
@@ -102,6 +103,10 @@ def test_every_attack_is_listed_with_its_variants_beside_its_like() -> None:
             *(base, f"{base}+lom", f"{base}+ma", f"improved-{base}"),
             *(f"{base}+taa", f"{base}+paa"),
         ]
+    for base in ("lookup", "lookup-label-only"):
+        first = names.index(base)
+        assert names[first : first + 2] == [base, f"{base}+repeat"]
+        assert entries[first + 1]["title"].endswith(", each question asked several times")
     groups = [(entry["access"], entry["prior"]) for entry in entries]
     assert len(set(groups)) == 1 + sum(a != b for a, b in itertools.pairwise(groups))
 
@@ -133,8 +138,13 @@ def test_adaptive_attacks_are_those_of_the_cards() -> None:
         assert (said.attack, said.note) == (card.adaptive_attack, card.adaptive_note)
     assert read["none"].attack is None
     assert read["bido"].attack == "improved-gmi+taa"
+    assert (read["bido"].access, read["none"].access) == ("white-box", None)
+    kinds = {name: DEFENSES.get(name).card.kind for name in read}
+    assert {name: said.output for name, said in read.items()} == {
+        name: kind == "output" for name, kind in kinds.items()
+    }
     falling = [name for name, said in read.items() if said.smaller_is_stronger]
-    assert falling == ["loft"], "the narrower its neck, the more it protects"
+    assert falling == ["loft", "top-k"], "the narrower, the more it protects"
 
 
 def test_an_attack_without_an_identity_loss_has_no_variants(

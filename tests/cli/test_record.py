@@ -10,17 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mibench.cli.show.progress import duration, size
-from mibench.cli.show.record import (
-    leak_in_words,
-    missing_reasons,
-    notes,
-    number,
-    show_record,
-    warnings,
-    with_interval,
-)
+from mibench.cli.show.record import show_record
 from mibench.metrics import near_chance
+from mibench.progress import duration, size
 from mibench.record import (
     CEILING,
     FLOOR_PRIOR,
@@ -32,6 +24,14 @@ from mibench.record import (
     Part,
     Record,
     missing,
+)
+from mibench.reports.words import (
+    leak_in_words,
+    missing_reasons,
+    notes,
+    number,
+    warnings,
+    with_interval,
 )
 from tests.kit.command_line import KEY, make_record
 

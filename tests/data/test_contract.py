@@ -17,6 +17,7 @@ from mibench.data.source import PARTS, SOURCES, source_named
 from mibench.data.sources.cifar10 import CLASSES
 from mibench.errors import RequestError
 from tests.data.test_sources import celeba_files, mnist_files, picture
+from tests.kit import layouts
 from tests.kit.command_line import invoke
 from tests.kit.listing import Reversed
 
@@ -44,14 +45,29 @@ def ffhq(root: Path) -> None:
         picture(root / f"{i:05d}.png", 128, 128, i)
 
 
-FILES: dict[str, Callable[[Path], None]] = {
+def of_pyarrow(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """Files that pyarrow writes and reads; without it there is nothing to test."""
+
+    def made(root: Path) -> Path:
+        pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'mibench[arrow]'")
+        return make(root)
+
+    return made
+
+
+# Makes small files in a folder; what it returns is the root, else that folder.
+FILES: dict[str, Callable[[Path], Path | None]] = {
+    "arrow": of_pyarrow(layouts.parquet_file),
     "celeba": celeba,
     "cifar10": cifar10,
+    "csv": layouts.csv_file,
     "facescrub": lambda root: people(root, 20),
     "ffhq": ffhq,
     "folder": lambda root: people(root, 24),
+    "huggingface": of_pyarrow(layouts.hugging_face),
     "lfw": lambda root: people(root, 64),
     "mnist": lambda root: mnist_files(root / "raw", train=40, test=20),
+    "npz": layouts.npz_file,
 }
 every_source = pytest.mark.parametrize("name", SOURCES.names())
 
@@ -61,8 +77,7 @@ def root(name: str, tmp_path: Path) -> Path:
     """Small files in the source's real layout."""
     folder = tmp_path / "originals"
     folder.mkdir()
-    FILES[name](folder)
-    return folder
+    return FILES[name](folder) or folder
 
 
 def test_every_source_has_files_here() -> None:
@@ -88,7 +103,11 @@ def test_a_listing_is_the_same_on_every_disk(
     assert list(found.names) == sorted(found.names)
     assert found.parts.max() < len(PARTS)
     if found.pixels is None:
-        assert all((root / file).is_file() for file in found.files)
+        assert all(source.path(root, file).is_file() for file in found.files)
+        for file in found.files:
+            with source.open(root, file) as stream:
+                assert stream.read()
+            assert str(source.path(root, file)) in source.shown(root, file)
     else:
         assert found.pixels.dtype == np.uint8
         assert len(found.pixels) == len(found)
@@ -124,7 +143,8 @@ def test_it_is_prepared_divided_and_loaded(name: str, root: Path, tmp_path: Path
 
 @every_source
 def test_damaged_originals_are_named(name: str, root: Path, tmp_path: Path) -> None:
-    path = next(path for path in sorted(root.rglob("*")) if path.is_file())
+    below = sorted(root.rglob("*")) or [root]  # of a folder, or the file itself
+    path = next(path for path in below if path.is_file())
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(RequestError) as error:
         prepare(name, root, tmp_path / "data", 16, incomplete=True, workers=1)

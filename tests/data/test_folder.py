@@ -369,7 +369,7 @@ def test_wrong_layouts_are_refused_with_what_to_do(root: Path, tmp_path: Path) -
 
     refused(tmp_path / "absent", "absent.*No such file")
     (tmp_path / "file").write_text("")
-    refused(tmp_path / "file", "Not a directory")
+    refused(tmp_path / "file", r"no layout that is known.*\.csv, \.tsv, \.npz, \.parquet")
     (tmp_path / "bare").mkdir()
     refused(tmp_path / "bare", "no sub-folders")
     refused(root / "anna", "10 images outside any identity.*000.png, 001.png, 002.png, ...")

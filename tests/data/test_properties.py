@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import io
 import os
 import shutil
@@ -37,6 +38,7 @@ from mibench.data.sources.cifar10 import CLASSES
 from mibench.data.sources.folder import Folder
 from mibench.errors import MibenchError, RequestError
 from tests.data.test_sources import celeba_files, lists, mnist_files, picture, row
+from tests.kit import layouts
 from tests.kit.command_line import invoke
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
@@ -377,8 +379,14 @@ def test_thousands_of_empty_folders_and_levels(tmp_path: Path) -> None:
 # Data sets
 
 
+OF_FILES = {"csv": layouts.csv_file, "npz": layouts.npz_file}
+if importlib.util.find_spec("pyarrow"):
+    OF_FILES |= {"arrow": layouts.arrow_file, "huggingface": layouts.hugging_face}
+NAMES = [n for n in SOURCES.names() if n in OF_FILES or n not in ("arrow", "huggingface")]
+
+
 def originals(name: str, root: Path) -> Path:
-    """A few pictures in a data set's layout."""
+    """A few pictures in a data set's layout; what is returned is the root."""
     root.mkdir()
     if name == "mnist":
         mnist_files(root / "raw")
@@ -395,6 +403,8 @@ def originals(name: str, root: Path) -> Path:
         for part in ("train", "test"):
             for i, label in enumerate(CLASSES):
                 picture(root / part / label / f"{i:04d}.png", 8, 8, i)
+    elif name in OF_FILES:
+        return OF_FILES[name](root)
     else:
         for who in ("Ann", "Bob"):
             for i in range(3):
@@ -413,7 +423,7 @@ def prepares_or_says_why(name: str, root: Path, data: Path) -> None:
 
 
 odd_originals = given(
-    st.sampled_from(SOURCES.names()),
+    st.sampled_from(NAMES),
     st.sampled_from(["put", "replace"]),
     st.integers(0, 50),
     entries(),
@@ -423,8 +433,9 @@ odd_originals = given(
 def try_originals(name: str, how: str, where: int, odd: tuple[bytes, str | bytes]) -> None:
     with scratch() as folder:
         root = originals(name, folder / "originals")
-        there = sorted(path for path in root.rglob("*") if how == "put" or path.is_file())
-        folders = [root, *(path for path in there if path.is_dir())]
+        below = folder / "originals"
+        there = sorted(path for path in below.rglob("*") if how == "put" or path.is_file())
+        folders = [below, *(path for path in there if path.is_dir())]
         if how == "put":  # one more, somewhere
             put(folders[where % len(folders)], *odd)
         else:  # one of its files is something else
@@ -534,3 +545,52 @@ def test_no_permission(
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (0, 1, 2)
     assert result.exit_code or command in ("data to check", "data to list")
+
+
+# Files that hold many pictures
+
+
+def damaged(data: bytes, changes: list[tuple[float, int]], end: float) -> bytes:
+    """With other bytes in a few places, and cut off."""
+    changed = bytearray(data)
+    for place, value in changes:
+        changed[int(place * (len(data) - 1))] = value
+    return bytes(changed[: round(end * len(data))])
+
+
+KINDS = [*OF_FILES, "npz-compressed", *(["parquet"] if "arrow" in OF_FILES else [])]
+damages = given(
+    st.sampled_from(KINDS),
+    st.integers(0, 3),
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4),
+    st.one_of(st.just(1.0), st.floats(0, 1)),
+    st.booleans(),
+)
+
+
+def try_damage(
+    kind: str, which: int, changes: list[tuple[float, int]], end: float, skip: bool
+) -> None:
+    with scratch() as folder:
+        root = layouts.LAYOUTS[kind](folder / "faces")
+        paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".png")
+        path = paths[which % len(paths)]
+        path.write_bytes(damaged(path.read_bytes(), changes, end))
+        divides_or_says_why(root, skip=skip)
+
+
+@damages
+@settings(QUICK, max_examples=30)
+def test_damaged_files_of_pictures(
+    kind: str, which: int, changes: list[tuple[float, int]], end: float, skip: bool
+) -> None:
+    try_damage(kind, which, changes, end, skip)
+
+
+@pytest.mark.slow
+@damages
+@SLOW
+def test_many_damaged_files_of_pictures(
+    kind: str, which: int, changes: list[tuple[float, int]], end: float, skip: bool
+) -> None:
+    try_damage(kind, which, changes, end, skip)

@@ -19,7 +19,7 @@ import torchvision.transforms
 from PIL import Image
 
 from mibench.data.identity_division import IdentityDivision
-from mibench.data.pixels import decode, image_bytes
+from mibench.data.pixels import decode
 from mibench.data.prepare import prepare
 from mibench.data.source import PARTS, SOURCES, Listing, UnusableImage, md5, source_named
 from mibench.data.sources import celeba, mnist
@@ -37,7 +37,7 @@ def picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
 
 def read(name: str, path: Path, *options: Any) -> np.ndarray:
     """Pixels of a picture of a data set."""
-    return decode(image_bytes(path), source_named(name), *options)
+    return decode(path.read_bytes(), source_named(name), *options)
 
 
 def celeba_files(root: Path, people: dict[str, int]) -> Path:
@@ -87,9 +87,10 @@ def test_cards_say_what_a_user_needs(name: str, tmp_path: Path) -> None:
 def test_unknown_names_get_the_close_one() -> None:
     with pytest.raises(RequestError, match=r"'celebA'; did you mean 'celeba'"):
         source_named("celebA")
-    with pytest.raises(
-        RequestError, match="there are celeba, cifar10, facescrub, ffhq, folder, lfw, mnist"
-    ):
+    everything = (
+        "arrow, celeba, cifar10, csv, facescrub, ffhq, folder, huggingface, lfw, mnist, npz"
+    )
+    with pytest.raises(RequestError, match=f"there are {everything}"):
         source_named("zzz")
 
 

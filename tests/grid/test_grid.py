@@ -211,6 +211,34 @@ def test_wrong_cells_are_named_before_anything_runs(tiny: Protocol, tmp_path: Pa
     assert not list((tmp_path / "store").glob("*/*/manifest.json"))
 
 
+def test_white_box_attacks_on_defenses_of_answers_are_left_out(
+    tiny: Protocol, tmp_path: Path
+) -> None:
+    fields: dict[str, Any] = {"defenses": ["none", "rounding"], "controls": True, "seeds": "0-1"}
+    plan = planned(tmp_path / "store", tmp_path, attacks=["gmi", "kedmi", "lookup"], **fields)
+    found = [(cell.graph.cell.attack.full, cell.graph.cell.defense_name) for cell in plan.cells]
+    assert found.count(("lookup", "rounding")) == 4
+    assert found.count(("gmi", "none")) == found.count(("kedmi", "none")) == 2
+    assert ("gmi", "rounding") not in found
+    assert plan.left_out == {("gmi", "rounding"): 4, ("kedmi", "rounding"): 4}
+    console = Console(file=io.StringIO(), width=500)
+    show_plan(plan, 1, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "8 more cells are not applicable (n/a) and left out" in text
+    assert "gmi, kedmi on rounding" in text
+    with pytest.raises(RequestError, match=r"no cell of the grid is left: .*'gmi' on .*n/a"):
+        planned(tmp_path / "store", tmp_path, attacks=["gmi"], defenses=["rounding", "ssd"])
+    # What is wrong is refused as before, whatever else is left out.
+    with pytest.raises(RequestError, match="cell lookup on resnet1 under rounding"):
+        planned(
+            tmp_path / "store",
+            tmp_path,
+            attacks=["gmi", "lookup"],
+            defenses=["rounding"],
+            targets=["resnet1"],
+        )
+
+
 def test_a_grid_runs_resumes_and_equals_single_runs(
     tiny: Protocol, tiny_store: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from mibench.attacks.gmi import Gmi
 from mibench.attacks.kedmi import Kedmi
 from mibench.attacks.ppa import Ppa
 from mibench.attacks.vmi import Vmi
+from mibench.data.views import Views
 from mibench.inversion import selection
 from mibench.inversion.attack import Attack, Problem
 from mibench.inversion.selection import CROPS, Pool, SelectionConfig, scored_pool, surest
-from mibench.inversion.views import Views
+from mibench.priors import Prior
 from mibench.progress import SILENT
 from mibench.settings import scaled
-from tests.kit.problems import CPU, reconstruct, tiny_classifier, tiny_problem
+from tests.kit.problems import CPU, reconstruct, tiny_classifier, tiny_prior, tiny_problem
 
 
 def scores(images: Tensor) -> Tensor:
@@ -38,6 +40,7 @@ def pool_of(size: int, mirror: bool = True, seed: int = 0) -> tuple[Pool, Proble
     pool = scored_pool(
         given.black_box(),
         given.prior,
+        given.labels,
         size,
         seed=seed,
         mirror=mirror,
@@ -60,6 +63,67 @@ def test_a_pool_is_scored_on_image_and_mirror_image_and_counted() -> None:
     assert torch.equal(plain.latents, pool.latents)
     assert torch.equal(pool_of(8)[0].latents, pool.latents[:8])
     assert not torch.equal(pool_of(8, seed=1)[0].latents, pool.latents[:8])
+
+
+class OfIdentities(Prior):
+    """The tiny prior of identities, which writes down whose images it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.asked = tiny_prior("conditional-gan"), set[int]()
+        self.size, self.classes = self.made.size, self.made.classes
+
+    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert labels is not None
+        self.asked |= set(labels.tolist())
+        return self.made.images(latents, labels)
+
+    def description(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_pool_of_a_prior_of_identities_is_scored_for_each_attacked_one() -> None:
+    def pool_for(*labels: int) -> tuple[Pool, OfIdentities, int]:
+        given, prior = tiny_problem(Gmi), OfIdentities()
+        how: dict[str, Any] = {"seed": 0, "mirror": True, "device": CPU, "progress": SILENT}
+        pool = scored_pool(given.black_box(), prior, torch.tensor(labels), 40, **how)
+        return pool, prior, given.target.queries
+
+    pool, prior, queries = pool_for(1, 3)
+    assert prior.asked == {1, 3}
+    assert queries == 2 * 40 * 2
+    for label in (1, 3):
+        with torch.no_grad():
+            x = prior.images(pool.latents, torch.full((40,), label))
+        wanted = (scores(x) + scores(x.flip(3)))[:, label] / 2
+        torch.testing.assert_close(pool.scores[:, label], wanted, atol=1e-5, rtol=1e-4)
+        order = wanted.argsort(descending=True)[:3]
+        assert torch.equal(pool.best(torch.tensor([label]), 3)[0], pool.latents[order])
+    alone = pool_for(3)[0]
+    torch.testing.assert_close(alone.scores[:, 3], pool.scores[:, 3])
+    assert torch.equal(alone.latents, pool.latents)
+    assert torch.equal(pool.latents, pool_of(40)[0].latents), "those of a prior without identities"
+
+
+@pytest.mark.parametrize("attack", [Gmi, Kedmi, Ppa, Vmi])
+def test_attacks_tell_the_prior_whose_images_they_want(attack: type[Attack[Any]]) -> None:
+    """Their prior may make images of identities; those that ask for realism get none here."""
+
+    class Realistic(OfIdentities):
+        def realism(self, images: Tensor) -> Tensor:
+            return images.sum((1, 2, 3))
+
+    fields: dict[str, Any] = {"iterations": 1, "learning_rate": 1e-8}
+    fields["selection"] = {"pool": None, "candidates": None}
+    if attack is Vmi:
+        fields |= {"family": "gaussian", "samples_per_step": 2}
+    found = []
+    for labels in ((4, 2), (2, 4)):
+        prior = Realistic()
+        given = replace(tiny_problem(attack, labels), prior=prior)
+        found.append(reconstruct(attack(attack.Config(**fields)), given))
+        assert prior.asked == {2, 4}
+    torch.testing.assert_close(found[0], found[1].flip(0), atol=1e-5, rtol=1e-4)
 
 
 def test_the_surest_over_crops_are_kept() -> None:

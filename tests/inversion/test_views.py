@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mibench.data.views import Jitter, Views
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
-from mibench.inversion.views import TRANSFORMED, Views
+from mibench.inversion.views import TRANSFORMED
 from mibench.models.classifiers import Outputs
 from mibench.streams import RowStreams, stream
 
@@ -96,6 +97,46 @@ def test_gradients_reach_the_pixels() -> None:
     assert x.grad is not None
     # Bilinear weights of a view sum to one for each of its pixels.
     assert x.grad.sum() == pytest.approx(3 * 16 * 16, rel=1e-4)
+
+
+class Shades(RowStreams):
+    """Numbers that a test chose: chance, brightness, contrast."""
+
+    def __init__(self, *numbers: float) -> None:
+        self.numbers = torch.tensor([numbers])
+
+    def uniform(self, *shape: int) -> Tensor:
+        assert shape == (3,)
+        return self.numbers
+
+
+def test_jitter_by_hand() -> None:
+    """Two pixels of .2 and .6 red, .5 green and no blue: gray .2990·.4 + .587·.5 on average."""
+    x = torch.tensor([[[[0.2, 0.6]], [[0.5, 0.5]], [[0.0, 0.0]]]])
+    brighter = Jitter(0.2)(x, Shades(0, 1, 0.5))
+    torch.testing.assert_close(brighter, 1.2 * x)
+    gray = 0.299 * 0.4 + 0.587 * 0.5
+    torch.testing.assert_close(Jitter(0.2)(x, Shades(0, 0.5, 0)), 0.8 * x + 0.2 * gray)
+    # Contrast is of what brightness left, and clipped.
+    both = Jitter(0.2)(x, Shades(0, 0, 1))
+    torch.testing.assert_close(both, (1.2 * 0.8 * x - 0.2 * 0.8 * gray).clamp_min(0))
+    assert both.min() == 0
+    white = Jitter(0.5)(torch.full((1, 3, 2, 2), 0.9), Shades(0, 1, 0.5))
+    assert (white == 1).all()
+    for chance, changed in ((0.49, True), (0.51, False)):
+        seen = Jitter(0.2, share=0.5)(x, Shades(chance, 1, 1))
+        assert torch.equal(seen, x) != changed
+
+
+def test_a_rows_jitter_is_its_own_and_passes_gradients() -> None:
+    x = picture().expand(3, -1, -1, -1).clone().requires_grad_(True)
+    seen = Jitter(0.2)(x, streams(0, 1, 2))
+    torch.testing.assert_close(seen[2:], Jitter(0.2)(x[:1], streams(2)))
+    assert not torch.allclose(seen[0], seen[1])
+    seen[1].sum().backward()
+    assert x.grad is not None
+    assert (x.grad[1] != 0).any()
+    assert not x.grad[[0, 2]].any()
 
 
 def loss(config: IdentityConfig, x: Tensor, rows: RowStreams, mirror: bool = True) -> Tensor:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from mibench.inversion.attack import ATTACKS
-from mibench.names import variants
 
 
 def attack_names() -> list[str]:
     """Every registered attack with its variants."""
-    return [
-        name
-        for base in ATTACKS.names()
-        for name in (variants(base) if ATTACKS.get(base).varied() else [base])
-    ]
+    return [name for base in ATTACKS.names() for name in ATTACKS.get(base).variants(base)]

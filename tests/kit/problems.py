@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mibench.data.images import ImageSet
-from mibench.inversion.attack import Attack, Problem
+from mibench.inversion.attack import Attack, Problem, TransferConfig
 from mibench.inversion.identity import (
     IdentityConfig,
     IdentityLoss,
@@ -21,15 +21,19 @@ from mibench.inversion.identity import (
 from mibench.models.access import ACCESS, WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
-from mibench.priors import Prior
+from mibench.priors import Prior, t_acgan
+from mibench.priors._conditional import ConditionalBatchNorm, ConditionalGenerator
 from mibench.priors._networks import Critic, Generator
+from mibench.priors.conditional_gan import ConditionalGanPrior
 from mibench.priors.gan import GanPrior
 from mibench.priors.inversion_gan import Discriminator, InversionGanPrior
+from mibench.priors.t_acgan import TAcganPrior
 from mibench.progress import SILENT, Progress
 from mibench.protocols import high_resolution, papers
 from mibench.streams import seeded, stream
 
 CLASSES, RESOLUTION, LATENT = 5, 32, 16
+SURROGATES = (1, 2)  # seeds
 CPU = torch.device("cpu")
 PAPERS = [card.name for card in (*papers.CARDS, *high_resolution.CARDS)]
 
@@ -44,7 +48,7 @@ def public_images(count: int = 16) -> ImageSet:
 
 
 @cache
-def tiny_generator(latent: int = LATENT, seed: int = 0) -> Generator:
+def tiny_generator(latent: int = LATENT, seed: int = 0, *, fold: bool = True) -> Generator:
     """A frozen generator, of images with contrast."""
     with seeded(seed):
         generator = Generator(RESOLUTION, latent, 2)
@@ -54,7 +58,7 @@ def tiny_generator(latent: int = LATENT, seed: int = 0) -> Generator:
                 generator.train()(latents)
             # Sigmoid of an untrained output is gray: give it contrast.
             generator.to_rgb.weight.mul_(10)
-        return freeze(generator, latents)
+        return freeze(generator, latents, fold=fold)
 
 
 @cache
@@ -67,13 +71,28 @@ def drawn_images(count: int) -> ImageSet:
 
 @cache
 def tiny_prior(kind: str = "gan", latent: int = LATENT, seed: int = 0) -> Prior:
-    """A frozen prior of random networks: a general one, or KEDMI's with a bank."""
+    """A frozen prior of random networks: a general one, KEDMI's with a bank, or of identities.
+
+    Images of an identity are those of the general one but for small changes of its own.
+    """
     generator = tiny_generator(latent, seed)
     prior: Prior
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "gan":
             prior = GanPrior(generator, Critic(RESOLUTION, 4))
+        elif kind in ("conditional-gan", "t-acgan"):
+            whole = tiny_generator(latent, seed, fold=False)
+            conditional = ConditionalGenerator.started(whole, CLASSES)
+            with torch.no_grad():
+                for module in conditional.modules():
+                    if isinstance(module, ConditionalBatchNorm):
+                        module.gain.mul_(1 + 0.02 * torch.randn_like(module.gain))
+            if kind == "conditional-gan":
+                prior = ConditionalGanPrior(conditional)
+            else:
+                tells = t_acgan.Discriminator(RESOLUTION, CLASSES, 2)
+                prior = TAcganPrior(conditional, tells)
         else:
             discriminator = Discriminator(RESOLUTION, 4, CLASSES)
             with torch.no_grad():
@@ -84,16 +103,19 @@ def tiny_prior(kind: str = "gan", latent: int = LATENT, seed: int = 0) -> Prior:
 
 
 @cache
-def _trained(architecture: str, seed: int, dtype: torch.dtype) -> Classifier:
+def _trained(architecture: str, seed: int, surrogate: bool, dtype: torch.dtype) -> Classifier:
     """In a precision of its own, which is the default while it is made."""
     with torch.enable_grad(), seeded(seed):
         model = Classifier(architecture, CLASSES, RESOLUTION)
         optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in range(60):
+        for _ in range(120 if surrogate else 60):
             latents = torch.randn(64, LATENT)
             with torch.no_grad():
                 images = tiny_generator()(latents)
-            loss = F.cross_entropy(model(images), latents[:, :CLASSES].argmax(1))
+                labels = latents[:, :CLASSES].argmax(1)
+                if surrogate:
+                    labels = tiny_classifier()(images).argmax(1)
+            loss = F.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -101,9 +123,11 @@ def _trained(architecture: str, seed: int, dtype: torch.dtype) -> Classifier:
 
 
 @cache
-def _frozen(architecture: str, seed: int, fold: bool, dtype: torch.dtype) -> Classifier:
+def _frozen(
+    architecture: str, seed: int, surrogate: bool, fold: bool, dtype: torch.dtype
+) -> Classifier:
     sample = torch.rand(2, 3, RESOLUTION, RESOLUTION, generator=stream(0, "sample"))
-    return freeze(_trained(architecture, seed, dtype), sample, fold=fold)
+    return freeze(_trained(architecture, seed, surrogate, dtype), sample, fold=fold)
 
 
 def tiny_classifier(
@@ -114,7 +138,12 @@ def tiny_classifier(
     The identities are what attacks can find: an image of the tiny prior is of identity ``k`` where
     the ``k``-th number of its latent is the largest of the first ``CLASSES``.
     """
-    return _frozen(architecture, seed, fold, torch.get_default_dtype())
+    return _frozen(architecture, seed, False, fold, torch.get_default_dtype())
+
+
+def tiny_surrogate(seed: int) -> Classifier:
+    """A frozen classifier that learned the tiny classifier's labels, the same in every call."""
+    return _frozen("test_resnet", seed, True, True, torch.get_default_dtype())
 
 
 def tiny_problem(
@@ -138,7 +167,8 @@ def tiny_problem(
         labels: attacked identities, below ``CLASSES``.
         samples: reconstructions per identity.
         objective, views: of the identity loss, unless ``identity`` is given whole.
-        students: how many students are attacked together with the target.
+        students: how many students are attacked together with the target. An attack on surrogates
+            gets those of the seeds ``SURROGATES``.
         seed: seed of the attack's streams; the networks do not depend on it.
     """
     model = tiny_classifier(fold=attack.folds)
@@ -153,6 +183,9 @@ def tiny_problem(
             config,
             PenultimateGaussian.of(features) if config.objective == "logit" else None,
         )
+    elif issubclass(attack.Config, TransferConfig):
+        first, *others = map(tiny_surrogate, SURROGATES)
+        loss = IdentityLoss(first.outputs, others, attack.Config().identity)
     return Problem(
         target=target,
         prior=tiny_prior(str(attack.prior), latent),

@@ -16,13 +16,24 @@ from urllib.parse import unquote
 import pytest
 
 from mibench.errors import MibenchError
-from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Method, Table, Value
+from mibench.leaderboard.board import (
+    Board,
+    Column,
+    Curve,
+    CurvePoint,
+    Method,
+    QueryCurve,
+    QueryPoint,
+    Table,
+    Value,
+)
 from mibench.leaderboard.page import render_page
 from mibench.leaderboard.papers import IMPROVEMENTS, Paper, Papers
 from mibench.leaderboard.records import Filed
 from mibench.record import (
     CEILING,
     FLOOR_PRIOR,
+    FLOOR_PUBLIC,
     RULES_VERSION,
     MetricValue,
     Part,
@@ -317,6 +328,52 @@ def test_plots_are_plain_data(page: Path) -> None:
     assert [each["band"] for each in plot["references"]] == [[97.6, 99.6], None]
     inside = [p["x"] for c in plot["curves"] for p in c["points"]]
     assert plot["x"]["low"] < min(inside) < max(inside) < plot["x"]["high"]
+
+
+def test_a_plot_over_queries_is_drawn_and_filtered(driver: Any, tmp_path: Path) -> None:
+    """Below the tables of defenses, a line an attack, which the filter of attacks takes away."""
+
+    def line(attack: str, *bits: float) -> QueryCurve:
+        points = [
+            QueryPoint(
+                10.0**k, y, 0.02, "" if k == 3 else f"n = {k}", (0,), (file(attack, "none", 0),)
+            )
+            for k, y in enumerate(bits, 2)
+        ]
+        return QueryCurve(attack, "black-box", "net0", tuple(points))
+
+    other = Table("defenses-black-box", "With scores", (Column("defense", "defense"),), ())
+    cells = Table("cells", "All cells", (Column("attack", "attack"),), ())
+    made = dataclasses.replace(
+        board(),
+        tables=(board().tables[0], other, cells),
+        references=((FLOOR_PUBLIC, Value(0.3)),),
+        over_queries=(line("gmi", 0.1, 0.2, 0.4), line("kedmi", 0.2, 0.5, 0.6)),
+    )
+    page = build(tmp_path, [made])
+    text = page.read_text()
+    order = [text.index(f'id="drawn-v1-{each}"') for each in (
+        "defenses", "plot", "defenses-black-box", "queries-plot", "cells",
+    )]  # fmt: skip
+    assert order == sorted(order)
+    opened(driver, page)
+    place = "#plot-drawn-v1-queries"
+    assert len(find(driver, f"{place} polyline.curve")) == 2
+    words = [each.text for each in find(driver, f"{place} text")]
+    assert {"100", "1,000", "10,000", "look-up 30.0"} <= set(words)
+    assert "queries an identity (on a logarithmic scale)" in words
+    lines = driver.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((p) => p.getAttribute('points'))",
+        f"{place} polyline.curve",
+    )
+    across = [float(each.split(",")[0]) for each in lines[0].split()]
+    assert across[1] - across[0] == pytest.approx(across[2] - across[1])
+    driver.execute_script(
+        "document.querySelector('[data-facet=attack] input[value=kedmi]').click()"
+    )
+    assert len(find(driver, f"{place} polyline.curve")) == 1
+    assert [each.text for each in find(driver, f"{place} .legend li")] == ["kedmi"]
+    assert not browser.console(driver)
 
 
 def test_a_record_that_is_absent_is_named() -> None:

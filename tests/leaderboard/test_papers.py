@@ -9,10 +9,10 @@ import pytest
 
 from mibench.cli.known import papers, registry
 from mibench.leaderboard import build as building
+from mibench.leaderboard.assembly import build_board
 from mibench.leaderboard.board import BITS, CLASSES, TOP1, Board, DefenseFacts
 from mibench.leaderboard.build import build
 from mibench.leaderboard.papers import IMPROVEMENTS, VIEWED, Paper, Papers
-from mibench.leaderboard.tables import build_board
 from tests.kit.board_records import CARDS, bido, file_all, filed, make
 
 GMI, BIDO = Paper("GMI, CVPR 2020", "https://x.example/gmi"), Paper("BiDO", "https://x.example/b")
@@ -31,6 +31,7 @@ KNOWN = Papers({"gmi": GMI}, {"bido": BIDO})
         ("gmi+lom+paa", [("gmi", GMI), ("+lom", IMPROVEMENTS), ("+paa", VIEWED)]),
         ("improved-gmi+taa", [("improved-", IMPROVEMENTS), ("gmi", GMI), ("+taa", VIEWED)]),
         ("gmi + lom + taa", [("gmi", GMI), (" + lom ", IMPROVEMENTS), ("+ taa", VIEWED)]),
+        ("gmi+repeat", [("gmi", GMI), ("+repeat", None)]),
         ("gmi@0123abcd", [("gmi@0123abcd", None)]),
         ("gmi+lom@0123abcd", [("gmi+lom@0123abcd", None)]),
         ("improved-other", [("improved-other", None)]),
@@ -94,7 +95,8 @@ def test_the_readme_says_what_the_board_says_and_where_methods_are_from(tmp_path
     text = (tmp_path / "README.md").read_text()
     linked = "[improved-](https://arxiv.org/abs/2304.01669)[gmi](https://x.example/gmi)"
     assert f"{linked} does best against an undefended classifier" in text
-    assert "No defense has a rank yet." in text
+    lacking = "of which [gmi](https://x.example/gmi) has met no defense."
+    assert f"No defense has a rank yet: ranks are over the whole list of attacks, {lacking}" in text
     improved = f"[LOM and MA]({IMPROVEMENTS.url})"
     viewed = f"[TAA and PAA]({VIEWED.url})"
     assert f"Papers: [gmi]({GMI.url}), {improved}, {viewed}, [bido]({BIDO.url})." in text

@@ -33,7 +33,7 @@ def test_a_card_holds_together(name: str) -> None:
     for attack in card.attacks:
         resolve(Request(protocol=name, attack=attack))
     for defense in card.defenses:
-        resolve(Request(protocol=name, attack="gmi", defense=defense))
+        resolve(Request(protocol=name, attack="lookup", defense=defense))
 
 
 @pytest.fixture

@@ -296,7 +296,7 @@ EDITS = [
     ("metrics/prdc.py", "PRDC_KEYS = ", "PRDC_KEYS = () or ", "measures"),
     ("assets/__init__.py", "value.float()", "value.double()", "general own judge measures"),
     ("inversion/identity.py", "config.eot if", "config.eot + 1 if", "rec"),
-    ("models/access.py", "def scores(images", "def scores(*, images", "rec general own"),
+    ("models/access.py", "def scores(images", "def scores(*, images", "rec general own student"),
     ("streams.py", ">> 1", ">> 2", "images target student general own rec judge measures"),
     ("defenses/bido.py", "RIDGE = ", "RIDGE = 2 * ", "target"),
     ("defenses/mid.py", "class Mid", "class Mid2(Defense): pass\nclass Mid", ""),

@@ -203,9 +203,11 @@ def test_a_name_is_a_name_and_no_path(part: str, name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("value", ["hf-hub:evil/x", ["hf_hub:evil/x"], ["/tmp/x"], [1], "a/b"])
-def test_settings_name_no_place_that_networks_come_from(value: Any) -> None:
-    record = make(attack="gmi+ma", passed={"attack.students.architectures": value})
-    assert any("is no architecture" in each for each in foreign(record))
+@pytest.mark.parametrize("networks", ["students", "surrogates"])
+def test_settings_name_no_place_that_networks_come_from(networks: str, value: Any) -> None:
+    path = f"attack.{networks}.architectures"
+    record = make(attack="gmi+ma", passed={path: value})
+    assert any(f"{path}: " in each and "is no arch" in each for each in foreign(record))
 
 
 @pytest.mark.parametrize(
@@ -436,9 +438,10 @@ def test_fields_that_nobody_looked_at_are_looked_at(
     assert reason in refused(path, tmp_path / "board")
 
 
-def test_networks_of_elsewhere_are_refused_in_a_table_too(tmp_path: Path) -> None:
-    students = {"architectures": ["hf-hub:evil/x"]}
-    for part in ({"passed": {"attack.students": students}}, {"resolved": {"students": students}}):
+@pytest.mark.parametrize("networks", ["students", "surrogates"])
+def test_networks_of_elsewhere_are_refused_in_a_table_too(networks: str, tmp_path: Path) -> None:
+    evil = {"architectures": ["hf-hub:evil/x"]}
+    for part in ({"passed": {f"attack.{networks}": evil}}, {"resolved": {networks: evil}}):
         path = tmp_path / "record.json"
         path.write_text(with_(attack={**GOOD["attack"], **part}))
         assert "is no architecture" in refused(path, tmp_path / "board")

@@ -18,6 +18,7 @@ from mibench.verify.settings import foreign
 
 RECORDS = Path(__file__).resolve().parents[2] / "leaderboards/records/synthfaces-32"
 LATER_IDENTITY = {"top_k": 20, "views": "none", "view_count": 8, "view_noise": 0.05}
+LATER_REPEATS = {"repeat": False, "repeats.times": 32, "repeats.noise": 0.004}
 LATER_SELECTION = {"pool": None, "candidates": None, "crops": 100}
 
 
@@ -44,9 +45,9 @@ def test_fields_of_a_later_release_by_their_paths() -> None:
 def test_later_fields_of_attacks() -> None:
     identity = {f"identity.{name}": value for name, value in LATER_IDENTITY.items()}
     selection = {f"selection.{name}": value for name, value in LATER_SELECTION.items()}
-    assert later_defaults(Gmi.Config()) == identity | selection
+    assert later_defaults(Gmi.Config()) == identity | LATER_REPEATS | selection
     # PPA came with its selection: no record of it was made without.
-    assert later_defaults(Ppa.Config()) == identity
+    assert later_defaults(Ppa.Config()) == identity | LATER_REPEATS
 
 
 def filed(name: str = "gmi_none", **later: Any) -> Record:

@@ -12,14 +12,13 @@ import rich.live
 import rich.table
 from rich.text import Text
 
-from mibench.cli.show.progress import duration
-from mibench.cli.show.record import warnings
-from mibench.cli.show.tables import ABSENT, right, table
+from mibench.cli.show.tables import right, table
 from mibench.grid.plan import Plan, PlannedStage
 from mibench.grid.schedule import Listener, Result
 from mibench.grid.work import JobOutcome
-from mibench.progress import Progress
+from mibench.progress import ABSENT, Progress, duration
 from mibench.record import Record
+from mibench.reports.words import warnings
 
 _LINE_SECONDS = 30.0  # without a terminal: a line on what is under way at least so often
 
@@ -169,6 +168,16 @@ def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
         f"scripts would compute {plan.separately}."
     )
     console.print(Text(text), soft_wrap=True)
+    if plan.left_out:
+        attacks: dict[str, list[str]] = {}
+        for attack, defense in plan.left_out:
+            attacks.setdefault(defense, []).append(attack)
+        pairs = "; ".join(f"{', '.join(names)} on {each}" for each, names in attacks.items())
+        text = (
+            f"{sum(plan.left_out.values())} more cells are not applicable (n/a) and left out: "
+            "these defenses change answers alone, and attacks with the weights take that off: "
+        )
+        console.print(Text(text + pairs), soft_wrap=True)
 
 
 def show_result(

@@ -1,4 +1,4 @@
-"""How the command line shows long work, and numbers with their units."""
+"""How the command line shows long work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mibench.progress import SILENT, Progress, StageState
+from mibench.progress import SILENT, Progress, StageState, duration
 
 if TYPE_CHECKING:
     import rich.progress
@@ -19,27 +19,6 @@ _LINE_SECONDS = 10.0  # without a terminal: a line at least so often …
 _LINE_SHARE = 0.1  # … or whenever so much more is done,
 _LEAST_SECONDS = 1.0  # but never more often than this
 _BAR_SECONDS = 0.25
-
-
-def duration(seconds: float) -> str:
-    """A time as a person writes it: ``"3.2 s"``, ``"2 min 05 s"``, ``"1 h 04 min"``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Bytes as a person writes them: ``"512 B"``, ``"1.4 MiB"``."""
-    if count < 1024:
-        return f"{count:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1023.95:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} TiB"
 
 
 @dataclass

@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from mibench.cli.show.progress import size
+from mibench.progress import ABSENT, size
 
 if TYPE_CHECKING:
     from mibench.store.store import ArtifactInfo
 
-ABSENT = "—"
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
 _HIDDEN = {  # of what `info` knows: said otherwise than as a row
     *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "priors", "defenses"),

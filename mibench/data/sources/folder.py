@@ -12,15 +12,15 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from mibench.data import own
 from mibench.data import source as data
 from mibench.data.source import shown_name
 from mibench.errors import RequestError
 
 
 @data.register_source("folder")
-class Folder(data.Source):
+class Folder(own.OwnPictures):
     """Pictures as cameras leave them; a folder's name is who is shown."""
 
     card = data.DatasetCard(
@@ -31,13 +31,9 @@ class Folder(data.Source):
         layout=(
             "├── Anna/*.jpg   (or another image format, under any file name)\n├── Bert/*.jpg\n└── …"
         ),
-        preprocessing=(
-            "upright as EXIF says, central square, resized with an antialiased Lanczos filter"
-        ),
+        preprocessing=own.PREPROCESSING,
         always_partial=True,
     )
-    filter = Image.Resampling.LANCZOS
-    photographs = True
 
     def listing(self, root: Path, *, incomplete: bool = False) -> data.Listing:
         """Identity by identity, files sorted by name."""
@@ -80,10 +76,6 @@ class Folder(data.Source):
             parts=np.zeros(len(files), dtype=np.uint8),
             unusable=unusable,
         )
-
-    def square(self, image: Image.Image, crop: int | None) -> Image.Image:
-        """The central square of any picture."""
-        return data.centre(image, min(image.size))
 
 
 def _refuse_nested(root: Path, folder: Path) -> None:

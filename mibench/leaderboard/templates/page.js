@@ -1,107 +1,5 @@
-const one = (selector, place = document) => place.querySelector(selector);
-const all = (selector, place = document) => [...place.querySelectorAll(selector)];
-const data = JSON.parse(one("#data").textContent);
-const facetsOf = (element) => JSON.parse(element.dataset.facets);
+{% include "tables.js" %}
 
-function element(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-// Tables: sorted by the number behind a cell, or by its text; what is missing comes last, in both directions.
-const MOST = 50;
-const MISSING = new Set(["", "–", "—"]);
-const collator = new Intl.Collator("en", { numeric: true });
-const keyOf = (cell) => {
-  const text = cell.dataset.order ?? cell.textContent.trim();
-  return MISSING.has(text) ? null : "order" in cell.dataset ? Number(text) : text;
-};
-const compare = (a, b) => typeof a === "number" ? a - b : collator.compare(a, b);
-const tables = all("table.rows").map((place) => ({
-  place, body: place.tBodies[0], rows: [...place.tBodies[0].rows], opened: false,
-}));
-
-function sort(table, head) {
-  const directions = head.classList.contains("falling") ? ["descending", "ascending", null] : ["ascending", "descending", null];
-  const next = directions[(directions.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
-  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
-  const rows = [...table.rows];
-  if (next) {
-    head.setAttribute("aria-sort", next);
-    const sign = next === "ascending" ? 1 : -1;
-    rows.sort((one, other) => {
-      const [a, b] = [one, other].map((row) => keyOf(row.cells[head.cellIndex]));
-      return a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b);
-    });
-  }
-  table.body.append(...rows);
-  page(table);
-}
-
-function page(table) {
-  const passing = [...table.body.rows].filter((row) => row.dataset.passes !== "no");
-  for (const row of table.rows) row.hidden = true;
-  for (const row of table.opened ? passing : passing.slice(0, MOST)) row.hidden = false;
-  const none = table.place.parentElement.nextElementSibling, more = none.nextElementSibling;
-  none.hidden = passing.length > 0 || !table.rows.length;
-  more.hidden = passing.length <= MOST;
-  more.textContent = table.opened ? `Show the first ${MOST} rows` : `Show all ${passing.length} rows`;
-  more.onclick = () => { table.opened = !table.opened; page(table); };
-}
-
-for (const table of tables) {
-  for (const head of all("thead th:not(.plain)", table.place)) {
-    const button = element("button", { type: "button", className: "sort" });
-    if (one("a", head)) { // a name that links to its paper keeps its link beside the button
-      button.classList.add("bare");
-      button.ariaLabel = `Sort by ${head.textContent.trim()}`;
-      head.append(" ", button);
-    } else {
-      button.append(...head.childNodes);
-      head.append(button);
-    }
-    if (head.title) button.setAttribute("aria-describedby", head.dataset.help);
-    button.addEventListener("click", () => sort(table, head));
-  }
-}
-
-// Columns of detail open on a click; without scripts all are there.
-for (const button of all(".wider")) {
-  const table = one("table", button.nextElementSibling), label = button.textContent;
-  const show = (whole) => {
-    table.classList.toggle("brief", !whole);
-    button.ariaExpanded = whole;
-    button.textContent = whole ? "Show the main columns" : label;
-  };
-  button.addEventListener("click", () => show(table.classList.contains("brief")));
-  button.hidden = false;
-  show(false);
-}
-
-// What a heading means, and why a number is missing: on hovering, on focus, and on a tap.
-const hint = one("#hint");
-for (const place of all("th[title], abbr[title]")) {
-  place.dataset.hint = place.title;
-  place.removeAttribute("title");
-  if (place.matches("abbr")) place.tabIndex = 0;
-}
-let told = null;
-function tell(place) {
-  told = place;
-  hint.hidden = !place;
-  if (!place) return;
-  hint.textContent = place.dataset.hint;
-  const box = place.getBoundingClientRect();
-  hint.style.left = `${Math.max(8, Math.min(box.left, innerWidth - hint.offsetWidth - 8))}px`;
-  const above = box.top - hint.offsetHeight - 6;
-  hint.style.top = `${above > 0 ? above : box.bottom + 6}px`;
-}
-const hinted = (event) => event.target.closest?.("[data-hint]") ?? null;
-for (const kind of ["focusin", "click"]) document.addEventListener(kind, (event) => tell(hinted(event)));
-document.addEventListener("pointerover", (event) => { if (event.pointerType === "mouse") tell(hinted(event)); });
-document.addEventListener("focusout", () => tell(null));
-document.addEventListener("scroll", () => tell(told), { capture: true, passive: true }); // focus scrolls, and it goes along
 
 // Filters: a row that says nothing about a facet passes it.
 const filters = one(".filters");
@@ -186,7 +84,7 @@ function draw(name) {
     grid({ x1: left, x2: wide - right, y1: y(value), y2: y(value) });
     text({ class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, words);
   }
-  text({ class: "axis", x: (left + wide - right) / 2, y: high - 8, "text-anchor": "middle" }, narrow ? "natural accuracy, %" : "natural accuracy, % (right is better)");
+  text({ class: "axis", x: (left + wide - right) / 2, y: high - 8, "text-anchor": "middle" }, narrow ? plot.across : `${plot.across} (${plot.better})`);
   text({ class: "axis", "text-anchor": "middle", transform: `translate(13 ${(top + high - bottom) / 2}) rotate(-90)` },
     narrow ? plot.upright : `${plot.upright} (lower is better)`);
   let free = top; // below the names so far: references come from above
@@ -201,7 +99,7 @@ function draw(name) {
   const tip = element("div", { className: "tip", hidden: true });
   const points = [];
   for (const curve of plot.curves) {
-    if (!passes({ defense: [curve.name] })) continue;
+    if (!passes(curve.facets)) continue;
     const line = curve.points.map((point) => `${x(point.x)},${y(point.y)}`).join(" ");
     svg.append(shape("polyline", { class: curve.dashed ? "curve dashed" : "curve", points: line, style: `stroke: ${curve.colour}` }));
     for (const point of curve.points) {
@@ -237,7 +135,7 @@ function draw(name) {
     }
   }
   svg.append(...points.sort(([a], [b]) => a - b).map(([, group]) => group)); // default strengths on top
-  const legend = element("ul", { className: "legend" }, ...plot.curves.filter((curve) => passes({ defense: [curve.name] })).map((curve) => {
+  const legend = element("ul", { className: "legend" }, ...plot.curves.filter((curve) => passes(curve.facets)).map((curve) => {
     const mark = shape("svg", { width: 26, height: 14, viewBox: "-13 -7 26 14", style: `--colour: ${curve.colour}` },
       shape("line", { class: curve.dashed ? "curve dashed" : "curve", x1: -13, x2: 13, y1: 0, y2: 0, style: `stroke: ${curve.colour}` }),
       shape("path", { d: MARKERS[curve.shape](4.5), class: "marker" }));
@@ -293,18 +191,8 @@ function step(by) {
   showPicture(buttons[(buttons.indexOf(current) + by + buttons.length) % buttons.length]);
 }
 
-async function copy(button) {
-  const text = document.getElementById(button.dataset.copy);
-  try {
-    await navigator.clipboard.writeText(text.textContent);
-  } catch { // without the permission: what is selected can be copied by hand
-    getSelection().selectAllChildren(text);
-    if (!document.execCommand("copy")) return;
-  }
-  const label = button.textContent;
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = label; }, 1500);
-}
+{% include "copy.js" %}
+
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
