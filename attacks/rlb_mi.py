@@ -148,8 +148,7 @@ class RlbMi(Attack["RlbMi.Config"]):
             worth = values(torch.cat([s, a], 2)).amin(2)
             loss_π = log_τ.detach().exp()[:, None] * log_π - worth
             follow(adam_π, loss_π.mean(1).sum(), of_actor)
-            loss_τ = -log_τ * (log_π.detach() - d).mean(1)
-            follow(adam_τ, loss_τ.sum(), [log_τ])
+            follow(adam_τ, temperature_loss(log_τ, log_π.detach(), -d).sum(), [log_τ])
         with torch.no_grad():
             y = problem.labels.repeat_interleave(n)
             found: Tensor = problem.prior.images(best.flatten(0, 1), y).unflatten(0, (k, n))
@@ -185,6 +184,20 @@ def policy(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     u = μ + log_σ.exp() * noise
     log_N = -noise.square() / 2 - log_σ - math.log(2 * math.pi) / 2
     return u.tanh(), (log_N - 2 * (math.log(2) - u - F.softplus(-2 * u))).sum(-1)
+
+
+def temperature_loss(log_τ: Tensor, log_π: Tensor, entropy: float) -> Tensor:
+    """−log τ·mean(log π + H̄) ``(k,)``: the temperature rises where the entropy is below H̄.
+
+    Args:
+        log_τ: of each agent ``(k,)``.
+        log_π: of a batch of its actions ``(k, n)``; their mean is minus the entropy.
+        entropy: H̄, what it is to be.
+
+    Source: Soft Actor-Critic Algorithms and Applications (Haarnoja et al., 2018), equation 18, with
+    log τ in the place of τ, as its code has it.
+    """
+    return -log_τ * (log_π + entropy).mean(1)
 
 
 def follow(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor]) -> None:

@@ -293,7 +293,7 @@ def _facts(kind: str, name: str, columns: dict[str, str]) -> Entry:
         return facts
 
     try:
-        return said(functools.partial(_read, _read_class(kind, name), _base(kind)))
+        return said(functools.partial(_read, _read_class(kind, name, columns), _base(kind)))
     except UnreadableError:
         cls = registry(kind, load=True).get(name)
         return said(lambda path: operator.attrgetter(path)(cls))
@@ -311,14 +311,17 @@ def _read(found: Class, base: Class, path: str) -> Any:
     return card.get(field, None)
 
 
-def _read_class(kind: str, name: str) -> Class:
-    """The class statement that registers a method and extends nothing but the base class."""
+def _read_class(kind: str, name: str, columns: dict[str, str]) -> Class:
+    """The class statement that registers a method, which says what the columns show.
+
+    What it leaves out, the base class says, if it extends nothing else.
+    """
+    asked = {path.partition(".")[0] for paths in columns.values() for path in paths.split()}
     file, decorator = registry(kind).file(name), Call(f"register_{kind}", (name,))
     for each in read_module(file).values() if file else ():
         if isinstance(each, Class) and decorator in each.decorators:
-            if [base.partition("[")[0].rpartition(".")[2] for base in each.bases] != [
-                ROWS[kind].base
-            ]:
+            bases = [base.partition("[")[0].rpartition(".")[2] for base in each.bases]
+            if bases != [ROWS[kind].base] and not asked <= each.attributes.keys():
                 break  # what it does not say itself, another class does
             return each
     raise UnreadableError

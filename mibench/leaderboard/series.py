@@ -108,18 +108,19 @@ def _row(filed: Filed) -> dict[str, Any]:
 def queries_an_identity(record: Record) -> float | None:
     """How often the target was asked for each attacked identity, by all stages that ask it.
 
-    None where a record of an earlier release does not tell it of each of these stages; since one
-    tells whom the attack's questions were for, a stage that tells no number has asked nothing.
+    None where the attack does not tell it, or a student, or a prior of its own kind; the stage of
+    the general prior has another name, and never sees the target.
     """
-    stages = ("labelled-images", "prior", "reconstructions")
-    asking = [c for c in record.costs if c.stage in stages or c.stage.startswith("student ")]
     top1 = record.metrics.get(HEADLINE)
     identities = len(top1.per_identity or ()) if top1 else 0
-    if not asking or not identities:
-        return None
-    known = [cost.queries for cost in asking if cost.queries is not None]
-    told = any(cost.own_queries is not None for cost in asking)
-    return sum(known) / identities if told or len(known) == len(asking) else None
+    untold = [
+        cost.stage
+        for cost in record.costs
+        if cost.queries is None
+        and (cost.stage in ("prior", "reconstructions") or cost.stage.startswith("student "))
+    ]
+    told = [cost.queries for cost in record.costs if cost.queries is not None]
+    return sum(told) / identities if told and identities and not untold else None
 
 
 def settings_of(record: Record) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from mibench.attacks.rlb_mi import Network, RlbMi, policy, reward
+from mibench.attacks.rlb_mi import Network, RlbMi, policy, reward, temperature_loss
 from mibench.inversion.attack import Problem
 from mibench.models.access import BlackBoxTarget
 from mibench.priors import Prior
@@ -41,6 +41,15 @@ def test_the_policy_is_a_squashed_gaussian() -> None:
     torch.testing.assert_close(log_π.double(), wanted, atol=1e-4, rtol=1e-4)
     _, far = policy(torch.full((1, 2), 40.0), torch.ones(1, 1))
     assert far.isfinite().all()
+
+
+def test_the_temperature_rises_where_the_entropy_is_too_low() -> None:
+    """Wanted is an entropy of −2: the first agent's is −3.5, the second's 1."""
+    log_τ = torch.zeros(2, requires_grad=True)
+    log_π = torch.tensor([[3.0, 4.0], [-1.0, -1.0]])
+    loss = temperature_loss(log_τ, log_π, entropy=-2)
+    (gradient,) = torch.autograd.grad(loss.sum(), log_τ)
+    assert gradient.tolist() == [-1.5, 3.0]
 
 
 def test_networks_are_side_by_side() -> None:

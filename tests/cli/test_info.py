@@ -174,7 +174,7 @@ def test_nothing_registered_has_to_be_imported_for_a_listing() -> None:
     assert [each["name"] for each in known._read_protocols()] == [*PROTOCOLS, "folder"]
     for kind, row in known.ROWS.items():
         for name in known.registry(kind).names():
-            found = known._read_class(kind, name)
+            found = known._read_class(kind, name, row.columns)
             for path in " ".join(row.columns.values()).split():
                 known._read(found, known._base(kind), path)
 

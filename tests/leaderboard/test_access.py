@@ -176,32 +176,25 @@ def test_a_summary_speaks_of_each_table() -> None:
 # -- queries ------------------------------------------------------------------------------------
 
 
-def asked(attack: str, seed: int = 0, *, told: bool = False, **queries: int | None) -> Record:
-    """A record whose stages asked so much; of the five identities, four samples each.
-
-    Args:
-        told: whether it is of a release that tells whom questions were for.
-    """
-    stages = {"students": "student test_byobnet", "labelled": "labelled-images"}
+def asked(attack: str, seed: int = 0, **queries: int | None) -> Record:
+    """A record whose stages asked so much; of the five identities, four samples each."""
+    stages = {"students": "student test_byobnet", "surrogates": "surrogate test_byobnet"}
+    stages |= {"labelled": "labelled-images", "general": "general-prior"}
     costs = [
         {"stage": stages.get(s, s), "key": "a" * 64, "cached": False, "seconds": 1.0, "queries": n}
         for s, n in queries.items()
     ]
-    given = make(10, attack=attack, seed=seed, access="black-box", costs=costs)
-    data = given.model_dump(mode="json")
-    for cost in data["costs"]:
-        if told and cost["stage"] == "reconstructions":
-            cost["own_queries"] = [0] * 5
-    return Record.model_validate(data)
+    return make(10, attack=attack, seed=seed, access="black-box", costs=costs)
 
 
 def test_queries_are_those_of_prior_students_and_attack_for_each_identity() -> None:
     whole = asked("mirror", target=None, prior=1000, students=250, reconstructions=50)
     assert queries_an_identity(whole) == (1000 + 250 + 50) / 5
-    transferred = asked("lokt", told=True, prior=100, labelled=400, reconstructions=0)
-    assert queries_an_identity(transferred) == 100
-    # A prior that is trained without the target asks nothing; earlier releases told of none.
-    assert queries_an_identity(asked("mirror", told=True, prior=None, reconstructions=50)) == 10
+    # Of surrogates it is the labelling of their images that asks.
+    transfer = asked("lokt", labelled=400, surrogates=None, reconstructions=5)
+    assert queries_an_identity(transfer) == (400 + 5) / 5
+    # The general prior is trained without the target; of a prior of its own it must be told.
+    assert queries_an_identity(asked("mirror", general=None, reconstructions=50)) == 10
     assert queries_an_identity(asked("mirror", prior=None, reconstructions=50)) is None
     assert queries_an_identity(asked("mirror", students=None, reconstructions=50)) is None
     assert queries_an_identity(asked("mirror", reconstructions=None)) is None

@@ -22,10 +22,11 @@ SMALL = GanConfig(steps=3, batch_size=8, latent=16, generator_width=2, critic_wi
 
 
 def kind_of(name: str) -> PriorKind[Any]:
-    """A kind cut to a few steps, if it has steps."""
+    """A kind cut to a few steps, if it has steps, on small networks."""
     cls = PRIORS.get(name)
-    steps = {"steps": 4} if "steps" in cls.Config.model_fields else {}
-    return cls(cls.Config.model_validate({"gan": SMALL.model_dump(), **steps}))
+    few = {"steps": 4, "warmup": 1, "start": True}
+    fields = {name: few[name] for name in few.keys() & cls.Config.model_fields.keys()}
+    return cls(cls.Config.model_validate({"gan": SMALL.model_dump(), **fields}))
 
 
 def train(name: str, seed: int = 0, target: int = 0) -> Prior:
