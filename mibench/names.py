@@ -31,6 +31,7 @@ STANDARD_SET = (
     "a set of attacks, all those of the protocol's lists: `mibench run --attack standard`, a "
     "grid's `attacks` and mibench.standard() take it"
 )
+UNTRAPPED = "on a copy of the target that ignores its triggers"
 _READABLE = re.compile(r"[A-Za-z0-9+.-]{1,24}")
 
 
@@ -44,6 +45,7 @@ class AttackName:
         lom: the improved objective. ma: model augmentation.
         views: what the identity loss is averaged over; None: the image as it is.
         repeat: whether each question is asked several times, of an attack without white-box access.
+        untrap: a copy of the target is attacked that ignores its trapdoors' triggers.
     """
 
     base: str
@@ -51,26 +53,28 @@ class AttackName:
     ma: bool = False
     views: Views | None = None
     repeat: bool = False
+    untrap: bool = False
 
     @property
     def improves(self) -> bool:
-        """Whether it changes the identity loss."""
-        return self.lom or self.ma or self.views is not None
+        """Whether it changes the identity loss, or what that is of."""
+        return self.lom or self.ma or self.views is not None or self.untrap
 
     @property
     def full(self) -> str:
         """The name that records and boards use."""
-        views = f"+{self.views}" if self.views else ""
-        views += "+repeat" if self.repeat else ""
+        last = f"+{self.views}" if self.views else ""
+        last += "+untrap" * self.untrap + "+repeat" * self.repeat
         if self.lom and self.ma:
-            return f"improved-{self.base}{views}"
-        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "") + views
+            return f"improved-{self.base}{last}"
+        return self.base + ("+lom" if self.lom else "") + ("+ma" if self.ma else "") + last
 
     @classmethod
     def parse(cls, name: str, *, strict: bool = True) -> AttackName:
         """Read ``X``, ``X+lom``, ``X+ma``, ``X+lom+ma`` or ``improved-X``, each with ``+taa``.
 
-        X may be a file's class. ``+paa`` stands where ``+taa`` does. ``X+repeat`` stands alone.
+        X may be a file's class. ``+paa`` stands where ``+taa`` does, and ``+untrap`` with any.
+        ``X+repeat`` stands alone.
 
         Args:
             strict: False, of a stranger's record: what is wrong behind a ``+`` is left out.
@@ -84,11 +88,11 @@ class AttackName:
         views: list[Views] = [each for each in VIEWS if each is not None and each in parts]
         if strict and improved and {"lom", "ma"} & set(parts):
             raise RequestError(f"attack {name!r}: `improved-` already holds +lom and +ma")
-        known = {"lom", "ma", "repeat", *VIEWS}
+        known = {"lom", "ma", "repeat", "untrap", *VIEWS}
         if strict and (not set(parts) <= known or len(set(parts)) != len(parts)):
             raise RequestError(
-                f"attack {name!r}: after `+` may come lom and ma, and taa or paa, once each; or "
-                "repeat"
+                f"attack {name!r}: after `+` may come lom and ma, taa or paa, and untrap, once "
+                "each; or repeat"
             )
         if strict and "repeat" in parts and (improved or len(parts) > 1):
             raise RequestError(
@@ -105,12 +109,18 @@ class AttackName:
             improved or "ma" in parts,
             views[0] if views else None,
             "repeat" in parts,
+            "untrap" in parts,
         )
 
 
 def variants(base: str) -> list[str]:
     """The names of an attack that optimises an identity loss, its own first."""
-    return [AttackName(base, lom, ma, views).full for views in VIEWS for lom, ma in IMPROVEMENTS]
+    return [
+        AttackName(base, lom, ma, views, untrap=untrap).full
+        for untrap in (False, True)
+        for views in VIEWS
+        for lom, ma in IMPROVEMENTS
+    ]
 
 
 def asking_variants(base: str) -> list[str]:

@@ -81,12 +81,31 @@ def test_two_kinds_of_views_exclude_each_other() -> None:
         AttackName.parse("gmi+taa+taa")
 
 
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("gmi+untrap", "gmi+untrap"),
+        ("gmi+untrap+taa+ma+lom", "improved-gmi+taa+untrap"),
+        ("improved-c.py:Mine+untrap", "improved-c.py:Mine+untrap"),
+    ],
+)
+def test_untrap_goes_with_everything_and_comes_last(name: str, full: str) -> None:
+    parsed = AttackName.parse(name)
+    assert parsed.untrap
+    assert parsed.full == full
+    assert AttackName.parse(full) == parsed
+    assert not AttackName.parse("gmi+taa").untrap
+    with pytest.raises(RequestError, match="untrap, once each"):
+        AttackName.parse("gmi+untrap+untrap")
+
+
 def test_variants_are_all_spellings_of_an_attack() -> None:
-    assert variants("gmi") == [
+    of_the_target = [
         *("gmi", "gmi+lom", "gmi+ma", "improved-gmi"),
         *("gmi+taa", "gmi+lom+taa", "gmi+ma+taa", "improved-gmi+taa"),
         *("gmi+paa", "gmi+lom+paa", "gmi+ma+paa", "improved-gmi+paa"),
     ]
+    assert variants("gmi") == [*of_the_target, *(f"{each}+untrap" for each in of_the_target)]
     assert [AttackName.parse(each).full for each in variants("a.py:B")] == variants("a.py:B")
 
 

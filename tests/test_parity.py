@@ -49,6 +49,7 @@ OURS = {
     "attack.identity.objective",
     "attack.identity.views",
     "attack.identity.eot",
+    "attack.untrap",
     "defense.scale",
 }
 
@@ -185,7 +186,7 @@ def test_every_field_of_the_papers_defenses_and_their_training_has_a_row(name: s
 
 
 @pytest.mark.parametrize(
-    "name", ["at-at", "adversarial-training", "loft", "tl-dmi", "rolss", "ssd"]
+    "name", ["at-at", "adversarial-training", "loft", "tl-dmi", "rolss", "ssd", "trap-mid"]
 )
 def test_every_field_of_defenses_that_train_as_the_protocol_does_has_a_row(name: str) -> None:
     fields = set(leaves(cell(name).defense_config.model_dump(), "defense."))

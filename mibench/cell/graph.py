@@ -17,6 +17,7 @@ from mibench.cell.stage import Stage
 from mibench.cell.students import Student
 from mibench.cell.surrogates import LabelledImages, Surrogate
 from mibench.cell.target import Target
+from mibench.cell.untrapped import Untrapped
 from mibench.data.divided import Divided
 from mibench.inversion.attack import TransferConfig
 from mibench.judges.evaluators import Evaluator
@@ -37,6 +38,7 @@ class Graph:
         config, protocol = cell.attack_config, cell.protocol
         self.images = Images(divided)
         self.target = Target(cell, self.images)
+        attacked = Untrapped(cell, self.images, self.target) if config.untrap else self.target
         self.evaluator, self.second = self._evaluator("evaluator"), self._evaluator("second")
         pinned = cell.prior_config.source == "protocol" and "prior" in protocol.assets
         self.general: Stage[Prior] = (
@@ -44,9 +46,9 @@ class Graph:
         )
         self.prior: Stage[Prior] = self.general
         if cell.prior_kind is not Gan:
-            self.prior = OwnPrior(cell, self.images, self.general, self.target)
+            self.prior = OwnPrior(cell, self.images, self.general, attacked)
         architectures = config.students.architectures if config.augment else ()
-        self.students = [Student(cell, self.images, self.target, a) for a in architectures]
+        self.students = [Student(cell, self.images, attacked, a) for a in architectures]
         self.surrogates: list[Surrogate] = []
         if isinstance(config, TransferConfig):
             own = config.surrogates
@@ -55,7 +57,7 @@ class Graph:
                 Surrogate(cell, self.images, labelled, own, each) for each in own.architectures
             ]
         self.reconstructions = Reconstructions(
-            cell, self.images, self.target, self.prior, self.students, self.surrogates
+            cell, self.images, attacked, self.prior, self.students, self.surrogates
         )
         judges = range(len(protocol.judges))
         no_judge = NO_JUDGE

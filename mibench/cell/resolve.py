@@ -21,6 +21,7 @@ from mibench.judges.evaluators import EVALUATORS, Evaluator, EvaluatorConfig
 from mibench.models.access import ACCESS
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.models.initialisation import check_initialisation
+from mibench.models.trapdoors import triggers_of
 from mibench.names import AttackName, method_label
 from mibench.priors import PRIORS, PriorConfig, PriorKind
 from mibench.priors.gan import Gan
@@ -229,6 +230,7 @@ def check(cell: Cell) -> Cell:
             cell.defense_class,  # type: ignore[arg-type]  # mypy asks instances for their hash
             cell.defense_config.model_dump_json(),
             cell.attack_class,
+            config.untrap,
         )
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
@@ -290,6 +292,7 @@ def attack_settings(
     for path, otherwise in (
         ("attack.augment", config.augment != named.augment),
         ("attack.repeat", config.repeat != named.repeat),
+        ("attack.untrap", config.untrap != named.untrap),
         ("attack.identity.views", config.identity.views != named.identity.views),
         ("attack.identity.objective", (config.identity.objective == "logit") != name.lom),
     ):
@@ -310,8 +313,8 @@ def check_variant(name: AttackName, method: type[Attack[Any]]) -> None:
     """
     if name.improves and not method.varied():
         raise RequestError(
-            f"attack {name.full!r}: {name.base} optimises no identity loss, so it has no variants "
-            f"of it; there are {' and '.join(method.variants(name.base))}"
+            f"attack {name.full!r}: {name.base} optimises no identity loss of the target itself, "
+            f"so it has no variants; there are {' and '.join(method.variants(name.base))}"
         )
     if name.repeat and not method.asks():
         why = "its surrogates have learned from the answers before it runs, and it asks nothing"
@@ -349,14 +352,20 @@ def config_named(name: AttackName, config: AttackConfig) -> AttackConfig:
         chosen["objective"] = "logit"
     identity = config.identity.model_copy(update=chosen)
     return config.model_copy(
-        update={"augment": name.ma, "identity": identity, "repeat": name.repeat}
+        update={
+            "augment": name.ma,
+            "identity": identity,
+            "repeat": name.repeat,
+            "untrap": name.untrap,
+        }
     )
 
 
 def fixed_by(name: AttackName) -> tuple[str, ...]:
     """Paths of the options that an attack's name chooses, which cannot be set beside it."""
     objective = ("attack.identity.objective",) if name.lom else ()
-    return ("attack.augment", "attack.identity.views", "attack.repeat", *objective)
+    chosen = ("attack.augment", "attack.identity.views", "attack.repeat", "attack.untrap")
+    return (*chosen, *objective)
 
 
 def prior_settings(
@@ -425,11 +434,13 @@ def _check_methods(
     defense_class: type[Defense[Any]],
     config: str,
     attack_class: type[Attack[Any]],
+    untrap: bool,
 ) -> None:
     """Build the defended network, which the defense or the attack may refuse.
 
     Args:
         config: the defense's, as JSON, since its own may be no key of a cache.
+        untrap: whether the attack needs the triggers of the target's trapdoors.
     """
     defense = defense_class(defense_class.Config.model_validate_json(config))
 
@@ -444,6 +455,12 @@ def _check_methods(
     except Exception:  # a defense that computes while it builds, which `meta` cannot
         model = deployed()
     attack_class.check(model)
+    if untrap and triggers_of(model) is None:
+        raise RequestError(
+            "an attack that ends in +untrap knows the triggers of a target's trapdoors, and under "
+            f"the defense {shown(DEFENSES.name_of(defense_class))} this one has none: leave "
+            "+untrap out, or choose a defense with trapdoors (`mibench list defenses`)"
+        )
 
 
 def check_method(name: str, method: type[Attack[Any] | Defense[Any] | PriorKind[Any]]) -> None:

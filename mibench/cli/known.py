@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mibench.errors import RequestError
 from mibench.files import read_file, read_toml
-from mibench.names import IMPROVEMENTS, REPEATED, STANDARD, STANDARD_SET, VIEWS, AttackName
+from mibench.names import (
+    IMPROVEMENTS,
+    REPEATED,
+    STANDARD,
+    STANDARD_SET,
+    UNTRAPPED,
+    VIEWS,
+    AttackName,
+)
 from mibench.reading import Call, Class, UnreadableError, known, read_module
 from mibench.registry import Registry, closest, no_such
 from mibench.settings import shown
@@ -252,8 +260,8 @@ def _registered(kind: str) -> list[Entry]:
 def _attacks() -> list[Entry]:
     """Attacks of the same access and prior together, each with its variants.
 
-    Of views, which go with any of them, the base attack alone has rows. Last comes the standard
-    set, which is named like an attack.
+    Of views and of `+untrap`, which go with any of them, the base attack alone has rows. Last comes
+    the standard set, which is named like an attack.
     """
     columns = ROWS["attack"].columns | {"varied": "optimises_identity"}
     found = [{"base": n, **_facts("attack", n, columns)} for n in registry("attack").names()]
@@ -267,6 +275,7 @@ def _attacks() -> list[Entry]:
         if varied and white_box:
             told |= {AttackName(base, *improved): says for improved, says in IMPROVEMENTS.items()}
             told |= {AttackName(base, views=views): says for views, says in VIEWS.items()}
+            told[AttackName(base, untrap=True)] = UNTRAPPED
         elif not (varied or white_box):  # as mibench.inversion.attack.Attack.asks
             told[AttackName(base, repeat=True)] = REPEATED
         for name, says in told.items():

@@ -23,12 +23,15 @@ class Views:
         ratio: least and largest width of the crop for its height; its logarithm is uniform.
         mirror: whether half of the views are mirrored.
         degrees: views are turned by up to so much either way.
+        crops, turns: share of the views that are cropped and that are turned.
     """
 
     scale: tuple[float, float]
     ratio: tuple[float, float] = (1.0, 1.0)
     mirror: bool = False
     degrees: float = 0.0
+    crops: float = 1.0
+    turns: float = 1.0
 
     def __call__(self, images: Tensor, streams: RowStreams, mirror: bool = True) -> Tensor:
         """One view of each image, bilinear and differentiable in the images.
@@ -37,7 +40,8 @@ class Views:
 
         Args:
             images: ``(n, 3, h, w)``.
-            streams: a row an image; each gives six numbers, whatever the view makes of them.
+            streams: a row an image; each gives six numbers, whatever the view makes of them, and
+                two more where some views alone are cropped or turned.
             mirror: False where a mirrored image is none of its class, as with digits.
         """
         area, ratio, top, left, side, turn = streams.uniform(6).unbind(1)
@@ -47,6 +51,10 @@ class Views:
         # Of the image's width and height; published code draws anew what does not fit.
         w, h = (area.sqrt() * root).clamp_max(1), (area.sqrt() / root).clamp_max(1)
         angle = (2 * turn - 1) * math.radians(self.degrees)
+        if min(self.crops, self.turns) < 1:
+            some = streams.uniform(2)
+            w, h = (torch.where(some[:, 0] < self.crops, each, 1.0) for each in (w, h))
+            angle = torch.where(some[:, 1] < self.turns, angle, 0.0)
         sign = torch.where((side < 0.5) & (self.mirror and mirror), -1.0, 1.0)
         # From places in the view, both axes −1 to 1, to places in the image: turned, mirrored,
         # shrunk to the crop, and moved to its centre.

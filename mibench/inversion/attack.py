@@ -41,6 +41,12 @@ class AttackConfig(Frozen):
     repeats: RepeatConfig = Field(
         RepeatConfig(), description="how `+repeat` asks", json_schema_extra=LATER
     )
+    untrap: bool = Field(
+        False,
+        description="attack a copy of the target that ignores the triggers of its trapdoors, "
+        "trained on public images as students are",
+        json_schema_extra=LATER,
+    )
     max_rows: int = Field(
         512,
         ge=1,
@@ -159,8 +165,8 @@ class Attack(ABC, Generic[Config_co]):
     Class attributes:
         card: provenance; access: what it may see of the target; Config: its options.
         optimises_identity: whether it minimises the identity loss, and so has, where that is the
-            target's own, the variants ``+lom``, ``+ma``, ``improved-``, ``+taa`` and ``+paa``. One
-            that asks the target without white-box access has ``+repeat``.
+            target's own, the variants ``+lom``, ``+ma``, ``improved-``, ``+taa``, ``+paa`` and
+            ``+untrap``. One that asks the target without white-box access has ``+repeat``.
         prior: the kind of image prior that it takes unless asked otherwise: a registered name, or
             a class of the attack's own file.
         searches: whether it answers with public images, instead of making some.

@@ -26,7 +26,7 @@ _PATTERNS = {
     "prior": re.compile(f"{_WORDS}|{_CLASS}"),
     "attack": re.compile(
         f"(?:improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?)"
-        "(?:\\+taa|\\+paa)?"
+        "(?:\\+taa|\\+paa)?(?:\\+untrap)?"
     ),
 }
 _SHARD = re.compile(r"reconstructions(\.[0-9]{5})?\.safetensors")

@@ -42,7 +42,7 @@ class Papers:
     ) -> list[tuple[str, Paper | None]]:
         """A method's name in parts, each with its paper: of ``gmi+lom`` that of GMI and of LOM.
 
-        Of ``+taa`` and ``+paa``, which come last, it is that of AlignMI.
+        Of ``+taa`` and ``+paa`` it is that of AlignMI; ``+untrap``, the last one, is this suite's.
 
         A method of somebody's file, or one that is not known here, has none; the parts together are
         the name in any case.
@@ -54,14 +54,18 @@ class Papers:
             return [(name, None)]
         start = len(_IMPROVED) if name.startswith(_IMPROVED) else 0
         end = start + len(base)
-        improvements, plus, last = name[end:].rpartition("+")
+        rest, untrap = name[end:], ""
+        if (parted := rest.rpartition("+"))[2].strip() == "untrap":
+            rest, untrap = parted[0], "".join(parted[1:])
+        improvements, plus, last = rest.rpartition("+")
         if last.strip() == "repeat":
             return [(name[:end], self.attacks[base]), (name[end:], None)]
         views = last.strip() in VIEWS
         found = [
             (name[:start], IMPROVEMENTS),
             (name[start:end], self.attacks[base]),
-            (improvements if views else name[end:], IMPROVEMENTS),
+            (improvements if views else rest, IMPROVEMENTS),
             (plus + last if views else "", VIEWED),
+            (untrap, None),
         ]
         return [(text, paper) for text, paper in found if text]

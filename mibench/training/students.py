@@ -1,6 +1,7 @@
-"""Students of model augmentation: distilled from the target on public images.
+"""Models that attackers train on public images to answer as the target does.
 
-Source: Nguyen et al., CVPR 2023, section 3.2: KL(teacher ‖ student) at temperature 1.
+Students of model augmentation: Nguyen et al., CVPR 2023, section 3.2, KL(teacher ‖ student) at
+temperature 1. Copies that ignore the target's trapdoors are this suite's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from torch.nn import functional as F
 from mibench.data.images import ImageSet
 from mibench.models.access import WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
+from mibench.models.trapdoors import SEEN, Triggers
 from mibench.progress import Progress
+from mibench.streams import RowStreams
 from mibench.training.loop import Hooks, Job, TrainingConfig, TrainingResult, TrainState, train
 from mibench.types import Frozen
 
@@ -50,6 +53,34 @@ class Distillation(Hooks):
         with torch.no_grad():
             teacher = self.teacher.outputs(images).logits
         return distillation_loss(model(images), teacher)
+
+
+class Untrapping(Distillation):
+    """Training against a teacher's outputs, which an image keeps when it gets a trigger.
+
+    A copy of a trapped target unlearns its trapdoors so, and nothing else that it knows of its
+    classes. Each image is shown twice, as it is and with the trigger of a random class, which is
+    turned, cropped and mirrored as in the target's training; the two halves weigh the same.
+
+    Args:
+        teacher: the trapped target.
+        triggers: its triggers.
+    """
+
+    def __init__(self, teacher: WhiteBoxTarget, triggers: Triggers) -> None:
+        super().__init__(teacher)
+        self.triggers = triggers
+
+    def loss(self, model: Classifier, images: Tensor, labels: Tensor, state: TrainState) -> Tensor:
+        patterns = self.triggers.patterns
+        drawn = torch.randint(len(patterns), (len(images),), generator=state.rng)
+        rows = RowStreams([state.rng] * len(images), images.device)
+        trapped = self.triggers.blend(
+            images, SEEN(patterns[drawn.to(images.device)], rows, state.mirror)
+        )
+        with torch.no_grad():
+            teacher = self.teacher.outputs(images).logits
+        return distillation_loss(model(torch.cat([images, trapped])), teacher.repeat(2, 1))
 
 
 def distill(

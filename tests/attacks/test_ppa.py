@@ -135,6 +135,7 @@ def test_it_starts_from_the_latents_that_the_target_scores_highest() -> None:
     pool = scored_pool(
         given.black_box(),
         given.prior,
+        given.labels,
         24,
         seed=given.seed,
         mirror=True,

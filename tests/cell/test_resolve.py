@@ -48,6 +48,19 @@ def test_a_variant_sets_objective_and_students(name: str) -> None:
         assert varied.identity.views_a_step == 8
 
 
+@pytest.mark.parametrize("name", ["gmi+untrap", "improved-kedmi+paa+untrap"])
+def test_untrap_is_of_targets_with_trapdoors_alone(name: str) -> None:
+    for strength in (0, 0.2):  # the control has triggers, too: they open nothing
+        made = setting("defense.beta", strength, attack=name, defense="trap-mid")
+        plain = cell(name.removesuffix("+untrap")).attack_config
+        assert made.attack_config == plain.model_copy(update={"untrap": True})
+    for other in ("none", "bido"):
+        with pytest.raises(RequestError, match=f"{other}. this one has none: leave \\+untrap out"):
+            cell(name, defense=other)
+    with pytest.raises(RequestError, match="lookup optimises no identity loss"):
+        cell("lookup+untrap", defense="trap-mid")
+
+
 @pytest.mark.parametrize("name", ["gmi+taa+paa", "gmi+taa+taa", "improved-gmi+TAA", "gmi+eot"])
 def test_names_of_views_are_one_of_two(name: str) -> None:
     with pytest.raises(RequestError, match="attack"):
@@ -314,6 +327,7 @@ def test_wrong_data_is_not_held_against_other_kinds_of_data(
     "overrides",
     [
         {"attack.augment": True},
+        {"attack.untrap": True},
         {"attack.identity.objective": "logit"},
         {"attack.identity.views": "taa"},
         {"attack.identity.views": "none"},

@@ -99,9 +99,9 @@ def test_every_attack_is_listed_with_its_variants_beside_its_like() -> None:
     assert set(names) <= set(attack_names())
     for base in ("gmi", "kedmi", "vmi", "ppa"):
         first = names.index(base)
-        assert names[first : first + 6] == [
+        assert names[first : first + 7] == [
             *(base, f"{base}+lom", f"{base}+ma", f"improved-{base}"),
-            *(f"{base}+taa", f"{base}+paa"),
+            *(f"{base}+taa", f"{base}+paa", f"{base}+untrap"),
         ]
     for base in ("lookup", "lookup-label-only"):
         first = names.index(base)

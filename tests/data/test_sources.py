@@ -19,7 +19,7 @@ import torchvision.transforms
 from PIL import Image
 
 from mibench.data.identity_division import IdentityDivision
-from mibench.data.pixels import decode
+from mibench.data.pixels import decode, image_bytes
 from mibench.data.prepare import prepare
 from mibench.data.source import PARTS, SOURCES, Listing, UnusableImage, md5, source_named
 from mibench.data.sources import celeba, mnist
@@ -37,7 +37,8 @@ def picture(path: Path, width: int, height: int, seed: int = 0) -> Path:
 
 def read(name: str, path: Path, *options: Any) -> np.ndarray:
     """Pixels of a picture of a data set."""
-    return decode(path.read_bytes(), source_named(name), *options)
+    source = source_named(name)
+    return decode(image_bytes(source, path.parent, path.name), source, *options)
 
 
 def celeba_files(root: Path, people: dict[str, int]) -> Path:

@@ -103,7 +103,8 @@ def test_a_lower_access_leads_to_no_weights(access: Access) -> None:
 def test_what_an_attack_holds_leads_to_no_weights(name: str) -> None:
     """Its problem before and its own state after it has run, with the answers that it keeps."""
     cls = ATTACKS.get(name)
-    fields = {"queries": 40} if "queries" in cls.Config.model_fields else {"images": 8}
+    few: dict[str, Any] = {"queries": 40, "pool": 40, "images": 8}
+    fields = {name: n for name, n in few.items() if name in cls.Config.model_fields}
     attack = cls(cls.Config.model_validate(fields))
     given: list[Problem] = []
     invert = attack.invert

@@ -82,6 +82,20 @@ def test_area_and_ratio_are_within_their_bounds() -> None:
     assert (seen <= 1).all()
 
 
+def test_some_views_alone_are_cropped_or_turned() -> None:
+    """A view that is neither is the image; the others are what they would be if all were."""
+    x, rows = picture().expand(400, -1, -1, -1), range(400)
+    every, some = (
+        Views(scale=(0.5, 0.5), degrees=45, crops=crops, turns=turns)(x, streams(*rows))
+        for crops, turns in ((1, 1), (0.3, 0.6))
+    )
+    only_cropped = Views(scale=(0.5, 0.5))(x, streams(*rows))
+    kinds = {"both": every, "cropped": only_cropped, "neither": x}
+    same = {name: (some - kind).abs().amax((1, 2, 3)) < 1e-5 for name, kind in kinds.items()}
+    shares = {name: found.float().mean().item() for name, found in same.items()}
+    assert shares == pytest.approx({"both": 0.18, "cropped": 0.12, "neither": 0.28}, abs=0.06)
+
+
 def test_a_rows_view_is_its_own_and_changes_with_each_step() -> None:
     x = picture().expand(3, -1, -1, -1)
     together, alone = TRANSFORMED(x, streams(0, 1, 2)), TRANSFORMED(x[:1], streams(2))

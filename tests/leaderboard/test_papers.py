@@ -32,6 +32,12 @@ KNOWN = Papers({"gmi": GMI}, {"bido": BIDO})
         ("improved-gmi+taa", [("improved-", IMPROVEMENTS), ("gmi", GMI), ("+taa", VIEWED)]),
         ("gmi + lom + taa", [("gmi", GMI), (" + lom ", IMPROVEMENTS), ("+ taa", VIEWED)]),
         ("gmi+repeat", [("gmi", GMI), ("+repeat", None)]),
+        ("gmi+untrap", [("gmi", GMI), ("+untrap", None)]),
+        ("gmi + lom + untrap", [("gmi", GMI), (" + lom ", IMPROVEMENTS), ("+ untrap", None)]),
+        (
+            "improved-gmi+taa+untrap",
+            [("improved-", IMPROVEMENTS), ("gmi", GMI), ("+taa", VIEWED), ("+untrap", None)],
+        ),
         ("gmi@0123abcd", [("gmi@0123abcd", None)]),
         ("gmi+lom@0123abcd", [("gmi+lom@0123abcd", None)]),
         ("improved-other", [("improved-other", None)]),

@@ -44,6 +44,7 @@ def test_fields_of_a_later_release_by_their_paths() -> None:
 
 def test_later_fields_of_attacks() -> None:
     identity = {f"identity.{name}": value for name, value in LATER_IDENTITY.items()}
+    identity |= {"untrap": False}
     selection = {f"selection.{name}": value for name, value in LATER_SELECTION.items()}
     assert later_defaults(Gmi.Config()) == identity | LATER_REPEATS | selection
     # PPA came with its selection: no record of it was made without.
@@ -57,8 +58,7 @@ def filed(name: str = "gmi_none", **later: Any) -> Record:
     assert "selection" not in resolved
     assert not LATER_IDENTITY.keys() & resolved["identity"].keys()
     resolved["identity"] |= later.get("identity", {})
-    if "selection" in later:
-        resolved["selection"] = later["selection"]
+    resolved |= {name: later[name] for name in ("selection", "untrap") if name in later}
     for field in later.get("without", ()):
         table = resolved
         *tables, last = field.split(".")
@@ -83,6 +83,7 @@ def test_a_record_that_states_them_is_taken_as_they_resolve() -> None:
     [
         ({"identity": {"views": "taa"}}, "attack.identity.views is 'taa', here it is 'none'"),
         ({"identity": {"view_count": 50}}, "attack.identity.view_count is 50, here it is 8"),
+        ({"untrap": True}, "attack.untrap is True, here it is False"),
         ({"selection": {"pool": 5000}}, "attack.selection.pool is 5000, here it is None"),
         ({"selection": {"crops": 1}}, "attack.selection.crops is 1, here it is 100"),
         ({"selection": {"pools": 1}}, "attack.selection.pools is no setting of it"),
