@@ -47,8 +47,8 @@ _SETTING: dict[str, Any] = {
         },
         "ppa": {"attack.selection.candidates": 200},  # of which 50 are kept, as published
     },
-    # PLG-MI's networks for 64 pixels with two blocks more; at half their width the first of the
-    # generator and the last of the discriminator have 1,024 channels, as published.
+    # PLG-MI's networks for 64 pixels with a block more, from a map of 7×7: at half their width its
+    # first block and the discriminator's last have 1,024 channels, as published.
     "priors": {
         "conditional-gan": {
             "prior.start": False,

@@ -257,7 +257,7 @@ def test_each_identity_gets_images_that_the_target_takes_for_it() -> None:
     assert own.mean() > before.mean() + 0.2, (own, before)
 
 
-@pytest.mark.parametrize("start", [True, False])
+@pytest.mark.parametrize("start", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_without_the_targets_loss_it_learns_what_its_images_look_like(start: bool) -> None:
     """Dark images: a generator that learned nothing draws gray ones."""
     images = torch.randint(0, 40, (32, 3, 32, 32), generator=stream(0, "d")).to(torch.uint8)
