@@ -62,9 +62,10 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "deepinversion": {"attack.iterations": 500},
     "pixel": {"attack.iterations": 500},
 }
-# PLG-MI on synthfaces-32-dev by bits: on the general prior 5.4; its own after 150 steps of .0002 4.5
-# (two critic steps each), of .002 5.8, and 3.6 at five times the weight α; after 300 steps 7.75. A
-# class's gains and biases learn of the batches alone that show it, so small steps come too late.
+# PLG-MI on synthfaces-32-dev by bits: on the general prior 5.4; its own after 150 steps of .0002
+# 4.5 (two critic steps each), of .002 5.8, and 3.6 at five times the weight α; after 300 steps
+# 7.75. A class's gains and biases learn of the batches alone that show it, so small steps come too
+# late.
 PRIORS: dict[str, dict[str, Any]] = {
     "conditional-gan": {
         "prior.steps": 300,
