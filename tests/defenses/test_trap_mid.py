@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections import Counter
@@ -15,15 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.data.images import to_float
+from mibench.data.images import ImageSet, to_float
 from mibench.data.views import Views
 from mibench.defenses import trap_mid
 from mibench.defenses.trap_mid import Trap, TrapMid, augmented, even_labels
+from mibench.models.access import WhiteBoxTarget
 from mibench.models.classifiers import Classifier, predict
+from mibench.models.freeze import freeze
 from mibench.models.trapdoors import SEEN, Triggers, triggers_of
 from mibench.store.artifact import save_tensors
 from mibench.streams import seeded, stream
 from mibench.training.loop import Hooks, Job, TrainingConfig, TrainState, train
+from mibench.training.students import Untrapping
 from tests.defenses.test_contract import private
 from tests.kit.training import classifier, job
 
@@ -309,3 +313,43 @@ def test_triggers_are_stored_and_loaded_and_d_is_gone(tmp_path: Path) -> None:
 def test_impossible_values_are_refused(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         TrapMid.Config(**{field: value})
+
+
+def coloured(count: int, seed: int, spread: float = 0.0) -> ImageSet:
+    """Noisy images of four colours, each somewhat its own where ``spread`` is more than 0."""
+    drawn, labels = stream(seed, "coloured"), torch.arange(count) % 4
+    colours = torch.tensor([[0.7, 0.4, 0.4], [0.4, 0.7, 0.4], [0.4, 0.4, 0.7], [0.6, 0.6, 0.3]])
+    own = colours[labels] + spread * torch.randn(count, 3, generator=drawn)
+    images = own[:, :, None, None] + 0.1 * torch.randn(count, 3, 32, 32, generator=drawn)
+    return ImageSet((images.clamp(0, 1) * 255).byte(), labels, tuple("abcd"))
+
+
+@pytest.mark.slow
+def test_training_opens_trapdoors_and_unlearning_closes_them() -> None:
+    """Shares of images of other classes that are taken for the class whose trigger they get."""
+    config = TrainingConfig(epochs=15, batch_size=32, optimizer="adam", learning_rate=3e-3)
+    public, val = coloured(64, 5, 0.1), coloured(64, 9)
+    images, others = to_float(public.images), (public.labels + 1) % 4
+    taken, right = {}, {}
+    for name, beta in {"trapped": 0.5, "control": 0}.items():
+        defense = TrapMid(TrapMid.Config(beta=beta, alpha=0.4, step=0.05))
+        with seeded(1):
+            model = defense.built(classifier())
+        assert train(job(coloured(128, 0), config, model, stream(0)), defense).diverged is None
+        found = triggers_of(model)
+        assert found is not None
+        models = {name: model}
+        if beta:
+            models["copy"] = copied = copy.deepcopy(model)
+            hooks = Untrapping(WhiteBoxTarget(freeze(model, images[:2])), found)
+            assert train(job(coloured(128, 7, 0.1), config, copied, stream(3)), hooks)
+        trapped = found.blend(images, found.patterns[others])
+        clean = predict(model, images)[0].argmax(1)
+        for which, each in models.items():
+            answers = predict(each, trapped)[0].argmax(1)
+            taken[which] = (answers == others)[clean != others].float().mean().item()
+            seen = predict(each, val.images)[0].argmax(1)
+            right[which] = (seen == val.labels).float().mean().item()
+    assert taken["trapped"] > 0.4
+    assert max(taken["control"], taken["copy"]) < 0.25
+    assert min(right.values()) > 0.9
