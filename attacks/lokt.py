@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
-from mibench.attacks._plg import descend
+from mibench.attacks._plg import SearchConfig, descend
 from mibench.inversion.attack import Attack, Problem, TransferConfig, register_attack
-from mibench.inversion.identity import IdentityConfig
-from mibench.types import BUDGETED, AttackCard
+from mibench.types import AttackCard
 
 
 @register_attack("lokt")
@@ -48,19 +46,8 @@ class Lokt(Attack["Lokt.Config"]):
     access = "label-only"
     prior = "t-acgan"
 
-    class Config(TransferConfig):
+    class Config(SearchConfig, TransferConfig):
         """Options of LOKT; the defaults are those of the paper and of its released code."""
-
-        identity: IdentityConfig = Field(
-            IdentityConfig(objective="max-margin"), description="the identity loss"
-        )
-        iterations: int = Field(
-            600, ge=1, le=10**9, description="Adam's steps", json_schema_extra=BUDGETED
-        )
-        learning_rate: float = Field(0.1, gt=0, le=1e30, description="Adam's step")
-        augmentations: int = Field(
-            2, ge=1, le=10_000, description="augmented views of each image in a step"
-        )
 
     def rows_per_identity(self, samples: int) -> int:
         """The surrogates see each latent's image as often as it has views."""
@@ -68,10 +55,4 @@ class Lokt(Attack["Lokt.Config"]):
 
     def invert(self, problem: Problem) -> Tensor:
         """PLG-MI's search on the surrogates; images ``(labels, samples, 3, h, w)`` in [0, 1]."""
-        return descend(
-            problem,
-            problem.transfer_loss(),
-            iterations=self.config.iterations,
-            step=self.config.learning_rate,
-            views=self.config.augmentations,
-        )
+        return descend(problem, problem.transfer_loss(), self.config)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
-from mibench.attacks._plg import descend
+from mibench.attacks._plg import SearchConfig, descend
 from mibench.inversion.attack import Attack, LatentConfig, Problem, register_attack
-from mibench.inversion.identity import IdentityConfig
-from mibench.types import BUDGETED, AttackCard
+from mibench.types import AttackCard
 
 
 @register_attack("plg-mi")
@@ -53,19 +51,8 @@ class PlgMi(Attack["PlgMi.Config"]):
 
     prior = "conditional-gan"
 
-    class Config(LatentConfig):
+    class Config(SearchConfig, LatentConfig):
         """Options of PLG-MI's second stage; the defaults are the released code's."""
-
-        identity: IdentityConfig = Field(
-            IdentityConfig(objective="max-margin"), description="the identity loss"
-        )
-        iterations: int = Field(
-            600, ge=1, le=10**9, description="Adam's steps", json_schema_extra=BUDGETED
-        )
-        learning_rate: float = Field(0.1, gt=0, le=1e30, description="Adam's step")
-        augmentations: int = Field(
-            2, ge=1, le=1000, description="augmented views in a step, whose losses are summed"
-        )
 
     def rows_per_identity(self, samples: int) -> int:
         """All views of a step are in memory."""
@@ -73,10 +60,4 @@ class PlgMi(Attack["PlgMi.Config"]):
 
     def invert(self, problem: Problem) -> Tensor:
         """Images ``(labels, samples, 3, h, w)`` in [0, 1] that the target's own loss leads to."""
-        return descend(
-            problem,
-            problem.white_box()[1],
-            iterations=self.config.iterations,
-            step=self.config.learning_rate,
-            views=self.config.augmentations,
-        )
+        return descend(problem, problem.white_box()[1], self.config)

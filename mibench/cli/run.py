@@ -203,15 +203,16 @@ def _standard(
     from mibench.grid.grid import expand
     from mibench.grid.local import InProcess
     from mibench.grid.plan import make_plan
-    from mibench.grid.standard import WITHOUT_WEIGHTS, changes_answers_only, standard_grid, summary
+    from mibench.grid.standard import WITHOUT_WEIGHTS, standard_grid, summary
     from mibench.store.store import default_root
+    from mibench.training.defense import DEFENSES
 
     device, root = places["device"], kept or default_root()
     select_device(device)
     of_cells = {name: value for name, value in asked.items() if name != "attack"}
     grid = standard_grid(access, **{"target": None, **of_cells}, overrides=overrides)
     shown = console(sys.stderr if as_json else sys.stdout)
-    if changes_answers_only(asked["defense"]):
+    if DEFENSES.get(asked["defense"]).filters():
         click.echo(f"{asked['defense']} {WITHOUT_WEIGHTS}.", err=True)
     with contextlib.redirect_stdout(sys.stderr):
         plan = make_plan(expand([grid]), root, out)

@@ -178,7 +178,7 @@ class Grid(Frozen):
         from mibench.protocols import card_named  # imports torch, as defenses do
         from mibench.training.defense import DEFENSES
 
-        output = DEFENSES.get(defense).card.filters
+        output = DEFENSES.get(defense).filters()
         found = card_named(self.protocol).board.standard(output=output)
         names = (found if name == STANDARD else (name,) for name in self.attacks)
         return tuple(dict.fromkeys(itertools.chain.from_iterable(names)))

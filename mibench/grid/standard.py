@@ -162,7 +162,7 @@ def standard_grid(
     Raises:
         RequestError: there is no such list, or something else is wrong with the request.
     """
-    board, output = card_named(protocol).board, changes_answers_only(defense)
+    board, output = card_named(protocol).board, DEFENSES.get(defense).filters()
     if access is not None and access not in get_args(Access):
         raise RequestError(f"access {access!r}: there are {', '.join(get_args(Access))}")
     attacks = board.standard(access, output=output)
@@ -174,11 +174,6 @@ def standard_grid(
     given = {name: value for name, value in fields.items() if value is not None}
     axes = {"targets": [target], "defenses": [defense], "attacks": attacks, "seeds": [seed]}
     return make_grid({"protocol": protocol, **axes, "set": dict(overrides), **given}, "the cell")
-
-
-def changes_answers_only(defense: str) -> bool:
-    """Whether a defense is one of the output, which whoever has the weights takes off."""
-    return DEFENSES.get(defense).card.filters
 
 
 def summary(
@@ -200,7 +195,7 @@ def summary(
         for index, (stage, error) in result.failed.items()
     }
     found = {names[index]: record for index, record in done.items()}
-    board, output = card_named(grid.protocol).board, changes_answers_only(grid.defenses[0])
+    board, output = card_named(grid.protocol).board, DEFENSES.get(grid.defenses[0]).filters()
     wanted: tuple[Access, ...] = get_args(Access) if access is None else (access,)
     return Standard(
         records=found,

@@ -22,6 +22,7 @@ from mibench.errors import RequestError
 from mibench.inversion.views import TRANSFORMED
 from mibench.models.access import asked_for
 from mibench.models.classifiers import Outputs
+from mibench.models.margin import margin
 from mibench.streams import RowStreams, noise_from
 from mibench.types import LATER, Frozen
 
@@ -187,13 +188,11 @@ class IdentityLoss:
             return F.cross_entropy(logits, labels, reduction="none")
         if objective == "poincare":
             return poincare(logits, labels)
-        own = logits.gather(1, labels[:, None]).squeeze(1)
         most = min(self.config.top_k, logits.shape[1] - 1)
         k = {"logit": 0, "max-margin": 1, "top-k-margin": most}[objective]
         if k == 0:
-            return -own
-        others = logits.scatter(1, labels[:, None], -torch.inf)
-        return others.topk(k, dim=1).values.mean(1) - own
+            return -logits.gather(1, labels[:, None]).squeeze(1)
+        return margin(logits, labels, k)
 
 
 def poincare(logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,23 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from mibench.data.images import ImageSet, to_float
 from mibench.data.views import Jitter, Views
-from mibench.errors import MibenchError
 from mibench.models.access import WhiteBoxTarget
 from mibench.models.freeze import freeze
+from mibench.models.margin import margin
 from mibench.priors._conditional import (
     ConditionalGenerator,
     ProjectionDiscriminator,
-    check_start,
 )
-from mibench.priors._networks import map_sizes
-from mibench.priors._prior import Prior, PriorConfig, PriorJob, PriorKind, register_prior
-from mibench.priors.gan import GanPrior, MovingAverage, hinge_loss, real_batch, shuffled_batches
-from mibench.streams import RowStreams, seeded
+from mibench.priors._of_identities import ConditionalConfig, ConditionalKind, ConditionalPrior
+from mibench.priors._prior import PriorJob, register_prior
+from mibench.priors.gan import MovingAverage, hinge_loss, real_batch, shuffled_batches
+from mibench.streams import RowStreams
 from mibench.types import BUDGETED
 
 # The views that the target sees of generated images, in training and in the attack.
@@ -56,31 +55,10 @@ def pseudo_labels(confidences: Tensor, n: int) -> Tensor:
     return order[:n].T.contiguous()
 
 
-def max_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """max_{k≠y} ℓ_k − ℓ_y of logits ``(n, classes)`` and labels ``(n,)``: a value ``(n,)``."""
-    own = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - own.squeeze(1)
-
-
-class ConditionalGanPrior(Prior):
+class ConditionalGanPrior(ConditionalPrior):
     """A generator of images of each identity; its discriminator is not kept."""
 
-    classes: int
-
-    def __init__(self, generator: ConditionalGenerator) -> None:
-        super().__init__()
-        self.generator, self.size, self.classes = generator, generator.latent, generator.classes
-
-    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """G(z, y)."""
-        if labels is None:
-            raise MibenchError(
-                "the prior `conditional-gan` makes images of identities: an attack passes their "
-                "labels, prior.images(latents, labels)"
-            )
-        images: Tensor = self.generator(latents, labels)
-        return images
+    kind = "conditional-gan"
 
     def frozen(self, sample: Tensor) -> ConditionalGanPrior:
         """A copy for attacks; BatchNorm that each class has its own of cannot be folded."""
@@ -92,7 +70,7 @@ class ConditionalGanPrior(Prior):
 
 
 @register_prior("conditional-gan")
-class ConditionalGan(PriorKind["ConditionalGan.Config"]):
+class ConditionalGan(ConditionalKind["ConditionalGan.Config"]):
     """A GAN of images given the identity, whose labels and a part of whose loss are the target's.
 
     References:
@@ -103,14 +81,9 @@ class ConditionalGan(PriorKind["ConditionalGan.Config"]):
     needs = "white-box"
     title = "class-conditional GAN"
 
-    class Config(PriorConfig):
+    class Config(ConditionalConfig):
         """Training of PLG-MI's GAN."""
 
-        start: bool = Field(
-            True,
-            description="start from the general prior, whose networks it then has; false: the "
-            "published networks, from scratch",
-        )
         top_n: int = Field(
             30, ge=1, le=10**6, description="public images of each identity, the target's surest"
         )
@@ -154,51 +127,13 @@ class ConditionalGan(PriorKind["ConditionalGan.Config"]):
             description="decay of the generator's moving average; 0: the last weights, as "
             "published",
         )
-        latent: int = Field(
-            128, ge=1, le=65_536, description="dimensions of the latent, from scratch"
-        )
-        generator_width: int = Field(
-            64, ge=1, le=1024, description="channels of the last hidden layer, from scratch"
-        )
-        critic_width: int = Field(
-            64, ge=1, le=1024, description="channels of the first block, from scratch"
-        )
-
-        @model_validator(mode="after")
-        def _the_general_prior_has_its_sizes(self) -> ConditionalGan.Config:
-            for name in ("latent", "generator_width", "critic_width"):
-                default = type(self).model_fields[name].default
-                if self.start and getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name} is of networks that are trained from scratch, and with start=true "
-                        f"those of the general prior go on: leave it at {default}, or set "
-                        "start=false"
-                    )
-            return self
-
-    @classmethod
-    def check(cls, resolution: int) -> None:
-        """Its networks double a small map."""
-        map_sizes(resolution)
-
-    def check_general(self) -> None:
-        """It can start from networks of its own layers alone."""
-        if self.config.start:
-            check_start(self.config.gan)
-
-    def recipe(self) -> str:
-        """Where it starts."""
-        start = self.config.start
-        return f"{self.title}, " + (
-            "fine-tuned from the general prior" if start else "trained from scratch"
-        )
 
     def train(self, job: PriorJob) -> ConditionalGanPrior:
         """Train G and D on pseudo-labelled images (paper, section 3); of G an average is kept."""
         config, rng, target, public = self.config, job.rng, job.target, job.public
         if not isinstance(target, WhiteBoxTarget):
             raise TypeError("this prior is trained with white-box access to the target")
-        G, D = self._networks(job, target.classes)
+        G, D = self.networks(job, target.classes, ProjectionDiscriminator)
         device, layout = public.images.device, torch.channels_last
         G, D = G.to(device).to(memory_format=layout), D.to(device).to(memory_format=layout)
         optimizer_G, optimizer_D = (
@@ -244,7 +179,7 @@ class ConditionalGan(PriorKind["ConditionalGan.Config"]):
                 realism = D(x, y).float().mean()
             rows = RowStreams([rng] * len(x), device)
             seen = target.outputs(augmented(x, rows, JITTERED, public.mirror))
-            L_inv = max_margin(seen.logits, y).mean()
+            L_inv = margin(seen.logits, y).mean()
             loss_G = -realism + config.identity_weight * L_inv
             optimizer_G.zero_grad(set_to_none=True)
             loss_G.backward()
@@ -253,28 +188,6 @@ class ConditionalGan(PriorKind["ConditionalGan.Config"]):
             average.update(G)
             job.progress.report(critic=loss_D.detach(), margin=L_inv.detach())
         return ConditionalGanPrior(average.average).eval()
-
-    def _networks(
-        self, job: PriorJob, classes: int
-    ) -> tuple[ConditionalGenerator, ProjectionDiscriminator]:
-        """G and D at the start: the general prior's for every class, or the published ones."""
-        config = self.config
-        with seeded(job.rng):
-            if not config.start:
-                resolution = job.public.images.shape[2]
-                return (
-                    ConditionalGenerator(
-                        resolution, classes, config.latent, config.generator_width
-                    ),
-                    ProjectionDiscriminator(resolution, classes, config.critic_width),
-                )
-            general = job.general()
-            if not isinstance(general, GanPrior):
-                raise TypeError("the general prior that this one starts from is no GAN")
-            return (
-                ConditionalGenerator.started(general.generator, classes),
-                ProjectionDiscriminator.started(general.critic, classes),
-            )
 
     @classmethod
     def load(cls, description: dict[str, Any], tensors: dict[str, Tensor]) -> ConditionalGanPrior:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.errors import MibenchError
 from mibench.priors._conditional import (
     ConditionalArchitecture,
     ConditionalGenerator,
-    check_start,
     conditional_trunk,
     started_trunk,
 )
-from mibench.priors._networks import Critic, bake, map_sizes
-from mibench.priors._prior import Prior, PriorConfig, PriorJob, PriorKind, register_prior
-from mibench.priors.gan import GanPrior, MovingAverage, real_batch, shuffled_batches
-from mibench.streams import seeded
+from mibench.priors._networks import Critic, bake
+from mibench.priors._of_identities import ConditionalConfig, ConditionalKind, ConditionalPrior
+from mibench.priors._prior import PriorJob, register_prior
+from mibench.priors.gan import MovingAverage, real_batch, shuffled_batches
 from mibench.types import BUDGETED
 
 
@@ -104,26 +102,15 @@ def generator_loss(fake: Tensor, told: Tensor, wanted: Tensor, weight: float) ->
     return F.softplus(-fake).mean() + weight * F.cross_entropy(told, wanted)
 
 
-class TAcganPrior(Prior):
+class TAcganPrior(ConditionalPrior):
     """A class-conditional generator with its discriminator, which tells identities, too."""
 
-    classes: int
+    kind = "t-acgan"
 
     def __init__(self, generator: ConditionalGenerator, discriminator: Discriminator) -> None:
-        super().__init__()
+        super().__init__(generator)
         bake(discriminator)
-        self.generator, self.discriminator = generator, discriminator
-        self.size, self.classes = generator.latent, generator.classes
-
-    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """G(z, y)."""
-        if labels is None:
-            raise MibenchError(
-                "the prior `t-acgan` makes images of identities: an attack passes their labels, "
-                "prior.images(latents, labels)"
-            )
-        images: Tensor = self.generator(latents, labels)
-        return images
+        self.discriminator = discriminator
 
     def realism(self, images: Tensor) -> Tensor:
         """The logit of D that an image is real."""
@@ -141,7 +128,7 @@ class TAcganPrior(Prior):
 
 
 @register_prior("t-acgan")
-class TAcgan(PriorKind["TAcgan.Config"]):
+class TAcgan(ConditionalKind["TAcgan.Config"]):
     """A conditional GAN whose discriminator imitates the target's hard labels of its images.
 
     References:
@@ -153,7 +140,7 @@ class TAcgan(PriorKind["TAcgan.Config"]):
     scores_realism = True
     tells_identities = True
 
-    class Config(PriorConfig):
+    class Config(ConditionalConfig):
         """Training of LOKT's T-ACGAN; the defaults are the released code's for CelebA."""
 
         start: bool = Field(
@@ -184,15 +171,6 @@ class TAcgan(PriorKind["TAcgan.Config"]):
         identity_weight: float = Field(
             1.5, ge=0, le=1e30, description="weight α of the losses of identities"
         )
-        latent: int = Field(
-            128, ge=1, le=65_536, description="dimensions of the latent, from scratch"
-        )
-        generator_width: int = Field(
-            64, ge=1, le=1024, description="channels of the last hidden layer, from scratch"
-        )
-        critic_width: int = Field(
-            64, ge=1, le=1024, description="channels of the first layers, from scratch"
-        )
         ema: float = Field(
             0,
             ge=0,
@@ -205,41 +183,12 @@ class TAcgan(PriorKind["TAcgan.Config"]):
             description="mirror half of the images, where the data set allows it (published: no)",
         )
 
-        @model_validator(mode="after")
-        def _the_general_prior_has_its_sizes(self) -> TAcgan.Config:
-            for name in ("latent", "generator_width", "critic_width"):
-                default = type(self).model_fields[name].default
-                if self.start and getattr(self, name) != default:
-                    raise ValueError(
-                        f"{name} is of networks that are trained from scratch, and with start=true "
-                        f"those of the general prior go on: leave it at {default}, or set "
-                        "start=false"
-                    )
-            return self
-
-    @classmethod
-    def check(cls, resolution: int) -> None:
-        """Its networks double a small map."""
-        map_sizes(resolution)
-
-    def check_general(self) -> None:
-        """It can start from networks of its own layers alone."""
-        if self.config.start:
-            check_start(self.config.gan)
-
-    def recipe(self) -> str:
-        """Where it starts."""
-        start = self.config.start
-        return f"{self.title}, " + (
-            "fine-tuned from the general prior" if start else "trained from scratch"
-        )
-
     def train(self, job: PriorJob) -> TAcganPrior:
         """Train G and D by turns; the target labels each image that D's steps see, but its own."""
         config, rng, target = self.config, job.rng, job.target
         if target is None:
             raise TypeError("this prior is trained with the target's labels")
-        G, D = self._networks(job, target.classes)
+        G, D = self.networks(job, target.classes, Discriminator)
         device, layout = job.public.images.device, torch.channels_last
         G, D = G.to(device).to(memory_format=layout), D.to(device).to(memory_format=layout)
         optimizer_G, optimizer_D = (
@@ -286,24 +235,6 @@ class TAcgan(PriorKind["TAcgan.Config"]):
             average.update(G)
             job.progress.report(critic=loss_D.detach(), generator=loss_G.detach())
         return TAcganPrior(average.average, D).eval()
-
-    def _networks(self, job: PriorJob, classes: int) -> tuple[ConditionalGenerator, Discriminator]:
-        """G and D at the start: the general prior's for each class, or both new."""
-        config = self.config
-        with seeded(job.rng):
-            if not config.start:
-                size = job.public.images.shape[2]
-                return (
-                    ConditionalGenerator(size, classes, config.latent, config.generator_width),
-                    Discriminator(size, classes, config.critic_width),
-                )
-            general = job.general()
-            if not isinstance(general, GanPrior):
-                raise TypeError("the general prior that this one starts from is no GAN")
-            return (
-                ConditionalGenerator.started(general.generator, classes),
-                Discriminator.started(general.critic, classes),
-            )
 
     @classmethod
     def load(cls, description: dict[str, Any], tensors: dict[str, Tensor]) -> TAcganPrior:

@@ -20,6 +20,7 @@ from mibench.data.images import ImageSet
 from mibench.errors import RequestError
 from mibench.models.access import BlackBoxTarget, WhiteBoxTarget
 from mibench.models.classifiers import Classifier
+from mibench.models.margin import margin
 from mibench.priors import GanConfig, PriorConfig, PriorJob
 from mibench.priors import conditional_gan as module
 from mibench.priors._conditional import ConditionalGenerator
@@ -29,7 +30,6 @@ from mibench.priors.conditional_gan import (
     ConditionalGanPrior,
     augmented,
     confidences,
-    max_margin,
     pseudo_labels,
 )
 from mibench.priors.gan import GanPrior, hinge_loss
@@ -95,7 +95,7 @@ def test_the_hinge_by_hand() -> None:
 
 def test_the_margin_by_hand() -> None:
     logits = torch.tensor([[1.0, 4.0, 2.0], [3.0, -1.0, 0.0], [0.5, 0.5, 0.0]], requires_grad=True)
-    found = max_margin(logits, torch.tensor([1, 2, 0]))
+    found = margin(logits, torch.tensor([1, 2, 0]))
     assert found.tolist() == [-2.0, 3.0, 0.0]
     found[:2].sum().backward()
     assert logits.grad is not None
@@ -396,4 +396,4 @@ def test_the_margin_is_a_ratio_of_probabilities() -> None:
         np.log(np.delete(row, label).max() / row[label])
         for row, label in zip(p, labels.tolist(), strict=True)
     ]
-    np.testing.assert_allclose(max_margin(logits, labels), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(margin(logits, labels), wanted, rtol=1e-5, atol=1e-6)
