@@ -58,9 +58,9 @@ _SMALL: dict[str, Any] = {
     # .02 1.0, .03 1.0, .05 .366; TL-DMI .5 of the layers with 10 passes .998, with 4 passes .75
     # .917 and .9 .802; LoFt rank 50 .997, 20 .993, 10 .798; RoLSS 1 .996; AT-AT λ .08 .996;
     # adversarial training ε .005 .997; Trap-MID β .2 .995 at the published α .02, at which this
-    # training is too short to open its trapdoors, and .991 at α .1. Filters before one network
-    # (.995, test .999): SSD ε 1.5 .993 (test .996), 10 .993; Purifier .995; rounding, top-k and
-    # label-only never change a label, and top-1 is label-only.
+    # training is too short to open its trapdoors, and at α .1 .991, β .4 .979. Filters before one
+    # network (.995, test .999): SSD ε 1.5 .993 (test .996), 10 .993; Purifier .995; rounding, top-k
+    # and label-only never change a label, and top-1 is label-only.
     "defenses": {
         "label-smoothing": {"defense.alpha": -0.5},
         "midre": {"defense.area": 0.6},
@@ -71,7 +71,7 @@ _SMALL: dict[str, Any] = {
         "rounding": {"defense.step": 0.5},
         "top-k": {"defense.k": 2},
         "ssd": {"defense.epsilon": 1.5},
-        "trap-mid": {"defense.alpha": 0.1},
+        "trap-mid": {"defense.alpha": 0.1, "defense.beta": 0.4},
         "mid": {"defense.beta": 0.04},
         "bido": {"target.learning_rate": 1e-3, "defense.scale": 3},
         "dp-sgd": {
