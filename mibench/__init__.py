@@ -13,15 +13,17 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "attacks").is_dir():
 
 if TYPE_CHECKING:
     from mibench.cell.run import run
+    from mibench.cell.zoo import load_target
     from mibench.grid.standard import standard
     from mibench.reports.compare import compare
     from mibench.reports.run import report
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "report", "run", "standard"]
+__all__ = ["__version__", "compare", "load_target", "report", "run", "standard"]
 
 _PLACES = {
     "compare": "mibench.reports.compare",
+    "load_target": "mibench.cell.zoo",
     "report": "mibench.reports.run",
     "run": "mibench.cell.run",
     "standard": "mibench.grid.standard",

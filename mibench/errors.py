@@ -37,6 +37,14 @@ class ArtifactError(MibenchError):
     """A stored artifact is missing, incomplete or does not match its checksum."""
 
 
+class HubError(MibenchError):
+    """A hub lacks what was asked for, or what it sent is not what was asked for."""
+
+
+class UnreachableError(HubError):
+    """A hub does not answer."""
+
+
 def printable(text: str, most: int | None = None, keep: str = "") -> str:
     r"""``text`` with what would not show, or would steer a terminal, written as escapes.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-StageState = Literal["computing", "done", "cached"]
+StageState = Literal["computing", "done", "cached", "fetched"]
 
 ABSENT = "—"  # in the place of a number that is not there
 
@@ -33,7 +33,7 @@ class Progress:
             self.end()
 
     def stage(self, name: str, state: StageState, seconds: float = 0.0) -> None:
-        """A stage starts computing, was computed in ``seconds``, or was found cached."""
+        """A stage starts computing, was computed in ``seconds``, found cached, or fetched."""
 
     def begin(self, total: int, label: str) -> None:
         """A loop of ``total`` steps starts."""

@@ -15,13 +15,14 @@ from mibench.cell.graph import Graph
 from mibench.cell.record import claim, make_record, run_folder, write
 from mibench.cell.request import Request, check_device, make_request
 from mibench.cell.resolve import Cell, check, resolve
-from mibench.cell.stage import Bench, Stage
+from mibench.cell.stage import Bench, Stage, has
 from mibench.data.divided import Divided
 from mibench.errors import DivergedError, RequestError
 from mibench.files import output_folder
 from mibench.progress import SILENT, Progress
 from mibench.record import Record
 from mibench.settings import NEEDED_BYTES
+from mibench.store.hub import Hub, source_of
 from mibench.store.store import Store, default_root
 from mibench.types import Preset
 
@@ -42,6 +43,7 @@ def run(
     store: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    hub: str | None = None,
     progress: Progress = SILENT,
     command: str | None = None,
 ) -> Record:
@@ -70,6 +72,8 @@ def run(
             record; None: below ``mibench-runs/``, under a name that no other cell has.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``; auto takes a CUDA GPU
             where there is one, else the CPU.
+        hub: URL of a hub that stages are taken from before they are computed; None:
+            ``MIBENCH_HUB``, or no hub.
         progress: told of stages and steps.
         command: what the record states as its command; None reconstructs one.
 
@@ -97,7 +101,8 @@ def run(
         overrides={} if overrides is None else overrides,
         budget=budget,
     )
-    return run_cell(request, store, out, device, progress, command).record
+    source = source_of(hub, progress)
+    return run_cell(request, store, out, device, progress, command, source).record
 
 
 @dataclass(frozen=True)
@@ -115,14 +120,15 @@ def run_cell(
     device: str = "auto",
     progress: Progress = SILENT,
     command: str | None = None,
+    hub: Hub | None = None,
 ) -> Finished:
     """Run the cell that is asked for; :func:`run` says what the arguments mean."""
     cell = check(resolve(settled(request)))
-    bench = Bench(Store(store or default_root()), select_device(device), progress)
+    bench = Bench(Store(store or default_root()), select_device(device), progress, hub)
     bench.store.require_space(NEEDED_BYTES)
     graph = Graph(cell, divide(cell, progress))
     folder = claim(out or run_folder(cell, graph.images), cell, graph.images)
-    todo = graph.needed(lambda stage: bench.store.manifest(stage.kind, stage.key) is not None)
+    todo = graph.needed(lambda stage: has(stage, bench.store, hub))
     progress.expect([stage.name for stage in todo])
     for stage in todo:
         compute(stage, graph, bench)

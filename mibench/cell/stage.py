@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 
-from mibench.progress import Progress
+from mibench.progress import Progress, StageState
 from mibench.store.artifact import Artifact
 from mibench.store.environment import peak_memory_bytes
+from mibench.store.hub import Hub
 from mibench.store.source import code_digest
 from mibench.store.store import Store, stage_key
 
@@ -96,11 +97,14 @@ class Bench:
 
     Attributes:
         store: where artifacts live. device: where tensors live. progress: told of stages and steps.
+        hub: where artifacts are taken from before they are computed; None: nowhere.
         computed: names of the stages that the store did not hold.
     """
 
-    def __init__(self, store: Store, device: torch.device, progress: Progress) -> None:
-        self.store, self.device, self.progress = store, device, progress
+    def __init__(
+        self, store: Store, device: torch.device, progress: Progress, hub: Hub | None = None
+    ) -> None:
+        self.store, self.device, self.progress, self.hub = store, device, progress, hub
         self.computed: set[str] = set()
         self._told: set[str] = set()  # names of the stages that progress was told of
         self._within: list[float] = [0.0]  # seconds of the stages computed inside each open one
@@ -126,7 +130,7 @@ class Bench:
         return cast(V, self._held[key])
 
     def artifact(self, stage: Stage[Any]) -> Artifact:
-        """The artifact of a stage, computed if need be; its cost is kept with it."""
+        """The artifact of a stage, fetched or computed if need be; its cost is kept with it."""
 
         def timed(folder: Path) -> dict[str, Any]:
             self.progress.stage(stage.name, "computing")
@@ -141,13 +145,28 @@ class Bench:
             memory = peak_memory_bytes(self.device)
             return {"seconds": round(elapsed - inside, 3), "peak_memory_bytes": memory, **cost}
 
+        offer = self.hub.offer(stage.kind, stage.key) if self.hub else None
+        fetched: list[Path] = []
+
+        def fetch(folder: Path) -> None:
+            assert offer is not None
+            offer(folder)
+            fetched.append(folder)
+
         artifact = self.store.get_or_compute(
-            stage.kind, stage.key, stage.inputs, timed, self.device
+            stage.kind, stage.key, stage.inputs, timed, self.device, fetch if offer else None
         )
         if not artifact.cached:
             self.computed.add(stage.name)
         if not artifact.cached or stage.name not in self._told:
             seconds = float(artifact.manifest.cost.get("seconds", 0))
-            self.progress.stage(stage.name, "cached" if artifact.cached else "done", seconds)
+            found: StageState = "fetched" if fetched else "cached"
+            self.progress.stage(stage.name, found if artifact.cached else "done", seconds)
         self._told.add(stage.name)
         return artifact
+
+
+def has(stage: Stage[Any], store: Store, hub: Hub | None) -> bool:
+    """Whether the artifact of a stage is in a store, or on a hub, as these say."""
+    held = store.manifest(stage.kind, stage.key) is not None
+    return held or (hub is not None and (stage.kind, stage.key) in hub.entries)

@@ -37,6 +37,10 @@ COMMANDS = {  # where each is, and its line of help
         "File records, build the boards, and check claims.",
     ),
     "store": ("store:store_commands", "Look after the folder of cached stages."),
+    "zoo": (
+        "zoo:zoo_commands",
+        "Share trained targets, priors, judges and records through a hub.",
+    ),
     "doctor": ("doctor:doctor", "Show what this machine has, and what is missing."),
 }
 

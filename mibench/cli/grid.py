@@ -12,6 +12,7 @@ from mibench.cli.options import (
     budget_option,
     complete_attack,
     data_option,
+    hub_option,
     preset_option,
     quiet_option,
     settings_option,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 @data_option
 @budget_option
 @store_option
+@hub_option
 @click.option("--out", metavar="DIR", help="Folder of the run folders.  [default: mibench-runs]")
 @click.option("--dry-run", is_flag=True, help="Only show what is cached and what would be done.")
 @click.option(
@@ -126,6 +128,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.grid.local import InProcess, Workers, local_devices, threads_each
     from mibench.grid.plan import make_plan
     from mibench.grid.ray_cluster import RayCluster
+    from mibench.store.hub import source_of
     from mibench.store.store import default_root
 
     devices, threads = ["cpu"], options["threads"]
@@ -136,7 +139,8 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     requests = expand(grids)
     root = kept or default_root()
     with contextlib.redirect_stdout(sys.stderr):
-        plan = make_plan(requests, root, out)
+        source = source_of(options["hub"])
+        plan = make_plan(requests, root, out, source)
     stages = sorted({s.kind for cell in plan.cells for s in cell.graph.stages.values()})
     for stage in resources or ():
         if stage and stage not in stages:
@@ -159,7 +163,14 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
         return InProcess(progress)
 
     result, done = compute(
-        plan, root, executor, options["device"], len(devices), shown, quiet=options["quiet"]
+        plan,
+        root,
+        executor,
+        options["device"],
+        len(devices),
+        shown,
+        quiet=options["quiet"],
+        hub=source.url if source else None,
     )
     if options["as_json"]:
         for record in done.values():
@@ -176,6 +187,7 @@ def compute(
     shown: Console,
     *,
     quiet: bool,
+    hub: str | None = None,
 ) -> tuple[Result, dict[int, Record]]:
     """Run a plan with its progress on standard error, and show how it ended.
 
@@ -187,6 +199,7 @@ def compute(
         workers: how many stages may run at once.
         shown: where the end is shown.
         quiet: whether there is no progress.
+        hub: URL of what stages are taken from before they are computed.
 
     Returns:
         How it ended, and the records by the index of their cell.
@@ -202,7 +215,7 @@ def compute(
     display = None if quiet else GridDisplay(plan, workers)
     with display or contextlib.nullcontext(), contextlib.redirect_stdout(sys.stderr):
         result = run_grid(
-            plan, store, executor(display or SILENT), display or Listener(), device=device
+            plan, store, executor(display or SILENT), display or Listener(), device, hub
         )
     done = records(plan.cells, result)
     show_result(plan, result, done, shown)

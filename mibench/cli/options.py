@@ -21,6 +21,13 @@ store_option = click.option(
     help="Folder of cached stages. Without it, the environment variable MIBENCH_STORE names the "
     "folder, else it is `mibench` in your cache folder.",
 )
+hub_option = click.option(
+    "--from",
+    "hub",
+    metavar="URL",
+    help="Hub that stages are taken from before they are computed: http(s)://…, s3://…, hf://… or "
+    "a folder. Without it, the environment variable MIBENCH_HUB may name one.",
+)
 data_option = click.option(
     "--data",
     metavar="DIR",

@@ -17,6 +17,7 @@ from mibench.cli.options import (
     budget_option,
     complete_attack,
     data_option,
+    hub_option,
     preset_option,
     print_json,
     quiet_option,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
 @data_option
 @budget_option
 @store_option
+@hub_option
 @click.option(
     "--out",
     metavar="DIR",
@@ -118,6 +120,7 @@ def run(
     settings: tuple[str, ...],
     access: Access | None,
     store: str | None,
+    hub: str | None,
     out: str | None,
     device: str,
     as_json: bool,
@@ -140,7 +143,7 @@ def run(
     check_device(device)
     given = {name: value for name, value in asked.items() if value is not None}
     if asked["attack"] == STANDARD:
-        places = {"store": store, "out": out, "device": device}
+        places = {"store": store, "out": out, "device": device, "hub": hub}
         _standard(ctx, access, parse_settings(settings), given, places, as_json, quiet)
         return
     if access is not None:
@@ -155,6 +158,7 @@ def run(
     from mibench.cli.show.progress import display
     from mibench.cli.show.record import show_record
     from mibench.cli.show.tables import console
+    from mibench.store.hub import source_of
     from mibench.store.store import default_root
 
     typed = shlex.join(["mibench", *ctx.meta[ARGUMENTS]])
@@ -165,7 +169,7 @@ def run(
         _logged_to_stderr(),
     ):
         command = typed.encode("utf-8", "backslashreplace").decode()  # a record holds text only
-        done = run_cell(request, kept, folder, device, progress, command)
+        done = run_cell(request, kept, folder, device, progress, command, source_of(hub, progress))
     out_stream = console(sys.stderr if as_json else sys.stdout)
     show_record(
         done.record, out_stream, done.folder.absolute(), (kept or default_root()).absolute()
@@ -204,6 +208,7 @@ def _standard(
     from mibench.grid.local import InProcess
     from mibench.grid.plan import make_plan
     from mibench.grid.standard import WITHOUT_WEIGHTS, standard_grid, summary
+    from mibench.store.hub import source_of
     from mibench.store.store import default_root
     from mibench.training.defense import DEFENSES
 
@@ -215,9 +220,11 @@ def _standard(
     if DEFENSES.get(asked["defense"]).filters():
         click.echo(f"{asked['defense']} {WITHOUT_WEIGHTS}.", err=True)
     with contextlib.redirect_stdout(sys.stderr):
-        plan = make_plan(expand([grid]), root, out)
+        source = source_of(places["hub"])
+        plan = make_plan(expand([grid]), root, out, source)
     show_plan(plan, 1, shown)
-    result, done = compute(plan, root, InProcess, device, 1, shown, quiet=quiet)
+    url = source.url if source else None
+    result, done = compute(plan, root, InProcess, device, 1, shown, quiet=quiet, hub=url)
     found = summary(grid, access, plan, result, done)
     show_standard(found, shown)
     if as_json:

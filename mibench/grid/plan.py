@@ -15,11 +15,12 @@ from mibench.cell.record import run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
 from mibench.cell.run import divide, settled
-from mibench.cell.stage import Stage
+from mibench.cell.stage import Stage, has
 from mibench.data.divided import Divided
 from mibench.errors import NotApplicableError, RequestError
 from mibench.progress import SILENT
 from mibench.settings import flat
+from mibench.store.hub import Hub
 from mibench.store.store import Store
 from mibench.types import digest
 
@@ -68,7 +69,7 @@ class Plan:
         cells: the cells, those that equal an earlier one left out.
         planned: stages that the store does not hold, and the last stage of each cell, by key;
             parents come first.
-        cached: stages that the store holds, by key.
+        cached: stages that the store holds, or the hub, by key.
         separately: stages that a script would compute which runs cell after cell without a store.
         left_out: pairs of attack and defense that are not applicable (n/a), with the number of
             cells of each, in order.
@@ -92,7 +93,12 @@ class Plan:
         return sum(each for each in known if each is not None), known.count(None)
 
 
-def make_plan(requests: Iterable[Request], store: Store | Path, out: Path | None = None) -> Plan:
+def make_plan(
+    requests: Iterable[Request],
+    store: Store | Path,
+    out: Path | None = None,
+    hub: Hub | None = None,
+) -> Plan:
     """Resolve all cells and merge their stages; nothing is computed.
 
     Args:
@@ -100,6 +106,7 @@ def make_plan(requests: Iterable[Request], store: Store | Path, out: Path | None
         store: what it holds is not computed again; one named by its folder is made when no cell
             was refused.
         out: folder of the run folders; None: ``mibench-runs``.
+        hub: what it holds is fetched when it is needed.
 
     Raises:
         RequestError: a cell is wrong, and the message names it; or none is left.
@@ -124,10 +131,9 @@ def make_plan(requests: Iterable[Request], store: Store | Path, out: Path | None
         raise RequestError("the grid has no cells")
     store = store if isinstance(store, Store) else Store(store)
     stages = {each.key: each for cell in cells for each in cell.graph.stages.values()}
-    manifests = {key: store.manifest(each.kind, key) for key, each in stages.items()}
     wanted: dict[str, list[int]] = defaultdict(list)
     found: dict[str, tuple[Stage[Any], int, frozenset[str]]] = {}
-    cached = {key: each for key, each in stages.items() if manifests[key] is not None}
+    cached = {key: each for key, each in stages.items() if has(each, store, hub)}
     for index, cell in enumerate(cells):
         for stage in cell.graph.needed(lambda each: each.key in cached):
             if stage.key in cached and stage.key != cell.goal:

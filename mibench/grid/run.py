@@ -12,7 +12,12 @@ from mibench.record import Record
 
 
 def run_grid(
-    plan: Plan, store: Path, executor: Executor, listener: Listener, device: str = "auto"
+    plan: Plan,
+    store: Path,
+    executor: Executor,
+    listener: Listener,
+    device: str = "auto",
+    hub: str | None = None,
 ) -> Result:
     """Compute a plan's stages and write its cells' run folders.
 
@@ -22,10 +27,11 @@ def run_grid(
         executor: where stages run.
         listener: told how it goes on.
         device: for executors that leave the choice to the job.
+        hub: URL of what stages are taken from before they are computed; the plan's, too.
     """
 
     def make_job(cell: GridCell, planned: PlannedStage) -> Job:
-        return job_of(cell, planned.stage, store, device)
+        return job_of(cell, planned.stage, store, device, hub)
 
     return run_plan(plan, executor, make_job, listener)
 

@@ -23,6 +23,7 @@ from mibench.metrics.intervals import bootstrap_interval
 from mibench.progress import SILENT, Progress
 from mibench.protocols import card_named
 from mibench.record import BoardCard, Record
+from mibench.store.hub import source_of
 from mibench.store.store import default_root
 from mibench.training.defense import DEFENSES
 from mibench.types import Access, Preset
@@ -100,6 +101,7 @@ def standard(
     store: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    hub: str | None = None,
     progress: Progress = SILENT,
 ) -> Standard:
     """Run the standard set of attacks on a defense, one cell after the other: what a paper reports.
@@ -111,7 +113,7 @@ def standard(
         access: ``"white-box"``, ``"black-box"`` or ``"label-only"``: that list alone; None: the
             lists of all. A defense of the output has no white-box list.
         out: folder of the run folders; None: ``mibench-runs``.
-        protocol, target, defense, seed, root, preset, data, overrides, budget, store, device,
+        protocol, target, defense, seed, root, preset, data, overrides, budget, store, device, hub,
             progress: as :func:`mibench.run` takes them; ``overrides`` are for all cells.
 
     Returns:
@@ -137,8 +139,10 @@ def standard(
         budget=budget,
         overrides=dict(overrides or {}),
     )
-    plan = make_plan(expand([grid]), kept, folder)
-    result = run_grid(plan, kept, InProcess(progress), Listener(), device=device)
+    source = source_of(hub, progress)
+    plan = make_plan(expand([grid]), kept, folder, source)
+    url = source.url if source else None
+    result = run_grid(plan, kept, InProcess(progress), Listener(), device=device, hub=url)
     return summary(grid, access, plan, result, records(plan.cells, result))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from mibench.data.divided import Divided
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
 from mibench.progress import SILENT, Progress
+from mibench.store.hub import ready_hub
 from mibench.store.store import Store
 from mibench.types import digest
 
@@ -37,6 +39,7 @@ class Job:
         goal: key of the cell's last stage, which holds all that the cell depends on.
         store: root of the store. device: ``"auto"``, ``"cpu"``, ``"cuda:1"``.
         cwd: folder that relative paths start from.
+        hub: URL of what stages are taken from before they are computed.
     """
 
     request: Request
@@ -49,6 +52,7 @@ class Job:
     store: Path
     device: str
     cwd: Path
+    hub: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,19 @@ def work(job: Job, progress: Progress = SILENT) -> JobOutcome:
         return JobOutcome(job.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
 
 
+_hub = functools.cache(ready_hub)  # what is said of one that is gone is said once a process
+
+
 # The cell that this process worked on last, with its data and networks.
 _kept: dict[str, tuple[Graph, Bench]] = {}
 
 
 def _cell(job: Job) -> tuple[Graph, Bench]:
-    key = digest([job.request.model_dump(mode="json"), job.goal, str(job.store), job.device])
+    place = [str(job.store), job.device, job.hub]
+    key = digest([job.request.model_dump(mode="json"), job.goal, *place])
     if key not in _kept:
         _kept.clear()  # before the next cell's data and networks come
-        bench = Bench(Store(job.store), select_device(job.device), SILENT)
+        bench = Bench(Store(job.store), select_device(job.device), SILENT, _hub(job.hub))
         graph = Graph(check(resolve(job.request)), job.divided)
         if graph.picture.key != job.goal:
             raise MibenchError(
@@ -118,7 +126,9 @@ def _cell(job: Job) -> tuple[Graph, Bench]:
     return _kept[key]
 
 
-def job_of(cell: GridCell, stage: Stage[Any], store: Path, device: str) -> Job:
+def job_of(
+    cell: GridCell, stage: Stage[Any], store: Path, device: str, hub: str | None = None
+) -> Job:
     """The job of a stage for one of its cells."""
     graph = cell.graph
     return Job(
@@ -132,4 +142,5 @@ def job_of(cell: GridCell, stage: Stage[Any], store: Path, device: str) -> Job:
         store.absolute(),
         device,
         Path.cwd(),
+        hub,
     )

@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError, field_validator
 from torch import Tensor
 
 from mibench.errors import ArtifactError
@@ -55,6 +55,15 @@ class Manifest(Frozen):
     created: str
     cost: dict[str, Any]
     checksum: str
+
+    @field_validator("files")
+    @classmethod
+    def _lie_below(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            odd = set(name) & {"\\", ":", "\0"} or {"", ".", ".."} & set(name.split("/"))
+            if odd or name == MANIFEST:
+                raise ValueError(f"{name!r} is no file of an artifact")
+        return files
 
     @property
     def mibench(self) -> str | None:
@@ -155,7 +164,7 @@ def parse_manifest(folder: Path, stage: str, key: str) -> Manifest:
         manifest = Manifest(**fields)
         del fields["checksum"]
         intact = digest(fields) == manifest.checksum
-    except (OSError, ValueError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, ValidationError) as error:
         why = "it is none" if isinstance(error, ValidationError) else error
         raise ArtifactError(f"corrupt {stage} artifact: {path} cannot be read ({why})") from error
     if not intact:

@@ -5,11 +5,13 @@ Layout of a store::
     <stage>/<key>/manifest.json ...   a finished artifact, never changed after it appears
     locks/<stage>-<key>.lock          held by the process that computes or removes the artifact
     tmp/<stage>-<key>-<random>/       an artifact being computed, or being removed
+    fetched/<stage>-<key>/            what has arrived of an artifact from elsewhere
 
 An artifact is computed in ``tmp`` and renamed into place, under its lock. The operating system
 drops a process's locks when it dies, so a folder in ``tmp`` whose lock is free has lost its owner:
 whoever obtains the lock may remove it. That holds for processes on other machines too, as far as
-the file system shares locks.
+the file system shares locks. What lies in ``fetched`` goes on where it ended, and is read by nobody
+until all of it is there and checked.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from filelock import FileLock, Timeout
 
-from mibench.errors import ArtifactError, MibenchError, RequestError
+from mibench.errors import ArtifactError, HubError, MibenchError, RequestError
 from mibench.files import sha256, user_path
 from mibench.store.artifact import (
     MANIFEST,
@@ -53,9 +55,15 @@ _STAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OWNER = re.compile(rf"(?P<stage>{_STAGE.pattern})-(?P<key>{_KEY.pattern})")
 _TEMPORARY = re.compile(rf"{_OWNER.pattern}-[0-9a-f]{{8}}")
+_NO_STAGES = ("tmp", "locks", "fetched")
 _SILENT_SECONDS = 2.0  # that a process waits for another one without a word
 # A disk that is full, over quota, read-only or failing: such errors often name no file.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+# Brings an artifact, its manifest too, into a folder that may hold what an earlier attempt left;
+# raises HubError where it cannot be had.
+Fetch = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -154,11 +162,12 @@ class Store:
         inputs: dict[str, Any],
         compute: Callable[[Path], dict[str, Any]],
         device: torch.device | str = "cpu",
+        fetch: Fetch | None = None,
     ) -> Artifact:
-        """The artifact of ``key``, computed unless it is there and intact.
+        """The artifact of ``key``, computed unless it is there and intact, or can be fetched.
 
-        A corrupt artifact is logged and computed anew. While another process computes the same
-        one, this waits for it.
+        A corrupt artifact is logged and computed anew, and so is one that could not be fetched.
+        While another process computes the same one, this waits for it.
 
         Args:
             stage: name of the stage, which is the artifact's parent folder.
@@ -167,6 +176,7 @@ class Store:
             compute: writes the artifact's files into the empty folder it is given and returns what
                 that cost (JSON values). What it raises is passed on and nothing is kept.
             device: where it is computed, for the manifest.
+            fetch: brings it from elsewhere, if it can.
 
         Raises:
             MibenchError: the store could not be written (full, read-only); the message says where.
@@ -175,16 +185,30 @@ class Store:
         with contextlib.suppress(ArtifactError):  # looked at again, and logged, under the lock
             if (manifest := self._read(stage, key)) is not None:
                 return Artifact(folder, manifest, cached=True)
-        with self._explained(f"write the {stage} artifact"), contextlib.ExitStack() as held:
-            self.root.mkdir(parents=True, exist_ok=True)
-            held.enter_context(self._locked(stage, key))
-            if (artifact := self.find(stage, key)) is not None:
+        with self._vacant(stage, key) as artifact:
+            if artifact is not None:
                 return artifact
-            self._remove_temporaries(held=(stage, key))
-            if folder.exists():
-                self._discard(stage, key)
+            if fetch is not None:
+                try:
+                    return Artifact(folder, self._receive(stage, key, fetch), cached=True)
+                except HubError as error:
+                    log.warning("%s; it is computed here", error)
             manifest = self._build(stage, key, inputs, compute, device)
+            shutil.rmtree(self._begun(stage, key), ignore_errors=True)
             return Artifact(folder, manifest, cached=False)
+
+    def fetch(self, stage: str, key: str, fetch: Fetch) -> Artifact:
+        """The artifact of ``key``, fetched unless it is there and intact.
+
+        Raises:
+            HubError: it could not be had, or is not what it should be.
+            MibenchError: the store could not be written.
+        """
+        with self._vacant(stage, key) as artifact:
+            if artifact is not None:
+                return artifact
+            manifest = self._receive(stage, key, fetch)
+            return Artifact(self._folder(stage, key), manifest, cached=True)
 
     def open(self, stage: str, key: str, unread: Collection[str] = ()) -> Artifact:
         """The artifact of ``key``, its files checked; the ``unread`` ones for their size alone.
@@ -274,7 +298,7 @@ class Store:
     # -- one artifact ----------------------------------------------------------------------------
 
     def _folder(self, stage: str, key: str) -> Path:
-        if not _STAGE.fullmatch(stage) or stage in ("tmp", "locks") or not _KEY.fullmatch(key):
+        if not _STAGE.fullmatch(stage) or stage in _NO_STAGES or not _KEY.fullmatch(key):
             raise ValueError(f"not a stage and a SHA-256 key: {stage!r}, {key!r}")
         return self.root / stage / key
 
@@ -325,6 +349,45 @@ class Store:
         if known is not None or held is None or held[0] != signature:
             held = self._hashed[path] = (signature, known or sha256(path))
         return held[1]
+
+    @contextlib.contextmanager
+    def _vacant(self, stage: str, key: str) -> Iterator[Artifact | None]:
+        """Hold an artifact's lock; the artifact, or None with its place empty."""
+        with self._explained(f"write the {stage} artifact"), contextlib.ExitStack() as held:
+            self.root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(self._locked(stage, key))
+            artifact = self.find(stage, key)
+            if artifact is None:
+                self._remove_temporaries(held=(stage, key))
+                if self._folder(stage, key).exists():
+                    self._discard(stage, key)
+            yield artifact
+
+    def _receive(self, stage: str, key: str, fetch: Fetch) -> Manifest:
+        """Fetch an artifact, check all of it and put it in its place; the caller has its lock."""
+        begun, folder = self._begun(stage, key), self._folder(stage, key)
+        begun.mkdir(parents=True, exist_ok=True)
+        fetch(begun)
+        try:
+            manifest = parse_manifest(begun, stage, key)
+            for name, entry in manifest.files.items():
+                self._check_file(begun / name, entry, stage, read=True)
+        except ArtifactError as error:
+            shutil.rmtree(begun, ignore_errors=True)
+            raise HubError(f"the {stage} {key[:12]} arrived as something else ({error})") from error
+        for path in [*begun.rglob("*"), begun]:
+            left = path.is_file() and path.relative_to(begun).as_posix() not in manifest.files
+            if left and path != begun / MANIFEST:  # by an attempt at another artifact of this key
+                path.unlink()
+            else:
+                sync(path)
+        folder.parent.mkdir(exist_ok=True)
+        begun.rename(folder)
+        sync(folder.parent)
+        return manifest
+
+    def _begun(self, stage: str, key: str) -> Path:
+        return self.root / "fetched" / f"{stage}-{key}"
 
     def _build(
         self,
@@ -435,10 +498,15 @@ class Store:
     def _remove_temporaries(
         self, held: tuple[str, str] | None = None, dry_run: bool = False
     ) -> int:
-        """Remove folders whose owner is dead; ``held``: the artifact whose lock the caller has."""
+        """Remove folders whose owner is dead.
+
+        Args:
+            held: the artifact whose lock the caller has, who goes on with what has been fetched.
+        """
         freed = 0
-        for path in sorted(self.root.glob("tmp/*")):
-            if (match := _TEMPORARY.fullmatch(path.name)) is None:
+        begun = [] if held else sorted(self.root.glob("fetched/*"))
+        for path in sorted(self.root.glob("tmp/*")) + begun:
+            if (match := _TEMPORARY.fullmatch(path.name) or _OWNER.fullmatch(path.name)) is None:
                 continue
             owner = (match["stage"], match["key"])
             with contextlib.nullcontext(True) if owner == held else self._if_free(*owner) as free:

@@ -144,7 +144,8 @@ class Bars(Lines):
         self.bars.stop()
 
     def _show_stage(self, name: str, state: StageState, seconds: float) -> None:
-        lines = {"done": f"✓ {name}  {duration(seconds)}", "cached": f"= {name}  cached"}
+        lines = {"done": f"✓ {name}  {duration(seconds)}"}
+        lines |= {"cached": f"= {name}  cached", "fetched": f"↓ {name}  fetched"}
         if state in lines:
             self.bars.console.print(self.position() + lines[state], markup=False, highlight=False)
         self._show_loop()

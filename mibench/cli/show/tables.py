@@ -16,6 +16,7 @@ from rich.text import Text
 from mibench.progress import ABSENT, size
 
 if TYPE_CHECKING:
+    from mibench.store.hub import Entry, Shipped
     from mibench.store.store import ArtifactInfo
 
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
@@ -124,6 +125,35 @@ def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -
         out.print(table(rows, "stage", "key", *columns))
     total = size(sum(each.size for each in artifacts))
     out.print(Text(f"{len(artifacts)} artifacts, {total}, in {root}"), soft_wrap=True)
+
+
+def show_hub(entries: Sequence[Entry], held: Sequence[bool], url: str, out: Console) -> None:
+    """Print what is on a hub, and whether the store holds it."""
+    rows = [
+        (each.kind, "\n".join(each.names), each.key[:12], size(each.size), each.maker, _yes(here))
+        for each, here in zip(entries, held, strict=True)
+    ]
+    if rows:
+        columns = ("stage", folded("name"), "key", right("size"), "made by", "in the store")
+        out.print(table(rows, *columns))
+    total = size(sum(each.size for each in entries))
+    out.print(Text(f"{len(entries)} artifacts, {total}, on {url}"), soft_wrap=True)
+
+
+def show_boards_targets(targets: Sequence[Shipped], held: Sequence[bool], out: Console) -> None:
+    """Print the targets of the boards, and whether the store holds them."""
+    rows = []
+    for each, here in zip(targets, held, strict=True):
+        maker = f"commit {each.commit[:10]}" if each.commit else ABSENT
+        rows.append((each.name, each.key[:12], maker, _yes(each.manifest is not None), _yes(here)))
+    if rows:
+        out.print(table(rows, folded("name"), "key", "made by", "pinned", "in the store"))
+    text = f"{len(rows)} targets of the boards; no hub is named (URL or MIBENCH_HUB)"
+    out.print(Text(text), soft_wrap=True)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else ""
 
 
 def _said(value: Any) -> str:
