@@ -13,9 +13,7 @@ import json
 from pathlib import Path
 
 from mibench.cell.zoo import TargetName
-from mibench.errors import RequestError
 from mibench.files import write_atomic
-from mibench.leaderboard.parsing import read_record
 from mibench.store.hub import Hub, Shipped, ShippedIndex, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,26 +28,23 @@ def targets(pins: dict[str, str]) -> list[Shipped]:
     """
     found = {}
     for path in sorted((ROOT / "leaderboards" / "records").glob("*/*.json")):
-        record = read_record(path)
-        settings = {**record.target.passed, **record.defense.passed}
-        name = TargetName(
-            record.protocol.name, record.target.name, record.defense.name, settings, record.seed
+        record = json.loads(path.read_bytes())
+        protocol, target, defense = (record[part] for part in ("protocol", "target", "defense"))
+        if protocol["passed"] or protocol.get("source") or defense.get("source"):
+            continue  # of a method or a setting that is not mibench's own
+        settings = {**target["passed"], **defense["passed"]}
+        name = str(
+            TargetName(protocol["name"], target["name"], defense["name"], settings, record["seed"])
         )
-        try:
-            TargetName.parse(str(name))
-        except RequestError:
-            continue  # of a method or a protocol that is not mibench's own
-        if record.defense.source or record.protocol.source or record.protocol.passed:
-            continue
-        key = record.artifacts["target"]
-        makers = [cost.maker for cost in record.costs if cost.stage == "target" and cost.maker]
-        maker = makers[0] if makers else None  # records of schema 2 do not say
-        found[str(name), key] = Shipped(
-            name=str(name),
+        key = record["artifacts"]["target"]
+        makers = [each.get("maker") for each in record["costs"] if each["stage"] == "target"]
+        maker = makers[0] if makers and makers[0] else {}  # records of schema 2 do not say
+        found[name, key] = Shipped(
+            name=str(TargetName.parse(name)),
             key=key,
             manifest=pins.get(key),
-            mibench=maker.mibench if maker else None,
-            commit=maker.commit if maker else None,
+            mibench=maker.get("mibench"),
+            commit=maker.get("commit"),
         )
     return [found[pair] for pair in sorted(found)]
 

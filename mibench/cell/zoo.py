@@ -139,17 +139,14 @@ class Wanted:
     key: str | None
     lacking: str
 
-    def differs(self, entry: Entry, inputs: Mapping[str, Any]) -> str:
-        """In which settings an artifact of other code is another target, as a message says it."""
+    def differs(self, inputs: Mapping[str, Any]) -> list[str]:
+        """The settings in which a target that was made of these inputs is another one."""
         mine, theirs = (
             dict(flat({k: v for k, v in each.items() if k != "initialisation"}))
             for each in (self.stage.inputs, inputs)
         )
-        fields = [
-            name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)
-        ]
-        fields += ["seed"] if entry.seed != self.stage.seed else []
-        return ", ".join(sorted(fields))
+        both = mine.keys() | theirs.keys()
+        return sorted(name for name in both if mine.get(name) != theirs.get(name))
 
 
 class _Unknown(dict[str, str]):
@@ -234,6 +231,10 @@ def find_target(found: Wanted, store: Store, hub: Hub | None, any_version: bool)
     """
     if found.key is not None and (artifact := store.find("target", found.key)) is not None:
         return artifact
+    for key in sorted(_of_boards(found)) if any_version else ():
+        artifact = store.find("target", key)
+        if artifact is not None and not found.differs(artifact.manifest.inputs):
+            return artifact
     if hub is None:
         raise RequestError(_absent(found, store, None, []))
     try:
@@ -248,10 +249,12 @@ def find_target(found: Wanted, store: Store, hub: Hub | None, any_version: bool)
         hub.fetch(entry, folder)
 
     artifact = store.fetch("target", entry.key, fetch)
-    if different := found.differs(entry, artifact.manifest.inputs):
+    different = found.differs(artifact.manifest.inputs)
+    different += ["seed"] if entry.seed != found.stage.seed else []
+    if different:
         raise RequestError(
             f"{hub.url} has {found.name} as {entry.maker} made it, which is another target than "
-            f"the name stands for here: it differs in {different}. {_compute(found)}"
+            f"the name stands for here: it differs in {', '.join(different)}. {_compute(found)}"
         )
     return artifact
 
@@ -262,11 +265,15 @@ def _offered(found: Wanted, hub: Hub, any_version: bool) -> list[Entry]:
         return [entry]
     named = [each for each in hub.named(found.name) if each.kind == "target"]
     if any_version:
-        board = {each.key for each in shipped() if each.name == found.name}
-        return sorted(named, key=lambda each: each.key not in board)
+        return sorted(named, key=lambda each: each.key not in _of_boards(found))
     if found.key is None:
         return [each for each in named if each.source == found.stage.code]
     return []
+
+
+def _of_boards(found: Wanted) -> set[str]:
+    """The keys that records of the boards state of a target."""
+    return {each.key for each in shipped() if each.name == found.name}
 
 
 def _absent(found: Wanted, store: Store, hub: Hub | None, others: list[Entry]) -> str:

@@ -44,24 +44,21 @@ def list_(url: str | None, protocol: str | None, store: str | None, as_json: boo
     """List what the hub at URL has; without it and MIBENCH_HUB, the targets of the boards."""
     from mibench.store.hub import Hub, named_hub, shipped
 
-    kept = _store(store)
-    if (named := named_hub(url)) is None:
+    kept, named = _store(store), named_hub(url)
+    if named is None:
         targets = [each for each in shipped() if _of(protocol, [each.name])]
         held = [kept.manifest("target", each.key) is not None for each in targets]
-        if as_json:
-            pairs = zip(targets, held, strict=True)
-            print_json([{**each.model_dump(), "here": here} for each, here in pairs])
-        else:
-            show_boards_targets(targets, held, console())
-        return
-    hub = Hub(named)
-    entries = [each for each in hub.entries.values() if _of(protocol, each.names)]
-    held = [kept.manifest(each.kind, each.key) is not None for each in entries]
-    if as_json:
-        pairs = zip(entries, held, strict=True)
-        print_json([{**each.model_dump(mode="json"), "here": here} for each, here in pairs])
+        said = [each.model_dump(mode="json") for each in targets]
     else:
-        show_hub(entries, held, hub.url, console())
+        entries = [each for each in Hub(named).entries.values() if _of(protocol, each.names)]
+        held = [kept.manifest(each.kind, each.key) is not None for each in entries]
+        said = [each.model_dump(mode="json") for each in entries]
+    if as_json:
+        print_json([{**each, "here": here} for each, here in zip(said, held, strict=True)])
+    elif named is None:
+        show_boards_targets(targets, held, console())
+    else:
+        show_hub(entries, held, named, console())
 
 
 @zoo_commands.command()

@@ -24,6 +24,7 @@ from mibench.cli import COMMANDS, Lazy, cli
 from mibench.errors import ArtifactError, MibenchError
 from mibench.progress import SILENT, Progress
 from mibench.record import Record
+from mibench.store.hub import Hub
 from tests.kit.command_line import ROOT, invoke, make_record
 
 Runs = list[dict[str, Any]]
@@ -41,7 +42,9 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
         device: str,
         progress: Progress,
         command: str,
+        hub: Hub | None,
     ) -> Finished:
+        assert hub is None
         cell = check(resolve(request))
         asked = {"store": store, "out": out, "device": device, "command": command}
         calls.append(request.model_dump() | asked)

@@ -129,12 +129,13 @@ def show_artifacts(artifacts: Sequence[ArtifactInfo], root: str, out: Console) -
 
 def show_hub(entries: Sequence[Entry], held: Sequence[bool], url: str, out: Console) -> None:
     """Print what is on a hub, and whether the store holds it."""
-    rows = [
-        (each.kind, "\n".join(each.names), each.key[:12], size(each.size), each.maker, _yes(here))
-        for each, here in zip(entries, held, strict=True)
-    ]
+    rows = []
+    for each, here in zip(entries, held, strict=True):
+        made = _made(each.mibench, each.commit)
+        names = "\n".join(each.names)
+        rows.append((each.kind, names, each.key[:12], size(each.size), made, _yes(here)))
     if rows:
-        columns = ("stage", folded("name"), "key", right("size"), "made by", "in the store")
+        columns = ("stage", folded("name"), "key", right("size"), "made by mibench", "in the store")
         out.print(table(rows, *columns))
     total = size(sum(each.size for each in entries))
     out.print(Text(f"{len(entries)} artifacts, {total}, on {url}"), soft_wrap=True)
@@ -144,12 +145,16 @@ def show_boards_targets(targets: Sequence[Shipped], held: Sequence[bool], out: C
     """Print the targets of the boards, and whether the store holds them."""
     rows = []
     for each, here in zip(targets, held, strict=True):
-        maker = f"commit {each.commit[:10]}" if each.commit else ABSENT
-        rows.append((each.name, each.key[:12], maker, _yes(each.manifest is not None), _yes(here)))
+        made = _made(each.mibench, each.commit)
+        rows.append((each.name, each.key[:12], made, _yes(bool(each.manifest)), _yes(here)))
     if rows:
-        out.print(table(rows, folded("name"), "key", "made by", "pinned", "in the store"))
+        out.print(table(rows, folded("name"), "key", "made by mibench", "pinned", "in the store"))
     text = f"{len(rows)} targets of the boards; no hub is named (URL or MIBENCH_HUB)"
     out.print(Text(text), soft_wrap=True)
+
+
+def _made(version: str | None, commit: str | None) -> str:
+    return f"{version or ''} {(commit or '')[:10]}".strip() or ABSENT
 
 
 def _yes(value: bool) -> str:
