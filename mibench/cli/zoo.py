@@ -29,9 +29,10 @@ protocol_option = click.option("--protocol", help="Only what belongs to this pro
 
 @click.group("zoo")
 def zoo_commands() -> None:
-    """Share trained targets, priors, judges and records through a hub: a folder, server or bucket.
+    """Share trained targets, priors, judges and records through a hub.
 
-    URL is http(s)://…, s3://bucket/…, hf://… or a folder of this machine.
+    A hub is a folder somewhere: its URL is http(s)://…, s3://bucket/…, hf://…, or a path of this
+    machine.
     """
 
 

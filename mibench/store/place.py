@@ -206,19 +206,19 @@ class Place:
                 stream.close()
 
     @contextlib.contextmanager
-    def _asking(self, name: str) -> Iterator[None]:
+    def _asking(self, name: str, absent: str = "has no") -> Iterator[None]:
         """Turn what a storage raises, which is anything, into one of two errors."""
         try:
             yield
         except MibenchError:
             raise
         except FileNotFoundError as error:
-            raise HubError(f"{self.url} has no {name}") from error
+            raise HubError(f"{self.url} {absent} {name}") from error
         except Exception as error:
             reason = printable(f"{type(error).__name__}: {error}".rstrip(": "), 300)
             status = getattr(error, "status", 500)
             if isinstance(error, PermissionError) or 300 <= status < 500:
-                raise HubError(f"{self.url} does not give {name} ({reason})") from error
+                raise HubError(f"{self.url} refuses {name} ({reason})") from error
             raise UnreachableError(f"{self.url} does not answer ({reason})") from error
 
     # -- writing ---------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ class Place:
         """Put a file there, so that nobody ever sees half of it."""
         path = f"{self._root}/{name}"
         if self.scheme != "file":
-            with self._asking(name):
+            with self._asking(name, "has no place for"):
                 self._fs.put_file(str(source), path)
             return
         place = Path(path)
@@ -284,9 +284,12 @@ class Place:
         """
         if self.scheme == "file":
             path = Path(f"{self._root}/{name}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{name}.lock")):
-                write_atomic(path, change(self._read_if_there(name, most)))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(path.with_name(f".{name}.lock")):
+                    write_atomic(path, change(self._read_if_there(name, most)))
+            except OSError as error:  # of the folder or the lock
+                raise MibenchError(f"cannot write {path}: {error.strerror}") from error
             return
         for attempt in range(20):
             tag = self._tag(name) if self.scheme == "s3" else None
