@@ -456,3 +456,15 @@ def test_write_atomic_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [entry.name for entry in path.parent.iterdir()] == ["record.json"]
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_json(path, float("nan"))
+
+
+@pytest.mark.parametrize("name", ["../prior/x.json", "/etc/x.json", "a//b.json", "manifest.json"])
+def test_a_manifest_names_no_file_elsewhere(store: Store, name: str) -> None:
+    artifact = get(store, Stage())
+    place = artifact.path / "manifest.json"
+    fields = json.loads(place.read_text())
+    fields["files"][name] = fields["files"].pop("history.json")
+    del fields["checksum"]
+    place.write_text(json.dumps({**fields, "checksum": digest(fields)}))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        store.open("target", KEY)
