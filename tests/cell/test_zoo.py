@@ -405,16 +405,14 @@ def test_a_run_takes_all_that_there_is(
     assert Store(tmp_path / "store").verify() == []
 
 
-@pytest.mark.parametrize("fault", [altered, missing])
 def test_what_is_spoilt_is_computed(
     shared: tuple[Path, Path, Record],
     server: WebServer,
     tmp_path: Path,
-    fault: Fault,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    server.faults["metrics.json"] = fault
-    server.faults["reconstructions.safetensors"] = fault
+    server.faults["metrics.json"] = altered
+    server.faults["reconstructions.safetensors"] = missing
     record = mibench.run(**CELL, store=tmp_path / "store", out=tmp_path / "out", hub=server.url)
     assert numbers(record) == numbers(shared[2])
     computed = {cost.stage for cost in record.costs if not cost.cached}
@@ -471,13 +469,19 @@ def test_a_hub_of_the_environment_need_not_answer(
 
 
 def test_a_cell_that_is_verified_takes_nothing_from_a_hub(
-    server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: tuple[Path, Path, Record],
+    server: WebServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MIBENCH_HUB", server.url)
-    run_cell(Request(**CELL), tmp_path / "store", tmp_path / "out", "cpu")
+    run_cell(Request(**CELL), shared[0], tmp_path / "out", "cpu")  # as verification calls it
     assert not server.asked
+    mibench.run(**CELL, store=shared[0], out=tmp_path / "out")
+    assert server.asked
 
 
+@pytest.mark.slow
 def test_a_grid_takes_stages_from_a_hub(
     shared: tuple[Path, Path, Record], server: WebServer, tmp_path: Path
 ) -> None:
