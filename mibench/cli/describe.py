@@ -44,18 +44,19 @@ from mibench.types import Access
 _SET = "set of attacks"  # kind of the name `standard`
 
 
-def describe(name: str, protocol: str | None = None) -> Entry:
+def describe(name: str, protocol: str | None = None, kind: str | None = None) -> Entry:
     """Everything about one name, of whatever kind: card, fields, and what is particular to it.
 
     Args:
         protocol: whose settings stand beside a method's and a target's own; None: the default one.
+        kind: what the name is of, where it is known: ``folder`` is a protocol and a source.
 
     Raises:
         RequestError: nothing is called so (the message offers close names of all kinds), or there
             is no such protocol.
     """
     card = card_named(protocol or Request.model_fields["protocol"].default)
-    kind = _kind_in_file(name) if is_file(name) else _kind(name)
+    kind = kind or (_kind_in_file(name) if is_file(name) else _kind(name))
     if protocol is not None and kind not in ("attack", "defense", "prior", "target", _SET):
         raise RequestError(
             f"--protocol is for attacks, defenses, priors and targets; {shown(name)} is none"

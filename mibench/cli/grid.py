@@ -10,9 +10,9 @@ import click
 
 from mibench.cli.options import (
     budget_option,
-    complete_attack,
     data_option,
     hub_option,
+    offered,
     preset_option,
     quiet_option,
     settings_option,
@@ -37,13 +37,22 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Run many cells; what they share is computed once.")
 @click.argument("file", required=False, metavar="[FILE.toml]")
-@click.option("--protocol", help="Evaluation setting of all cells.  [default: synthfaces-32]")
+@click.option(
+    "--protocol",
+    shell_complete=offered("protocols"),
+    help="Evaluation setting of all cells.  [default: synthfaces-32]",
+)
 @click.option("--targets", metavar="A,B", help="Architectures. Without it, the protocol's own.")
-@click.option("--defenses", metavar="A,B", help="Defenses.  [default: none]")
+@click.option(
+    "--defenses",
+    metavar="A,B",
+    shell_complete=offered("defenses"),
+    help="Defenses.  [default: none]",
+)
 @click.option(
     "--attacks",
     metavar="A,B",
-    shell_complete=complete_attack,
+    shell_complete=offered("attacks"),
     help="Attacks; `standard` stands for all of the protocol's lists.  [default: improved-kedmi]",
 )
 @click.option("--priors", metavar="A,B", help="Kinds of priors. Without it, each attack's own.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -72,18 +73,22 @@ budget_option = click.option(
 )
 
 
-def complete_attack(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The attacks that a shell offers; of a list ``A,B`` for its last name."""
-    from mibench.cli.known import listing
+def offered(kind: str) -> Callable[..., list[CompletionItem]]:
+    """What a shell offers where names of a kind go (``"attacks"``); of a list, for the last one."""
 
-    before, comma, begun = incomplete.rpartition(",")
-    return [
-        CompletionItem(f"{before}{comma}{entry['name']}", help=entry["title"])
-        for entry in listing("attacks")
-        if entry["name"].startswith(begun)
-    ]
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from mibench.cli.known import listing
+
+        before, comma, begun = incomplete.rpartition(",")
+        return [
+            CompletionItem(f"{before}{comma}{entry['name']}", help=entry["title"])
+            for entry in listing(kind)
+            if entry["name"].startswith(begun)
+        ]
+
+    return complete
 
 
 def print_json(value: Any) -> None:

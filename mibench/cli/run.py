@@ -15,9 +15,9 @@ from mibench.cli.options import (
     ACCESSES,
     ARGUMENTS,
     budget_option,
-    complete_attack,
     data_option,
     hub_option,
+    offered,
     preset_option,
     print_json,
     quiet_option,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--protocol",
     default="synthfaces-32",
     show_default=True,
+    shell_complete=offered("protocols"),
     help="Evaluation setting: data, evaluators and budgets. A name of `mibench list protocols`, or "
     "your own as path/to/mine.toml or path/to/mine.py:CARD.",
 )
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     "--defense",
     default="none",
     show_default=True,
+    shell_complete=offered("defenses"),
     help="Defense that the target is trained under: a name of `mibench list defenses`, or your "
     "own as path/to/mine.py:MyDefense.",
 )
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     "--attack",
     default="improved-kedmi",
     show_default=True,
-    shell_complete=complete_attack,
+    shell_complete=offered("attacks"),
     help="Attack on the target: a name of `mibench list attacks`, or your own as "
     "path/to/mine.py:MyAttack. `standard` stands for all attacks of the protocol's lists: they run "
     "one after the other, and the worst case of each access is shown.",
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--prior",
+    shell_complete=offered("priors"),
     help="Kind of the attacker's image prior: a name of `mibench list priors`, or your own as "
     "path/to/mine.py:MyPrior. Without it, the attack's own is taken.",
 )

@@ -112,9 +112,10 @@ def standard(
     Args:
         access: ``"white-box"``, ``"black-box"`` or ``"label-only"``: that list alone; None: the
             lists of all. A defense of the output has no white-box list.
+        overrides: for all cells.
         out: folder of the run folders; None: ``mibench-runs``.
-        protocol, target, defense, seed, root, preset, data, overrides, budget, store, device, hub,
-            progress: as :func:`mibench.run` takes them; ``overrides`` are for all cells.
+
+    All others are as :func:`mibench.run` takes them.
 
     Returns:
         The records, each also in its run folder, and the worst case of each access.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from mibench.cli import known
 from mibench.cli.known import KINDS
+from mibench.cli.show.tables import show_listing
 from mibench.inversion.attack import ATTACKS
+from mibench.names import REPEATED
 from mibench.protocols import PROTOCOLS
 from mibench.reading import UnreadableError
 from mibench.training.defense import DEFENSES
@@ -40,6 +44,37 @@ def test_lists_as_text_hold_the_names(kind: str) -> None:
     assert result.exit_code == 0
     for entry in listed(kind, "*s*"):
         assert entry["name"] in result.stdout
+
+
+def test_attacks_are_listed_once_and_their_variants_below_them() -> None:
+    shown = invoke("list", "attacks").stdout
+    table, _, notes = shown.partition("Variants of X: ")
+    rows = [line.split()[1] for line in table.splitlines() if line.startswith("│ ")]
+    assert {"gmi", "lookup", "standard"} <= set(rows)
+    assert not [row for row in rows if "+" in row or row.startswith("improved-")]
+    whites, _, others = notes.partition("Variants of X: ")
+    assert "kedmi" in whites.splitlines()[0]
+    assert "improved-X" in whites
+    assert "X+untrap" in whites
+    assert others.splitlines()[0].startswith("lookup, mirror-blackbox")
+    assert others.splitlines()[1].split() == ["X+repeat", *REPEATED.split()]
+    assert "gmi+lom" in invoke("list", "attacks", "gmi*").stdout, "asked for by name"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "protocols", "metrics"])
+def test_listings_stay_readable_in_a_narrow_terminal(kind: str, width: int) -> None:
+    """Nothing is cut off, and a title has a line of its own width."""
+    entries = known.listing(kind)
+    stream = io.StringIO()
+    show_listing(entries, Console(file=stream, width=width))
+    shown = stream.getvalue()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    assert len(shown.splitlines()) <= 4 * len(entries)
+    words = shown.split()
+    for entry in entries:
+        assert entry["name"] in words
 
 
 def test_a_pattern_without_matches_says_so() -> None:

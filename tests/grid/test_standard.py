@@ -11,7 +11,7 @@ import pytest
 
 import mibench
 from mibench import protocols
-from mibench.cli.options import ACCESSES, complete_attack
+from mibench.cli.options import ACCESSES, offered
 from mibench.cli.show.standard import in_words
 from mibench.errors import RequestError
 from mibench.grid.grid import expand, make_grid, read_grids
@@ -247,7 +247,7 @@ def test_listings_explanations_and_shells_know_it(listed: Protocol) -> None:
     assert told["of_protocol"] == "tiny, list 7"
     assert "standard" in invoke("info", "standart").stderr
     context, option = click.Context(click.Command("run")), click.Option(["--attack"])
-    offered = [each.value for each in complete_attack(context, option, "gmi,stan")]
-    assert offered == ["gmi,standard"]
-    assert "improved-gmi" in [each.value for each in complete_attack(context, option, "improved")]
+    complete = offered("attacks")
+    assert [each.value for each in complete(context, option, "gmi,stan")] == ["gmi,standard"]
+    assert "improved-gmi" in [each.value for each in complete(context, option, "improved")]
     assert get_args(Access) == ACCESSES

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mibench.store.store import ArtifactInfo
 
 _WIDTH = 160  # of tables in files and pipes, which have none of their own
+_WIDE = 120  # of a terminal that has room for a table with titles
 _HIDDEN = {  # of what `info` knows: said otherwise than as a row
     *("kind", "name", "fields", "card", "assets", "protocols", "attacks", "priors", "defenses"),
     *("in_protocol", "judges", "acceptance"),
@@ -49,15 +50,38 @@ def pairs(rows: Iterable[tuple[str | Text, str]], **options: Any) -> Table:
 
 
 def show_listing(entries: Sequence[Mapping[str, Any]], out: Console) -> None:
-    """Print a listing: bare names where there is nothing else, a table otherwise."""
+    """Print a listing: bare names where there is nothing else, a table otherwise.
+
+    Where a table would leave little room for titles, these stand above all else that is said.
+    """
     if not entries:
         return
     if list(entries[0]) == ["name"]:
         for entry in entries:
             print(entry["name"], file=out.file)
         return
+    if out.width < _WIDE and "title" in entries[0]:
+        rows = []
+        for entry in entries:
+            facts = {k: _cell(v) for k, v in entry.items() if k not in ("name", "title")}
+            said = ", ".join(f"{k} {v}" for k, v in facts.items() if v != ABSENT)
+            text = Text(entry["title"]).append(f"\n{said}" if said else "", style="dim")
+            rows.append((entry["name"], text))
+        out.print(table(rows, whole(), folded(), show_header=False, box=None, pad_edge=False))
+        return
     columns = [whole(name) if name == "name" else name for name in entries[0]]
     out.print(table(([*map(_cell, each.values())] for each in entries), *columns))
+
+
+def show_variants(said: Mapping[tuple[str, str], Sequence[str]], out: Console) -> None:
+    """Print what variants of attacks are called and do, by the attacks X that have them."""
+    groups: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for variant, attacks in said.items():
+        groups.setdefault(tuple(attacks), []).append(variant)
+    for attacks, rows in groups.items():
+        out.print(
+            pairs(rows, title=f"Variants of X: {', '.join(attacks)}", box=None, pad_edge=False)
+        )
 
 
 def show_description(entry: Mapping[str, Any], out: Console) -> None:
