@@ -94,6 +94,7 @@ def examine(store: Path | None) -> Iterator[Check]:
     with contextlib.suppress(ImportError):  # of a package named above
         yield _inception()
         yield from _protocols()
+        yield from _surrogates()
 
 
 def _packages() -> Iterator[Check]:
@@ -227,3 +228,37 @@ def _needs(protocol: Protocol) -> str:
             missing.append(f"the published lists of {name}")
     missing += [f"the weights of {', '.join(weights)}"] if weights else []
     return f"needs {' and '.join(missing)}" if missing else ""
+
+
+def _surrogates() -> Iterator[Check]:
+    """The weights that surrogates of transfer attacks start from, where protocols let them."""
+    from mibench.cell.resolve import attack_settings
+    from mibench.inversion.attack import ATTACKS, TransferConfig
+    from mibench.models.initialisation import locate_weights
+    from mibench.names import AttackName
+    from mibench.protocols import PROTOCOLS
+
+    for name in ATTACKS.names():
+        needed: dict[str, str | None] = {}  # what is wrong with the weights of an architecture
+        protocols = []
+        for protocol in PROTOCOLS.values() if ATTACKS.file(name) else ():
+            config = attack_settings(AttackName(name), ATTACKS.get(name), protocol, {})
+            if not isinstance(config, TransferConfig):
+                break
+            how = config.surrogates.initialisation
+            if how.source == "scratch":
+                continue
+            protocols.append(protocol.name)
+            for architecture in config.surrogates.architectures:
+                try:
+                    locate_weights(architecture, how)
+                    needed[architecture] = None
+                except RequestError as error:
+                    needed[architecture] = str(error)
+        check, on = f"surrogates of {name}", f"on {', '.join(protocols)}"
+        if missing := [architecture for architecture, problem in needed.items() if problem]:
+            found = f"need the weights of {', '.join(missing)}, {on}"
+            remedy = f"{needed[missing[0]]}; or --set attack.surrogates.start=scratch"
+            yield Check(check, "absent", found, remedy)
+        elif needed:
+            yield Check(check, "ok", f"weights of {', '.join(needed)}, {on}")

@@ -86,7 +86,8 @@ def _column(
     what = "pictures" if option == "image_column" else "labels"
     raise RequestError(
         f"{where}: which one holds the {what}? There are {there or 'none'}, of which {count} "
-        f"{wanted}. Name it with --set protocol.{option}=NAME"
+        f"{wanted}. Name it with --set protocol.{option}=NAME; where a data set is prepared, in a "
+        "source of your own (docs/data.md, Other layouts)"
     )
 
 

@@ -50,6 +50,14 @@ def test_doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert papers["found"].startswith(start)
     assert "resnet152" in papers["found"]
     assert checks["protocol mnist-32"]["found"] == "needs the prepared data of mnist-32"
+    surrogates = checks["surrogates of lokt"]
+    assert surrogates["status"] == "absent"
+    start = "need the weights of densenet121.tv_in1k, densenet161.tv_in1k, densenet169.tv_in1k, on "
+    assert surrogates["found"].startswith(start)
+    assert "celeba-64-lists" in surrogates["found"]
+    assert "synthfaces" not in surrogates["found"], "whose surrogates start from scratch"
+    assert "hf download timm/densenet121" in surrogates["remedy"]
+    assert [name for name in checks if name.startswith("surrogates")] == ["surrogates of lokt"]
     assert {"device", "memory", "threads"} <= checks.keys()
     text = invoke("doctor", "--store", str(place)).stdout
     assert "absent.pth" in text
@@ -74,6 +82,9 @@ def test_doctor_reads_no_weights_and_builds_no_network(
     _, checks = examined("--store", str(tmp_path))
     papers = checks["protocol celeba-ffhq-64"]
     assert papers["found"] == "needs the prepared data of celeba-64, ffhq-64"
+    surrogates = checks["surrogates of lokt"]
+    assert surrogates["status"] == "ok"
+    assert surrogates["found"].startswith("weights of densenet121.tv_in1k, ")
     needed = checks["protocol celeba-64-lists"]["found"]
     assert needed == "needs the prepared data of celeba-64 and the published lists of celeba"
 

@@ -33,7 +33,8 @@ from mibench.data.sources.npz import NPZ
 from mibench.errors import RequestError
 from tests.data.test_folder import promising
 from tests.kit import layouts
-from tests.kit.command_line import invoke
+from tests.kit.command_line import ROOT, invoke
+from tests.kit.guide import forget_afterwards
 from tests.kit.layouts import COUNTS, LAYOUTS, SIDE, encoded
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder
 
@@ -156,6 +157,27 @@ def test_any_picture_is_decoded_as_in_a_folder(
     for name, file in zip(names, files, strict=False):
         expected = torch.from_numpy(pixels.decode(file, Folder(), SIDE).copy())
         assert (everything == expected).all(dim=(1, 2, 3)).any(), name
+
+
+def test_the_documents_source_names_columns_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepared data sets take no columns: a source in a file does, as docs/data.md shows."""
+    text = (ROOT / "docs" / "data.md").read_text()
+    ((name, code),) = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL)
+    (tmp_path / name).write_text(code)
+    table = layouts.csv_file(tmp_path / "faces")
+    table.write_text(table.read_text().replace("path,label", "photo,who", 1))
+    forget_afterwards(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"^mibench data prepare (photo_book.py:\S+) --root", text, re.MULTILINE)
+    data = ("--root", str(table), "--data", str(tmp_path / "data"), "--quiet")
+    made = invoke("data", "prepare", command, *data)
+    assert made.exit_code == 0, made.stderr
+    assert made.stdout.startswith(f"{command}: 24 images of 5 identities")
+    plain = invoke("data", "prepare", "csv", *data)
+    assert plain.exit_code == 2
+    assert "in a source of your own (docs/data.md, Other layouts)" in plain.stderr
 
 
 @every_layout
