@@ -103,6 +103,10 @@ def test_every_method_and_protocol_has_a_page_made_of_its_card(site: Path) -> No
     assert "lookup+repeat" in words(held["attacks/lookup"])
 
 
+def guide_text() -> str:
+    return (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 def squeezed(text: str) -> str:
     """Without spaces, which stand around what was markup."""
     return re.sub(r"\s", "", text)
@@ -113,8 +117,18 @@ def test_the_guide_is_there_page_by_page_and_whole(site: Path) -> None:
     guide = [uri for uri in held if uri.startswith("add-") or uri == "contributing"]
     assert len(guide) == 8
     told = squeezed(" ".join(words(held[uri]) for uri in guide))
-    for block in re.findall(r"```\w*\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL):
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", guide_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 20
+    for block in blocks:
         assert squeezed(block) in told
+
+
+def test_no_markup_is_left_over(site: Path) -> None:
+    """What Markdown of Python reads otherwise than the forge would stand there as it is written."""
+    for place, text in pages(site).items():
+        said = words(re.sub(r"<(pre|code)\b.*?</\1>", "", text, flags=re.DOTALL))
+        for left in ("```", "](", "**", "|--", ":::", ":func:", ":class:", ":meth:", "``"):
+            assert left not in said, f"{place}: {left}"
 
 
 def test_no_page_loads_anything_of_another_host(site: Path) -> None:
@@ -186,7 +200,7 @@ def hook() -> Any:
     ],
 )
 def test_links_of_the_repository_become_those_of_the_site(
-    hook: Any, uri: str, written: str, led: str | None
+    hook: Any, uri: str, written: str, led: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What leads nowhere stays as it is, for mkdocs to refuse."""
     from mkdocs.config.defaults import MkDocsConfig
@@ -196,6 +210,7 @@ def test_links_of_the_repository_become_those_of_the_site(
     config = MkDocsConfig()
     config.load_dict({"site_name": "mibench", "docs_dir": str(ROOT / "docs")})
     config.validate()
+    monkeypatch.setattr(config.plugins, "_current_plugin", "test", raising=False)  # as in a build
     files = Files([])
     page = Page(None, File.generated(config, uri, content=""), config)
     assert hook.on_page_markdown(written, page, config, files) == (led or written)

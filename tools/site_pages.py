@@ -68,6 +68,7 @@ _LINK = re.compile(
     r"|(?P<image>!?)\[(?P<text>[^\[\]]*)\]\((?P<to>[^()\s]+)\)",
     re.DOTALL | re.MULTILINE,
 )
+_FENCE = re.compile(r"^(```\w+) .*$", re.MULTILINE)
 _SOURCE = re.compile(r'\bsrc="([^":]+)"')
 _slug = slugify(case="lower")
 
@@ -123,7 +124,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = posixpath.relpath(target, posixpath.dirname(uri) or ".")
         return f"{link['image']}[{link['text']}]({target}{anchor and '#'}{anchor})"
 
-    return _LINK.sub(led, markdown.replace("<details>", '<details markdown="1">'))
+    # What the forge shows and Markdown of Python does not: tables in details, words behind a fence.
+    markdown = markdown.replace("<details>", '<details markdown="1">')
+    return _LINK.sub(led, _FENCE.sub(r"\1", markdown))
 
 
 def _copy(place: str, files: Files, config: MkDocsConfig) -> None:

@@ -79,9 +79,8 @@ def show_variants(said: Mapping[tuple[str, str], Sequence[str]], out: Console) -
     for variant, attacks in said.items():
         groups.setdefault(tuple(attacks), []).append(variant)
     for attacks, rows in groups.items():
-        out.print(
-            pairs(rows, title=f"Variants of X: {', '.join(attacks)}", box=None, pad_edge=False)
-        )
+        out.print(Text(f"Variants of X: {', '.join(attacks)}", style="italic"))
+        out.print(pairs(rows, box=None, pad_edge=False))
 
 
 def show_description(entry: Mapping[str, Any], out: Console) -> None:
