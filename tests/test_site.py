@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from pydantic import BaseModel
 
 from mibench.inversion.attack import ATTACKS
@@ -41,9 +42,16 @@ def build(place: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("site")
-    done = build(place)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The built site; workers of one run of the tests share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    place, built = shared / "the-site", shared / "the-site.built"
+    with FileLock(f"{place}.lock"):
+        if not built.exists():
+            done = build(place)
+            assert done.returncode == 0, done.stdout + done.stderr
+            built.touch()
     return place
 
 
