@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import Initialisation, initialise
 from mibench.settings import counted
-from mibench.store.artifact import Artifact, save_json, save_tensors
+from mibench.store.artifact import save_json, save_tensors
 from mibench.streams import seeded, stream
 from mibench.training.defense import Defense, claimed
 from mibench.training.loop import Job, train
@@ -49,9 +50,16 @@ class Trained:
         unfolded: the same with its BatchNorm in place.
     """
 
-    def __init__(self, result: dict[str, Any], stage: Target, artifact: Artifact, bench: Bench):
+    def __init__(
+        self,
+        result: dict[str, Any],
+        stage: Stage[Trained],
+        images: Images,
+        bench: Bench,
+        load: Callable[[], Classifier],
+    ) -> None:
         self.result = result
-        self._stage, self._artifact, self._bench = stage, artifact, bench
+        self._stage, self._images, self._bench, self._load = stage, images, bench, load
 
     @property
     def diverged(self) -> str | None:
@@ -73,18 +81,10 @@ class Trained:
 
     def _frozen(self, *, fold: bool) -> Classifier:
         def make() -> Classifier:
-            data = self._bench.get(self._stage.images)
+            data = self._bench.get(self._images)
             return freeze(self.model, to_float(data.public.images[:2]), fold=fold)
 
         return self._bench.once((self._stage.key, "frozen", fold), make)
-
-    def _load(self) -> Classifier:
-        cell, rng = self._stage.cell, stream(0, "weights are loaded")
-        # Its weights are in the store: those that it started from are not loaded again.
-        defense = cell.defense_class(cell.defense_config)
-        model = self._stage.empty(self._bench, rng, Initialisation(), defense)
-        model.load_state_dict(self._artifact.load_tensors("model.safetensors"))
-        return model.to(self._bench.device).eval()
 
 
 class Target(Stage[Trained]):
@@ -153,4 +153,13 @@ class Target(Stage[Trained]):
             if (accuracy - chance) / (1 - chance) <= self.cell.protocol.chance_kappa:
                 at = f"validation accuracy {accuracy:.1%} is at chance ({chance:.1%})"
                 result = {**result, "diverged": at}
-        return Trained(result, self, artifact, bench)
+
+        def trained() -> Classifier:
+            # Its weights are in the store: those that it started from are not loaded again.
+            rng, defense = stream(0, "weights are loaded"), cell.defense_class(cell.defense_config)
+            model = self.empty(bench, rng, Initialisation(), defense)
+            model.load_state_dict(artifact.load_tensors("model.safetensors"))
+            return model.to(bench.device).eval()
+
+        cell = self.cell
+        return Trained(result, self, self.images, bench, trained)
