@@ -16,7 +16,7 @@ from mibench.models.classifiers import Classifier, predict
 from mibench.models.freeze import freeze
 from mibench.models.initialisation import Initialisation, initialise
 from mibench.settings import counted
-from mibench.store.artifact import save_json, save_tensors
+from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import seeded, stream
 from mibench.training.defense import Defense, claimed
 from mibench.training.loop import Job, train
@@ -153,13 +153,12 @@ class Target(Stage[Trained]):
             if (accuracy - chance) / (1 - chance) <= self.cell.protocol.chance_kappa:
                 at = f"validation accuracy {accuracy:.1%} is at chance ({chance:.1%})"
                 result = {**result, "diverged": at}
+        return Trained(result, self, self.images, bench, lambda: self.restored(artifact, bench))
 
-        def trained() -> Classifier:
-            # Its weights are in the store: those that it started from are not loaded again.
-            rng, defense = stream(0, "weights are loaded"), cell.defense_class(cell.defense_config)
-            model = self.empty(bench, rng, Initialisation(), defense)
-            model.load_state_dict(artifact.load_tensors("model.safetensors"))
-            return model.to(bench.device).eval()
-
-        cell = self.cell
-        return Trained(result, self, self.images, bench, trained)
+    def restored(self, artifact: Artifact, bench: Bench) -> Classifier:
+        """The deployed network with the weights that an artifact holds."""
+        # Those that it started from are not loaded again.
+        rng, defense = stream(0, "weights are loaded"), self.cell.defense_class
+        model = self.empty(bench, rng, Initialisation(), defense(self.cell.defense_config))
+        model.load_state_dict(artifact.load_tensors("model.safetensors"))
+        return model.to(bench.device).eval()

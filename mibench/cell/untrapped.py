@@ -56,4 +56,4 @@ class Untrapped(Target):
         result = artifact.load_json("result.json")
         if result["diverged"] is not None:
             raise DivergedError(f"copy without trapdoors: {result['diverged']}")
-        return Trained(result, self, artifact, bench)
+        return Trained(result, self, self.images, bench, lambda: self.restored(artifact, bench))
