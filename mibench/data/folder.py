@@ -10,19 +10,15 @@ the rest to training.
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 
+from mibench.data.checked import Album, read_pictures
 from mibench.data.divided import Divided, Place
 from mibench.data.division import (
     CountedRule,
@@ -30,17 +26,13 @@ from mibench.data.division import (
     Part,
     Pictures,
     Rows,
-    copies,
     divide,
     drawn,
     share,
 )
 from mibench.data.images import Dataset, ImageSet
-from mibench.data.layout import files_in, layout_of
-from mibench.data.pixels import decode, image_bytes, inspect_header, picture
-from mibench.data.source import Source, UnusableImage, few, reasons
+from mibench.data.layout import layout_of
 from mibench.data.sources.folder import Folder
-from mibench.data.workers import on_threads
 from mibench.errors import RequestError
 from mibench.files import user_path
 from mibench.progress import SILENT, Progress
@@ -50,9 +42,6 @@ from mibench.types import digest
 SPLIT = "split.json"
 
 _ROOT = "the image folder (--root)"
-_CHECK_RESOLUTION = 8  # small, so that JPEG's draft mode makes the check of the contents cheap
-
-_log = logging.getLogger("mibench.data")
 
 
 class FolderOptions(CountedRule):
@@ -111,78 +100,24 @@ class FolderOptions(CountedRule):
         data: Place = None,
         progress: Progress = SILENT,
     ) -> FolderImages:
-        """See :class:`mibench.data.divided.Data`; checks every picture of ``root``.
-
-        Structure, headers and the number of identities are checked first, so a wrong request fails
-        within seconds; then every picture is hashed and decoded once, which finds truncated ones.
-
-        A picture that is there twice counts once: equal are those whose bytes are, or whose pixels
-        are once they are decoded in full; a picture that was scaled, cropped or compressed again is
-        another one. All that are left out are listed.
-        """
+        """See :class:`mibench.data.divided.Data`; checks every picture of ``root``."""
         base = user_path(str(root or ""), _ROOT)
         source = layout_of(base, self.image_column, self.label_column)
-        listing = source.listing(base)
-        files, skipped = listing.files, dict(listing.unusable)
-        for note in listing.notes:
-            _log.warning("%s: %s", base, note)
-        if isinstance(source, Folder) and (unread := files_in(base)):
-            _log.warning("%s of %s is not read: to use it, name it by --root", few(unread), base)
-
-        def usable() -> Pictures:
-            rows = np.array([r for r, file in enumerate(files) if file not in skipped], np.int64)
-            found = (listing.names, listing.labels, listing.parts, listing.sources, rows)
-            return Pictures(source.card.name, str(base), *found)
-
-        def skip(found: Iterable[tuple[str, str | None]]) -> Pictures:
-            skipped.update({file: reason for file, reason in found if reason})
-            if skipped and not self.skip_unreadable:
-                raise _refused(base, skipped)
-            return usable()
-
-        headers = files if source.separate else ()  # others' are read with all that follows them
-        found = on_threads(lambda file: inspect_header(source, base, file), headers)
-        pictures = skip(zip(headers, found, strict=True))
-        self.private(pictures)  # whether there are enough, before any is decoded
-        rows = pictures.usable.tolist()
-        checked = on_threads(lambda row: _check(source, base, files[row]), rows)
-        skip((files[row], reason) for row, (reason, _, _) in zip(rows, checked, strict=True))
-        checks = {row: each for row, each in zip(rows, checked, strict=True) if not each[0]}
-        # Files whose thumbnails differ are different: few are left to be decoded in full.
-        alike = Counter(thumbnail for _, _, thumbnail in checks.values())
-        rows = [row for row, (_, _, thumbnail) in checks.items() if alike[thumbnail] > 1]
-        groups = defaultdict(list)
-        for row, pixels in zip(
-            rows, on_threads(lambda r: _pixels(source, base, files[r]), rows), strict=True
-        ):
-            groups[pixels].append(row)
-        twice = {}
-        for row, other, doubtful in copies(groups.values(), listing.labels):
-            reason = f"the same picture as {files[other]}"
-            twice[files[row]] = f"{reason}, of another identity" if doubtful else reason
-        if twice:
-            _log.warning(
-                "%d pictures of %s are left out, being there more than once: as %s, %s",
-                *(len(twice), base, file := min(twice), twice[file]),
-            )
-            skipped |= twice
-        pictures = usable()
-        made = divide(self, pictures)
-        sums = {files[row]: checks[row][1] for row in pictures.usable.tolist()}
+        checked = read_pictures(
+            base, source, skip_unreadable=self.skip_unreadable, enough=self.private
+        )
+        made = divide(self, checked.pictures)
         return FolderImages(
-            digest=digest([made.digest, sums]),
+            digest=digest([made.digest, checked.sums]),
             split=made.digest,
             complete=True,
             counts=made.counts,
             of_people=self.of_people,
             options=self,
-            source=source,
-            root=str(base),
+            album=checked.album,
             resolution=resolution,
             division=made,
-            files=tuple(files),
-            sums=sums,
-            skipped=skipped,
+            skipped=checked.skipped,
         )
 
     @property
@@ -247,20 +182,20 @@ class FolderImages(Divided):
     """Images of a folder or a file, pinned by their checksums.
 
     Attributes:
-        source: reads the layout.
-        files: names of the pictures by row, as the source has them.
-        sums: SHA-256 of each encoded picture that is used.
+        album: where they lie.
         skipped: what was left out, with the reason.
     """
 
     options: FolderOptions
-    source: Source
-    root: str
+    album: Album
     resolution: int
     division: Division
-    files: tuple[str, ...]
-    sums: dict[str, str]
     skipped: dict[str, str]
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of each encoded picture that is used."""
+        return self.album.sums
 
     def inputs(self) -> dict[str, Any]:
         """The images' contents."""
@@ -270,15 +205,9 @@ class FolderImages(Divided):
         """Decode the images, checking each against its checksum."""
         made = self.division
         rows = np.concatenate([part.rows for part, _ in made.uses.values()]).tolist()
-        images = torch.empty(len(rows), 3, self.resolution, self.resolution, dtype=torch.uint8)
-        pixels = images.numpy()  # shares memory: threads write their rows into the tensor
-
-        def load(place: int) -> None:
-            pixels[place] = self._decoded(self.files[rows[place]])
-
         progress.begin(len(rows), "pictures")
-        try:  # in the order in which files that hold many have them
-            on_threads(load, np.argsort(rows, kind="stable").tolist(), progress)
+        try:
+            images = self.album.load(rows, self.resolution, progress)
         finally:
             progress.end()
         sets: dict[str, Any] = {}
@@ -289,25 +218,12 @@ class FolderImages(Divided):
             start += len(part)
         return Dataset(**sets)
 
-    def _decoded(self, file: str) -> NDArray[np.uint8]:
-        root, remake = Path(self.root), "restore it, or start anew (other numbers follow)"
-        shown = self.source.shown(root, file)
-        try:
-            data = image_bytes(self.source, root, file)
-            if hashlib.sha256(data).hexdigest() != self.sums[file]:
-                raise RequestError(f"{shown} has changed since the folder was divided: {remake}")
-            return decode(data, self.source, self.resolution)
-        except UnusableImage as error:
-            raise RequestError(
-                f"{shown} {error}, though it was whole when the folder was divided: {remake}"
-            ) from error
-
     def listing(self) -> dict[str, Any]:
         """Which image is used for what, and what was left out; JSON values."""
         made = self.division
 
         def files(part: Part, label: int) -> list[str]:
-            return [self.files[row] for row in part.rows[part.labels == label]]
+            return [self.album.files[row] for row in part.rows[part.labels == label]]
 
         uses = {"train": made.train, "val": made.val, "test": made.test}
         decoys = [
@@ -317,7 +233,7 @@ class FolderImages(Divided):
         ]
         return {
             "version": 1,
-            "layout": self.source.card.name,
+            "layout": self.album.source.card.name,
             "options": self.options.model_dump(mode="json"),
             "private": [
                 {"name": name, **{use: files(part, label) for use, part in uses.items()}}
@@ -335,32 +251,3 @@ class FolderImages(Divided):
     def write(self, folder: Path) -> None:
         """Write :meth:`listing` as ``split.json``."""
         save_json(folder / SPLIT, self.listing())
-
-
-def _check(source: Source, root: Path, file: str) -> tuple[str, str, bytes]:
-    """Why a picture cannot be decoded, if so; its SHA-256, and its pixels at a few by a few."""
-    try:
-        data = image_bytes(source, root, file)
-        thumbnail = decode(data, source, _CHECK_RESOLUTION).tobytes()
-    except UnusableImage as error:
-        return str(error), "", b""
-    return "", hashlib.sha256(data).hexdigest(), thumbnail
-
-
-def _pixels(source: Source, root: Path, file: str) -> bytes:
-    """SHA-256 of an image's pixels in full, which was decoded before."""
-    try:
-        image = picture(image_bytes(source, root, file), source)
-    except UnusableImage as error:
-        raise RequestError(
-            f"{source.shown(root, file)} changed while it was read: {error}"
-        ) from error
-    return hashlib.sha256(f"{image.size} ".encode() + image.tobytes()).digest()
-
-
-def _refused(root: Path, skipped: Mapping[str, str]) -> RequestError:
-    return RequestError(
-        f"{len(skipped)} entries of {root} cannot be used:\n{reasons(sorted(skipped.items()))}\n"
-        "Repair or delete them, or leave them out with --set protocol.skip_unreadable=true (the "
-        "split file lists them)"
-    )

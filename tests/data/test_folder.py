@@ -386,7 +386,7 @@ def test_wrong_requests_decode_nothing(root: Path, monkeypatch: pytest.MonkeyPat
     def forbidden(*_: object) -> None:
         raise AssertionError("decoded before the request was checked")
 
-    monkeypatch.setattr("mibench.data.folder.decode", forbidden)
+    monkeypatch.setattr("mibench.data.checked.decode", forbidden)
     with pytest.raises(RequestError, match="min_images"):
         divide(root, min_images=50)
     (root / "anna" / "empty.png").touch()

@@ -65,7 +65,9 @@ def test_the_same_pictures_are_the_same_data(layout: str, tmp_path: Path) -> Non
     """In every pixel, with the same use and the same names; also in a worker of a grid."""
     split = divide(LAYOUTS[layout](tmp_path / "other"))
     assert (
-        split.listing()["layout"] == split.source.card.name == layout_of(Path(split.root)).card.name
+        split.listing()["layout"]
+        == split.album.source.card.name
+        == layout_of(Path(split.album.root)).card.name
     )
     expected = divide(layouts.folder(tmp_path / "folder")).load()
     found = pickle.loads(pickle.dumps(split)).load()
@@ -595,7 +597,7 @@ def test_a_column_of_paths(suffix: str, tmp_path: Path) -> None:
     (tmp_path / "..secret").mkdir()
     paths = [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.glob("*/*.png"))]
     split = divide(write(tmp_path / f"faces{suffix}", {"file_name": paths, "label": LABELS}))
-    assert set(split.files) == set(paths)
+    assert set(split.album.files) == set(paths)
     assert split.division.names == divide(layouts.folder(tmp_path / "f")).division.names
     odd = {"file_name": [*paths, "../x.png", "/etc/passwd", ""], "label": [*LABELS, "A", "A", "A"]}
     path = write(tmp_path / f"odd{suffix}", odd)
@@ -716,7 +718,7 @@ def test_splits_are_one_set(tmp_path: Path) -> None:
     pyarrow()
     root = layouts.splits(tmp_path / "faces", {"train": range(0, 24, 2), "test": range(1, 24, 2)})
     split = divide(root)
-    assert split.files[0] == "test/data-00000-of-00001.arrow#00000000"
+    assert split.album.files[0] == "test/data-00000-of-00001.arrow#00000000"
     assert split.counts == divide(layouts.folder(tmp_path / "folder")).counts
     assert set(split.sums.values()) == set(
         divide(layouts.hugging_face(tmp_path / "one")).sums.values()
