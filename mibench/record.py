@@ -31,6 +31,9 @@ IDENTITY_METRICS = (
 )
 # Why there is no ceiling where decoys' templates are of as many images as a person has for testing.
 NO_OTHERS = "a test image is scored against others of its identity, and one has too few"
+# The protocol of audits, and what a network and its defense are called in them: nobody here knows
+# how it was trained.
+AUDIT, GIVEN = "audit", "given"
 # The artifact that a record names when the data set lacks pictures.
 INCOMPLETE = "incomplete images"
 # Beside a record: what a report shows that is neither in it nor among the reconstructions.
@@ -40,6 +43,7 @@ GALLERY = "gallery.safetensors"
 NOMINAL = {
     "rare": "people with few pictures",
     "unlisted": "people whom no published list shows",
+    "public": "a half of the public people",
 }
 _LARGEST = 1e15  # of a strength that a curve can show
 # Images beside the reconstructions, which bound every attack.
@@ -361,6 +365,14 @@ class Record(_Strict):
         """Who the decoys are, where that makes ranks nominal (:data:`NOMINAL`); None elsewhere."""
         decoys = self.protocol.resolved["data"].get("decoys")
         return NOMINAL.get(decoys) if isinstance(decoys, str) else None
+
+    @property
+    def given(self) -> str | None:
+        """What the audited network is called; None where the target was trained for the record."""
+        if self.protocol.name != AUDIT:
+            return None
+        name = self.target.resolved.get("model")
+        return name if isinstance(name, str) and name else GIVEN
 
     def chance_rank(self, among: int) -> str:
         """The typical rank by chance among so many people, as it is shown."""

@@ -300,3 +300,52 @@ def command_line(
     for path, value in overrides.items():
         parts += ["--set", write_setting(path, value)]
     return shlex.join(parts)
+
+
+def audit_command(
+    said: Mapping[str, Any],
+    *,
+    attack: str,
+    seed: int,
+    preset: str | None = None,
+    budget: float = 1,
+    overrides: Mapping[str, Any],
+) -> str:
+    """The command line that asks for one attack of an audit.
+
+    Args:
+        said: what is audited: ``model`` and ``prior`` as tables, ``images``, ``public`` and others
+            as options call them; what is None goes unsaid.
+    """
+    model, prior = said["model"], said.get("prior") or {}
+    parts = ["mibench", "audit", "--model", model["model"]]
+    options = {
+        "weights": model.get("weights"),
+        "images": said["images"],
+        **{name: said.get(name) for name in ("public", "decoys", "classes")},
+        "size": model.get("size"),
+        **{name: model.get(name) for name in ("mean", "std")},
+        "channels": model.get("channels") if model.get("channels") != "rgb" else None,
+        "answers": model.get("answers") if model.get("answers") != "logits" else None,
+        "prior": prior.get("model"),
+        "prior-weights": prior.get("weights"),
+        "prior-latent": prior.get("latent"),
+        "attack": attack,
+        "seed": seed,
+        "preset": preset,
+        "budget": None if budget == 1 else budget,
+    }
+    for name, value in options.items():
+        if value is not None:
+            values = value if isinstance(value, list | tuple) else [value]
+            parts += [
+                f"--{name}",
+                *(each if isinstance(each, str) else repr(each) for each in values),
+            ]
+    if model.get("stochastic"):
+        parts.append("--stochastic")
+    if (trained_on := said.get("trained_on")) is not None:
+        parts.append("--trained-on" if trained_on else "--held-out")
+    for path, value in overrides.items():
+        parts += ["--set", write_setting(path, value)]
+    return shlex.join(parts)

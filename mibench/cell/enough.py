@@ -35,6 +35,7 @@ def require_enough(cell: Cell, divided: Divided) -> None:
         )
     batch = cell.prior_config.gan.batch_size
     trained = cell.prior_config.source == "scratch" or "prior" not in cell.protocol.assets
+    trained = trained and cell.given_prior is None
     if trained and _LEAST <= counts.public < batch:
         problems.append(
             f"the general prior is trained on batches of {batch}, but there are {counts.public} "

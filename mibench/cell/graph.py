@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mibench.cell.evaluators import PinnedEvaluator, Role, TrainedEvaluator
+from mibench.cell.given_target import GivenPriorStage, GivenTarget
 from mibench.cell.images import Images
-from mibench.cell.judges import NO_JUDGE, Enrolment
+from mibench.cell.judges import NO_JUDGE, NOBODY, Enrolment
 from mibench.cell.measures import Metrics, References
 from mibench.cell.picture import Picture
 from mibench.cell.prior import GeneralPrior, OwnPrior, PinnedPrior
@@ -37,15 +38,18 @@ class Graph:
         self.cell = cell
         config, protocol = cell.attack_config, cell.protocol
         self.images = Images(divided)
-        self.target = Target(cell, self.images)
+        given = cell.given is not None
+        self.target = GivenTarget(cell, self.images) if given else Target(cell, self.images)
         attacked = Untrapped(cell, self.images, self.target) if config.untrap else self.target
         self.evaluator, self.second = self._evaluator("evaluator"), self._evaluator("second")
         pinned = cell.prior_config.source == "protocol" and "prior" in protocol.assets
         self.general: Stage[Prior] = (
             PinnedPrior(cell) if pinned else GeneralPrior(cell, self.images)
         )
+        if cell.given_prior is not None:
+            self.general = GivenPriorStage(cell)
         self.prior: Stage[Prior] = self.general
-        if cell.prior_kind is not Gan:
+        if cell.prior_kind is not Gan and cell.given_prior is None:
             self.prior = OwnPrior(cell, self.images, self.general, attacked)
         architectures = config.students.architectures if config.augment else ()
         self.students = [Student(cell, self.images, attacked, a) for a in architectures]
@@ -60,7 +64,7 @@ class Graph:
             cell, self.images, attacked, self.prior, self.students, self.surrogates
         )
         judges = range(len(protocol.judges))
-        no_judge = NO_JUDGE
+        no_judge = NOBODY if given and not divided.counts.decoys else NO_JUDGE
         # Of several the worst counts, so that fewer would say more.
         for kind in cell.judges:
             if absent := kind.absent():

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 _ORDER = ("first", "second", "third")  # judges, in the order of the card
 NO_JUDGE = "the protocol pins no embedding judge"
+NOBODY = (
+    "there is nobody to rank among: the public images have no labels, so that none of their people "
+    "could be held out; name a folder of other people by --decoys"
+)
 NO_TARGET = "the best guess is the target's choice, and the target is not at hand"
 NO_COIN = "no coin chose the private identities"
 _OF_THE_TARGET = ("identity_bits_best", *IDENTITY_METRICS[-5:])

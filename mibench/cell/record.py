@@ -63,6 +63,7 @@ def run_folder(cell: Cell, images: Images) -> Path:
     name += f"-{request.preset}" if request.preset is not None else ""
     name += f"-budget-{request.budget!r}" if request.budget != 1 else ""
     name += f"-data-{images.identity[:8]}" if images.identity else ""
+    name += f"-{cell.given.model.source[:8]}" if cell.given is not None else ""
     if len(name.encode()) > _LONGEST_NAME:
         name = f"{name.encode()[:_LONGEST_NAME].decode(errors='ignore')}-{digest(name)[:8]}"
     return RUNS / method_label(cell.protocol.name, cell.protocol_source) / name
@@ -101,6 +102,9 @@ def claim(folder: Path, cell: Cell, images: Images) -> Path:
         "seed": old.seed,
         "settings": plain_settings(overrides(old)),
     }
+    if cell.given is not None:
+        mine["model"], theirs["model"] = cell.given.model.source, old.target.source
+        mine["prior's source"], theirs["prior's source"] = cell.prior_source, old.prior.source
     if images.identity and IMAGES in old.artifacts:
         mine[IMAGES], theirs[IMAGES] = images.identity, old.artifacts[IMAGES]
     # As JSON, for a record's lists may have been tuples.
@@ -150,6 +154,8 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
         "target": cell.training.model_dump(mode="json"),
         "defense": cell.defense_config.model_dump(mode="json"),
     }
+    if cell.given is not None:
+        parts = {"target": {**cell.given.facts(), "hint": outcome["hint"]}, "defense": {}}
     return Record(
         rules=RULES_VERSION,
         status=summary["status"],
@@ -162,6 +168,7 @@ def make_record(graph: Graph, bench: Bench, command: str | None) -> Record:
         ),
         target=Part(
             name=cell.architecture,
+            source=cell.given.model.source if cell.given is not None else None,
             passed=cell.passed("target"),
             resolved=parts["target"],
         ),

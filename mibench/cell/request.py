@@ -9,11 +9,41 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from mibench.errors import RequestError
-from mibench.settings import check_value, command_line, explain, moved, plain, shown
-from mibench.types import Frozen, Name, Preset, Seed, Share
+from mibench.settings import (
+    audit_command,
+    check_value,
+    command_line,
+    explain,
+    moved,
+    plain,
+    shown,
+)
+from mibench.types import Frozen, GivenModel, GivenPrior, Name, Preset, Seed, Share
 
 PARTS = ("protocol", "target", "defense", "attack", "prior")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]{0,3}))?")
+
+
+class Audit(Frozen):
+    """What is audited in the place of a target that is trained.
+
+    Where things lie is in no key and in no number: their content is.
+    """
+
+    model: GivenModel
+    public: Name = Field(description="folder or file of public images, with labels or without")
+    decoys: Name | None = Field(
+        None, description="folder or file of other people, to rank among; null: see AuditData"
+    )
+    classes: Name | None = Field(
+        None, description="file of the classes' names in the network's order; null: sorted"
+    )
+    trained_on: bool | None = Field(
+        None, description="whether it was trained on the private images; null: it was not said"
+    )
+    prior: GivenPrior | None = Field(
+        None, description="an image prior in the place of the general GAN; null: train that"
+    )
 
 
 class Request(Frozen):
@@ -30,7 +60,10 @@ class Request(Frozen):
         None, description="kind of the attacker's image prior; None: the attack's own"
     )
     seed: Seed = 0
-    root: Name | None = Field(None, description="image folder or file, for the protocol `folder`")
+    root: Name | None = Field(
+        None,
+        description="image folder or file, for the protocol `folder`; of an audit, the private one",
+    )
     preset: Preset | None = Field(
         None,
         description="size of networks and budgets, for the protocol `folder`; None: `paper` where "
@@ -45,6 +78,7 @@ class Request(Frozen):
         description="share of all epochs and steps, and of what is judged, for trying out; boards "
         "want 1",
     )
+    audit: Audit | None = Field(None, description="for the protocol `audit`")
 
 
 def make_request(**fields: Any) -> Request:
@@ -108,4 +142,16 @@ def check_device(name: str) -> str:
 
 def command_of(request: Request) -> str:
     """The command line that asks for a cell."""
-    return command_line(**dict(request))
+    said = dict(request)
+    audit = said.pop("audit")
+    if audit is None:
+        return command_line(**said)
+    given = {"model": audit.model.model_dump(), "prior": audit.prior and audit.prior.model_dump()}
+    return audit_command(
+        {**audit.model_dump(exclude={"model", "prior"}), "images": request.root, **given},
+        attack=request.attack,
+        seed=request.seed,
+        preset=request.preset,
+        budget=request.budget,
+        overrides=request.overrides,
+    )

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from mibench.cell.given import Given, GivenFiles
 from mibench.cell.overrides import Model, with_overrides
 from mibench.cell.request import Request, check_paths
+from mibench.data.audited import IMAGES, PUBLIC, AuditData
 from mibench.data.folder import FolderOptions
 from mibench.errors import NotApplicableError, RequestError
 from mibench.inversion.attack import ATTACKS, Attack, AttackConfig, TransferConfig
@@ -24,9 +26,16 @@ from mibench.models.initialisation import check_initialisation
 from mibench.models.trapdoors import triggers_of
 from mibench.names import AttackName, method_label
 from mibench.priors import PRIORS, PriorConfig, PriorKind
+from mibench.priors._given import Given as GivenKind
 from mibench.priors.gan import Gan
-from mibench.protocols import Protocol, folder_protocol, is_file, protocol_named
-from mibench.record import PriorPart
+from mibench.protocols import (
+    Protocol,
+    audit_protocol,
+    folder_protocol,
+    is_file,
+    protocol_named,
+)
+from mibench.record import GIVEN, PriorPart
 from mibench.registry import closest, contained
 from mibench.settings import plain, scaled, shown
 from mibench.store.source import outside_digest
@@ -59,6 +68,7 @@ class Cell:
             through.
         weights: by architecture (of surrogates, :func:`surrogate_weights`), what identifies the
             weights that it starts from (:func:`check`).
+        given: the audited network, in the place of a target that is trained.
     """
 
     request: Request
@@ -84,6 +94,7 @@ class Cell:
     prior_modules: tuple[ModuleType, ...]
     prior_config: PriorConfig
     weights: Mapping[str, str] = field(default_factory=dict)
+    given: Given | None = None
 
     @property
     def prior(self) -> PriorPart:
@@ -94,8 +105,23 @@ class Cell:
             recipe=self.prior_kind(self.prior_config).recipe(),
             pinned=self.protocol.pins_prior,
             passed=self.passed("prior"),
-            resolved=self.prior_config.model_dump(mode="json"),
+            resolved=self.prior_config.model_dump(mode="json")
+            if self.given_prior is None
+            else {**self.given_prior.settings, "files": dict(self.given_prior.sums)},
         )
+
+    @property
+    def given_prior(self) -> GivenFiles | None:
+        """What identifies the image prior, where that is given, and the attack takes it."""
+        return self.given.prior if self.given and self.prior_kind is GivenKind else None
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """Where images lie that ``--root`` does not name, and who they show."""
+        if self.given is None:
+            return {}
+        asked = self.given.asked
+        return {"public": asked.public, "decoys": asked.decoys, "names": self.given.names}
 
     @property
     def knob(self) -> str | None:
@@ -140,14 +166,16 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     """
     overrides = request.overrides
     check_paths(overrides)
-    card, protocol = _protocol(request)
+    given, card, protocol = _protocol(request)
+    if given is not None:
+        without = {*without, "defense"}
     protocol, evaluators = _evaluators(protocol)
     protocol, judges = _judges(protocol)
 
     defense_class: type[Defense[Any]]
     defense_class = DEFENSES.base if "defense" in without else DEFENSES.get(request.defense)
     defense_modules = DEFENSES.files_of(defense_class)
-    defense_name = DEFENSES.name_of(defense_class)
+    defense_name = DEFENSES.name_of(defense_class) if given is None else GIVEN
     if "defense" not in without:
         check_method(defense_name, defense_class)
     defense_config, training = defense_settings(defense_name, defense_class, protocol, overrides)
@@ -159,12 +187,21 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     check_variant(name, attack_class)
     if "attack" not in without:
         check_method(name.base, attack_class)
-    if not without:
+    if given is not None:
+        given.check_access(name.full, attack_class)
+    elif not without:
         check_applicable(name.full, attack_class, defense_name, defense_class)
     attack_config = attack_settings(name, attack_class, protocol, overrides)
     prior_kind = prior_kind_of(request.prior or attack_class.prior, name.base, attack_class)
     if request.prior and prior_kind is prior_kind_of(attack_class.prior, name.base, attack_class):
         request = request.model_copy(update={"prior": None})  # the same cell
+    if given is not None and given.prior is not None and prior_kind is Gan:
+        if attack_class.needs_realism:
+            raise NotApplicableError(
+                f"the attack {shown(name.full)} asks the prior how real images look, which that of "
+                "--prior does not say: choose another one, or leave --prior out"
+            )
+        prior_kind = GivenKind
     own = attack_config.surrogates if isinstance(attack_config, TransferConfig) else None
     if own is not None and own.prior_head and not prior_kind.tells_identities:
         raise RequestError(
@@ -173,10 +210,15 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
             "choose another one with --prior"
         )
     prior_name, prior_modules = PRIORS.name_of(prior_kind), PRIORS.files_of(prior_kind)
+    prior_source = outside_digest(prior_kind, *prior_modules)
+    if prior_kind is GivenKind and given is not None and given.prior is not None:
+        prior_name, prior_source = GIVEN, given.prior.source
     _check_tables(protocol, {"attacks": name.base, "defenses": defense_name, "priors": prior_name})
     trained: set[type[PriorKind[Any]]] = {Gan, prior_kind}
     if "prior" in protocol.assets:
         trained.discard(Gan)
+    if prior_kind is GivenKind:
+        trained.clear()
     for kind in trained:
         kind.check(protocol.resolution)
     prior_config = prior_settings(prior_name, prior_kind, protocol, overrides)
@@ -200,10 +242,11 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
         attack_modules=tuple(attack_modules),
         attack_config=scaled(attack_config, request.budget),
         prior_name=prior_name,
-        prior_source=outside_digest(prior_kind, *prior_modules),
+        prior_source=prior_source,
         prior_kind=prior_kind,
         prior_modules=tuple(prior_modules),
         prior_config=scaled(prior_config, request.budget),
+        given=given,
     )
 
 
@@ -220,18 +263,24 @@ def check(cell: Cell) -> Cell:
     """
     protocol, config = cell.protocol, cell.attack_config
     students = config.students.architectures if config.augment else ()
-    networks = {each: protocol.resolution for each in (cell.architecture, *students)}
+    trained = () if cell.given is not None else (cell.architecture,)
+    networks = {each: protocol.resolution for each in (*trained, *students)}
     for each, resolution in networks.items():
         _check_architecture(each, resolution)
     with cell.contained():
-        _check_methods(
-            cell.architecture,
-            protocol.resolution,
-            cell.defense_class,  # type: ignore[arg-type]  # mypy asks instances for their hash
-            cell.defense_config.model_dump_json(),
-            cell.attack_class,
-            config.untrap,
-        )
+        if cell.given is not None:
+            cell.given.check_attack(cell.attack, cell.attack_class)
+            if cell.given_prior is not None:
+                cell.given.image_prior()
+        else:
+            _check_methods(
+                cell.architecture,
+                protocol.resolution,
+                cell.defense_class,  # type: ignore[arg-type]  # mypy asks instances for their hash
+                cell.defense_config.model_dump_json(),
+                cell.attack_class,
+                config.untrap,
+            )
     for role in ("evaluator", "second"):
         if role not in protocol.assets:
             evaluator: EvaluatorConfig = getattr(protocol, role)
@@ -541,14 +590,18 @@ def _outside(
     return digest(found) if found else None
 
 
-def _protocol(request: Request) -> tuple[Protocol, Protocol]:
-    """The card that was asked for, and the same with what was set."""
-    if request.protocol == "folder":
+def _protocol(request: Request) -> tuple[Given | None, Protocol, Protocol]:
+    """What is audited, if so; the card that was asked for, and the same with what was set."""
+    given, fields = None, {}
+    if request.audit is not None:
+        given, card = _audited(request)
+        fields = AuditData.model_fields
+    elif request.protocol == "folder":
         if request.root is None:
             raise RequestError(_NO_ROOT.format("folder"))
         fields = FolderOptions.model_fields
-        given = {k: v for k, v in _under("protocol", request.overrides).items() if k in fields}
-        options = with_overrides(FolderOptions(), given, "protocol")
+        told = {k: v for k, v in _under("protocol", request.overrides).items() if k in fields}
+        options = with_overrides(FolderOptions(), told, "protocol")
         images = None
         with contextlib.suppress(RequestError):  # dividing the folder says what is wrong with it
             images = options.expected_training_images(request.root)
@@ -556,7 +609,7 @@ def _protocol(request: Request) -> tuple[Protocol, Protocol]:
     else:
         if request.preset is not None:
             raise RequestError(f"--preset is for the protocol `folder`, not {request.protocol!r}")
-        card, fields = protocol_named(request.protocol), {}
+        card = protocol_named(request.protocol)
         if card.data.of_root:
             fields = type(card.data).model_fields
             if request.root is None:
@@ -585,7 +638,48 @@ def _protocol(request: Request) -> tuple[Protocol, Protocol]:
         )
     if any(path.partition(".")[0] == "data" for path in wanted):
         wanted.setdefault("split", None)  # another division than the one that the card pins
-    return card, with_overrides(card, wanted, "protocol")
+    return given, card, with_overrides(card, wanted, "protocol")
+
+
+# What of an audit is said by options, which the settings must not contradict.
+_BY_OPTIONS = {
+    "decoys": "--decoys",
+    "trained_on": "--trained-on or --held-out",
+    "resolution": "--size",
+    "target": "--model",
+}
+
+
+def _audited(request: Request) -> tuple[Given, Protocol]:
+    """What is audited, with the card that its pictures give."""
+    assert request.audit is not None
+    asked, images = request.audit, request.root
+    if images is None:
+        raise RequestError(f"{IMAGES}: name the folder of the private images")
+    for path in request.overrides:
+        part, _, name = path.partition(".")
+        if part in ("target", "defense"):
+            raise RequestError(
+                f"--set {plain(path)}: the network is given, and nobody trains it here; settings "
+                "of attack, prior and protocol can be changed"
+            )
+        own = name.removeprefix("data.")
+        if part == "protocol" and own in _BY_OPTIONS:
+            raise RequestError(f"--set {plain(path)}: say it by {_BY_OPTIONS[own]}")
+    fields = {
+        path.removeprefix("data."): value
+        for path, value in _under("protocol", request.overrides).items()
+        if path.removeprefix("data.") in AuditData.model_fields
+    }
+    data = with_overrides(AuditData(trained_on=asked.trained_on), fields, "protocol")
+    given = Given.of(asked, data, images)
+    decoys: Any = "given" if asked.decoys is not None else None
+    if decoys is None and len(data.listing(asked.public, PUBLIC).names) > 1:
+        decoys = "public"
+    count = len(data.listing(images, IMAGES)) * (1 - data.test_fraction)
+    data = AuditData(trained_on=asked.trained_on, decoys=decoys)
+    preset = request.preset or "small"
+    return given, audit_protocol(data, asked.model.size, preset, round(count))
 
 
 def _set(

@@ -20,7 +20,7 @@ from mibench.data.divided import Divided
 from mibench.errors import DivergedError, RequestError
 from mibench.files import output_folder
 from mibench.progress import SILENT, Progress
-from mibench.record import Record
+from mibench.record import AUDIT, Record
 from mibench.settings import NEEDED_BYTES
 from mibench.store.hub import Hub, source_of
 from mibench.store.store import Store, default_root
@@ -168,7 +168,11 @@ def divide(cell: Cell, progress: Progress) -> Divided:
     if not drawn:
         progress.stage("split", "computing")
     divided = card.data.divide(
-        resolution=card.resolution, root=request.root, data=request.data, progress=progress
+        resolution=card.resolution,
+        root=request.root,
+        data=request.data,
+        progress=progress,
+        **cell.places,
     )
     if card.split and divided.complete and divided.split != card.split:
         sets = " and ".join(name for name, _ in card.data.sets)
@@ -187,9 +191,9 @@ def divide(cell: Cell, progress: Progress) -> Divided:
 def settled(request: Request) -> Request:
     """The request with what it leaves to this machine stated: others may resolve it elsewhere.
 
-    That is the size of the protocol ``folder``: the papers' where there is a GPU.
+    That is the size of the protocols ``folder`` and ``audit``: the papers' where there is a GPU.
     """
-    if request.protocol != "folder" or request.preset is not None:
+    if request.protocol not in ("folder", AUDIT) or request.preset is not None:
         return request
     preset = "paper" if torch.cuda.is_available() else "small"
     return request.model_copy(update={"preset": preset})

@@ -157,7 +157,8 @@ def _cell(request: Request, divided: dict[str, Divided], out: Path | None) -> Gr
         cell = check(resolve(settled(request)))
         card = cell.protocol
         options = card.data.model_dump(mode="json")
-        place = digest([request.root, request.data, card.resolution, options])
+        audit = request.audit and request.audit.model_dump(mode="json", exclude={"model", "prior"})
+        place = digest([request.root, request.data, card.resolution, options, audit])
         if place not in divided:
             divided[place] = divide(cell, SILENT)
         images = divided[place]

@@ -1,9 +1,9 @@
 """A network that somebody else trained, behind the interface of a classifier.
 
 It is a timm architecture, what a function of a file returns, a TorchScript or ``torch.export``
-file, or, where an attack is to see its answers alone, any function from images to these. Weights
-are read from safetensors, or from a state dict that holds tensors alone; nothing is unpickled that
-could run code.
+file, or, where an attack is to see its answers alone, any function from images to these. Such files
+are programs, which run. Weights are data: they are read from safetensors, or from a state dict that
+holds tensors alone, and nothing of them is unpickled that could run code.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import timm
 import torch
-from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,18 +23,10 @@ from torch import Tensor, nn
 from mibench.errors import RequestError
 from mibench.files import user_path
 from mibench.models.classifiers import Classifier, Outputs, check_architecture
-from mibench.models.initialisation import Triple
 from mibench.registry import named_in_file
 from mibench.settings import shown
-from mibench.types import Access, Frozen
+from mibench.types import Answers, GivenModel, GivenPrior, Triple
 
-Answers = Literal["logits", "scores", "labels"]
-# The most that an attack can be given of a network that answers so.
-ACCESS_OF: dict[Answers, Access] = {
-    "logits": "white-box",
-    "scores": "black-box",
-    "labels": "label-only",
-}
 _SURE = 1e4  # of the logit of a label that a function answers, beside 0 for all others
 _NO_SCORE = 1e-30  # what is taken for a score of 0, whose logarithm no network computes with
 _SAME = 1e-3  # of the largest logit: by so much an image's answer may move with its batch mates
@@ -44,74 +35,18 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _NESTED = ("state_dict", "model_state_dict", "model", "net")  # under which checkpoints hold it
 
 
-class GivenModel(Frozen):
-    """Where a trained network comes from, and what it takes and answers."""
+def files_of(given: GivenModel | GivenPrior) -> tuple[Path, ...]:
+    """The files that a network consists of; their content identifies it.
 
-    model: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="a timm architecture; `FILE.py:function`; a TorchScript file `.pt`; a "
-        "`torch.export` file `.pt2`",
-    )
-    weights: str | None = Field(
-        None,
-        min_length=1,
-        max_length=4096,
-        description="safetensors file, or a state dict of tensors alone (.pth, .pt, .bin)",
-    )
-    size: int = Field(64, ge=8, le=1024, description="height and width of its images, in pixels")
-    mean: Triple | None = Field(
-        None,
-        description="subtracted from each channel of images in [0, 1]; null: timm's own for a "
-        "timm architecture, else nothing is",
-    )
-    std: Triple | None = Field(None, description="each channel is then divided by this")
-    answers: Answers = Field(
-        "logits",
-        description="`logits`: it is a network; `scores` or `labels`: `FILE.py:function` is a "
-        "function from images `(n, 3, h, w)` to scores `(n, classes)` or labels `(n,)`",
-    )
-    stochastic: bool = Field(
-        False, description="whether the deployed network draws noise on purpose at inference"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> GivenModel:
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give `mean` and `std`, or neither")
-        if self.std is not None and min(self.std) < 1e-6:
-            raise ValueError("`std` must be at least 1e-6")
-        if self.answers != "logits" and not self.of_file:
-            raise ValueError("a function that answers is named as FILE.py:function")
-        if self.weights is not None and (self.answers != "logits" or self.kind in (".pt", ".pt2")):
-            raise ValueError("`weights` are for an architecture or a function that builds one")
-        return self
-
-    @property
-    def of_file(self) -> bool:
-        """Whether it is named as something in a file of Python."""
-        return ".py:" in self.model
-
-    @property
-    def kind(self) -> str:
-        """``".pt"`` or ``".pt2"`` of a file that holds the whole network, else ``""``."""
-        end = Path(self.model).suffix
-        return end if end in (".pt", ".pt2") and not self.of_file else ""
-
-    @property
-    def access(self) -> Access:
-        """The most that an attack can be given of it."""
-        return ACCESS_OF[self.answers]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that it consists of; their content identifies it."""
-        found = [self.weights] if self.weights else []
-        if self.of_file:
-            found.append(self.model.rpartition(":")[0])
-        if self.kind:
-            found.append(self.model)
-        return tuple(_regular(each, "the model") for each in found)
+    Raises:
+        RequestError: one is not there.
+    """
+    found = [given.weights] if given.weights else []
+    if ".py:" in given.model:
+        found.append(given.model.rpartition(":")[0])
+    if isinstance(given, GivenModel) and given.exported:
+        found.append(given.model)
+    return tuple(_regular(each, "the file") for each in found)
 
 
 class GivenClassifier(Classifier):
@@ -131,13 +66,26 @@ class GivenClassifier(Classifier):
         self, network: nn.Module, given: GivenModel, classes: int, mean: Triple, std: Triple
     ) -> None:
         nn.Module.__init__(self)  # there is no timm backbone to build
-        self.architecture, self.classes, self.resolution = given.model, classes, given.size
-        self.stochastic, self.differentiable = given.stochastic, given.answers == "logits"
+        self.architecture, self.classes, self.resolution = given.label, classes, given.size
+        self.given, self.stochastic, self.channels = given, given.stochastic, given.channels
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.last: str | None = None  # name of the last linear layer
         self.eval().requires_grad_(False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] on the scale, and in the order of channels, that the network expects."""
+        if self.channels == "bgr":
+            images = images.flip(1)
+        return super().normalise(images)
+
+    def expecting(self, channels: str, mean: Triple, std: Triple) -> GivenClassifier:
+        """The same network, were it given other inputs."""
+        said = {"channels": channels, "mean": mean, "std": std}
+        other = self.given.model_copy(update=said)
+        found = GivenClassifier(self.network, other, self.classes, mean, std)
+        return found.to(self.mean.device)
 
     def train(self, mode: bool = True) -> GivenClassifier:
         """It stays as it was deployed: exported networks have no mode to change."""
@@ -215,13 +163,13 @@ def load_given(given: GivenModel, classes: int) -> GivenClassifier:
     """
     mean, std = given.mean or (0.0, 0.0, 0.0), given.std or (1.0, 1.0, 1.0)
     if given.answers != "logits":
-        asked = _Asked(_function(given), given.answers, classes)
+        asked = _Asked(_function(given.model), given.answers, classes)
         return GivenClassifier(asked, given, classes, mean, std)
     network: nn.Module
-    if given.kind:
+    if given.exported:
         network = _whole(given)
     elif given.of_file:
-        network = _built(given)
+        network = built(given.model, given.weights, classes)
     else:
         check_architecture(given.model)
         network = timm.create_model(given.model, num_classes=classes)
@@ -233,9 +181,39 @@ def load_given(given: GivenModel, classes: int) -> GivenClassifier:
                 f"--model {given.model}: an architecture of timm needs the weights that you "
                 "trained: --weights FILE"
             )
-    if given.weights is not None:
-        _fill(network, state_dict(_regular(given.weights, "the weights")), given.weights, classes)
+        _fill(network, given.weights, classes)
     return GivenClassifier(network, given, classes, mean, std)
+
+
+def built(spec: str, weights: str | None, classes: int | None = None) -> nn.Module:
+    """The network that a function of a file returns, with weights.
+
+    Args:
+        spec: ``FILE.py:function``.
+        weights: their file; None: the function has loaded them.
+        classes: how many a classifier is said to tell apart, for a message.
+
+    Raises:
+        RequestError: it cannot be built, or the weights are not its own.
+    """
+    build = _function(spec)
+    try:
+        network = build()
+    except TypeError as error:
+        advice = " One that takes images and answers is audited with --answers scores or labels"
+        raise RequestError(
+            f"{spec}: the function is called without arguments and returns the network ({error})."
+            + (advice if classes is not None else "")
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise RequestError(f"{spec} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise RequestError(
+            f"{spec}: the function returned {type(network).__name__}, not a torch.nn.Module"
+        )
+    if weights is not None:
+        _fill(network, weights, classes)
+    return network.eval().requires_grad_(False)
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:
@@ -284,7 +262,8 @@ def _unpickled(path: Path) -> Any:
         ) from error
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], name: str, classes: int) -> None:
+def _fill(network: nn.Module, name: str, classes: int | None) -> None:
+    tensors = state_dict(_regular(name, "the weights"))
     wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     absent = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
@@ -302,7 +281,7 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], name: str, classes: in
     ]
     if problems:
         hint = ""
-        if misshapen and not absent and not foreign:
+        if classes is not None and misshapen and not absent and not foreign:
             hint = (
                 f" It is built for {classes} classes, one for each person with pictures: are these "
                 "as many as it was trained on (--classes)?"
@@ -317,11 +296,11 @@ def _whole(given: GivenModel) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that TorchScript is of the past
-            if given.kind == ".pt2":
+            if given.exported == ".pt2":
                 return cast(nn.Module, torch.export.load(path).module())
             return cast(nn.Module, torch.jit.load(str(path), map_location="cpu"))  # type: ignore[no-untyped-call]
     except Exception as error:
-        form = "torch.export" if given.kind == ".pt2" else "TorchScript"
+        form = "torch.export" if given.exported == ".pt2" else "TorchScript"
         raise RequestError(
             f"{path} is no {form} file that this torch {torch.__version__} reads "
             f"({type(error).__name__}). A state dict goes with --weights, beside --model NAME or "
@@ -329,29 +308,12 @@ def _whole(given: GivenModel) -> nn.Module:
         ) from error
 
 
-def _function(given: GivenModel) -> Callable[..., Any]:
-    module, name = named_in_file(given.model, "the model's file", "build")
+def _function(spec: str) -> Callable[..., Any]:
+    module, name = named_in_file(spec, "the file", "build")
     found = getattr(module, name, None)
     if not callable(found):
-        raise RequestError(f"{given.model}: the file has no function {shown(name)}")
+        raise RequestError(f"{spec}: the file has no function {shown(name)}")
     return cast("Callable[..., Any]", found)
-
-
-def _built(given: GivenModel) -> nn.Module:
-    build = _function(given)
-    try:
-        network = build()
-    except TypeError as error:
-        raise RequestError(
-            f"{given.model}: the function is called without arguments and returns the network "
-            f"({error}). One that takes images and answers is audited with --answers scores or "
-            "labels"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise RequestError(
-            f"{given.model}: the function returned {type(network).__name__}, not a torch.nn.Module"
-        )
-    return network
 
 
 @torch.no_grad()

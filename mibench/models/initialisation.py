@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import huggingface_hub
 import timm
@@ -21,10 +21,7 @@ from safetensors import SafetensorError, safe_open
 from mibench.errors import RequestError
 from mibench.files import sha256, user_path
 from mibench.models.classifiers import Classifier, check_architecture
-from mibench.types import Frozen
-
-Channel = Annotated[float, Field(ge=-1e6, le=1e6)]
-Triple = tuple[Channel, Channel, Channel]
+from mibench.types import Frozen, Triple
 
 # Layers that weights of another network lack, and so start anew unless the file has them all.
 _OWN_LAYERS = {"vgg16_bn_mi": ("bn.",)}

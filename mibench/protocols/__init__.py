@@ -7,10 +7,20 @@ from mibench.errors import RequestError
 from mibench.protocols import high_resolution, papers, small, synthfaces
 from mibench.protocols._card import Protocol
 from mibench.protocols._file import card_of_file, is_file
+from mibench.protocols.audit import audit_protocol
 from mibench.protocols.folder import folder_protocol
+from mibench.record import AUDIT
 from mibench.registry import no_such
 
-__all__ = ["PROTOCOLS", "Protocol", "card_named", "folder_protocol", "is_file", "protocol_named"]
+__all__ = [
+    "PROTOCOLS",
+    "Protocol",
+    "audit_protocol",
+    "card_named",
+    "folder_protocol",
+    "is_file",
+    "protocol_named",
+]
 
 # With their names as text, so that listings can read the cards without importing them.
 FAMILIES = {
@@ -32,7 +42,7 @@ def protocol_named(name: str) -> Protocol:
             wrong with the file.
     """
     if is_file(name):
-        return card_of_file(name, [*PROTOCOLS, "folder"])
+        return card_of_file(name, [*PROTOCOLS, "folder", AUDIT])
     if name not in PROTOCOLS:
         raise RequestError(no_such("protocol", name, [*PROTOCOLS, "folder"]))
     return PROTOCOLS[name]

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from mibench.assets import Asset
+from mibench.data.audited import AuditData
 from mibench.data.folder import FolderOptions
 from mibench.data.identity_division import IdentityDivision
 from mibench.data.listed_division import ListedDivision
@@ -30,7 +31,7 @@ class Protocol(Frozen):
     version: int = Field(1, ge=1, le=10**6)
     title: str
     notes: tuple[str, ...] = Field((), description="where the setting departs from its source")
-    data: SynthFacesData | FolderOptions | IdentityDivision | ListedDivision
+    data: SynthFacesData | FolderOptions | IdentityDivision | ListedDivision | AuditData
     split: str | None = Field(
         None,
         description="SHA-256 of which picture is used for what, where the card pins it; see "

@@ -19,12 +19,13 @@ from mibench.models.access import ACCESS
 from mibench.models.freeze import freeze
 from mibench.models.given import (
     GivenClassifier,
-    GivenModel,
     check_given,
+    files_of,
     load_given,
     state_dict,
 )
 from mibench.streams import seeded, stream
+from mibench.types import GivenModel
 
 CLASSES, SIZE = 4, 32
 IMAGES = torch.rand(3, 3, SIZE, SIZE, generator=stream(0, "given"))
@@ -296,7 +297,7 @@ def test_fields_fit_together(fields: dict[str, Any], message: str) -> None:
 def test_files(file: Path, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"1")
     given = GivenModel(model=f"{file}:build", weights=str(tmp_path / "w.pth"))
-    assert set(given.files) == {file, tmp_path / "w.pth"}
-    assert GivenModel(model="resnet18").files == ()
+    assert set(files_of(given)) == {file, tmp_path / "w.pth"}
+    assert files_of(GivenModel(model="resnet18")) == ()
     with pytest.raises(RequestError, match="is not there"):
-        _ = GivenModel(model=str(tmp_path / "no.pt")).files
+        files_of(GivenModel(model=str(tmp_path / "no.pt")))
