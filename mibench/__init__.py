@@ -14,14 +14,16 @@ if (_CHECKOUT / "pyproject.toml").exists() and (_CHECKOUT / "attacks").is_dir():
 if TYPE_CHECKING:
     from mibench.cell.run import run
     from mibench.cell.zoo import load_target
+    from mibench.grid.audit import audit
     from mibench.grid.standard import standard
     from mibench.reports.compare import compare
     from mibench.reports.run import report
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "load_target", "report", "run", "standard"]
+__all__ = ["__version__", "audit", "compare", "load_target", "report", "run", "standard"]
 
 _PLACES = {
+    "audit": "mibench.grid.audit",
     "compare": "mibench.reports.compare",
     "load_target": "mibench.cell.zoo",
     "report": "mibench.reports.run",

@@ -187,7 +187,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
     check_variant(name, attack_class)
     if "attack" not in without:
         check_method(name.base, attack_class)
-    if given is not None:
+    if given is not None and "attack" not in without:
         given.check_access(name.full, attack_class)
     elif not without:
         check_applicable(name.full, attack_class, defense_name, defense_class)

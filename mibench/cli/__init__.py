@@ -20,6 +20,10 @@ from mibench.errors import MibenchError, printable
 
 COMMANDS = {  # where each is, and its line of help
     "run": ("run:run", "Run one cell: train, attack, measure."),
+    "audit": (
+        "audit:audit",
+        "Measure how much a network of your own leaks of the people it knows.",
+    ),
     "report": ("report:report", "Write a run's report: one page that opens without a network."),
     "compare": (
         "compare:compare",

@@ -169,7 +169,7 @@ def run(
     with (
         contextlib.redirect_stdout(sys.stderr),
         display(quiet=quiet) as progress,
-        _logged_to_stderr(),
+        logged_to_stderr(),
     ):
         command = typed.encode("utf-8", "backslashreplace").decode()  # a record holds text only
         done = run_cell(request, kept, folder, device, progress, command, source_of(hub, progress))
@@ -237,7 +237,7 @@ def _standard(
 
 
 @contextlib.contextmanager
-def _logged_to_stderr() -> Iterator[None]:
+def logged_to_stderr() -> Iterator[None]:
     """Show the core's messages (a stage that another process computes, a corrupt artifact)."""
     # To what standard error is by now: a live display has redirected it.
     log, handler = logging.getLogger("mibench"), logging.StreamHandler(sys.stderr)

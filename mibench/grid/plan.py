@@ -171,6 +171,8 @@ def _cell(request: Request, divided: dict[str, Divided], out: Path | None) -> Gr
     except NotApplicableError:
         raise
     except RequestError as error:
+        if request.audit is not None:  # all its cells are of one network
+            raise
         where = (
             f"{request.attack} on {request.target or 'the default target'} under {request.defense}"
         )
