@@ -49,9 +49,11 @@ class Picture(Stage[Artifact]):
 
     def __init__(self, cell: Cell, measured: Metrics) -> None:
         self.cell, self.metrics = cell, measured
+        attacked = f"{cell.architecture} under {cell.defense_name} "
+        if cell.given is not None:
+            attacked = "the network that was given "
         self.title = (
-            f"{cell.attack.full} against {cell.architecture} under {cell.defense_name} "
-            f"({cell.protocol.name}, seed {cell.request.seed})"
+            f"{cell.attack.full} against {attacked}({cell.protocol.name}, seed {cell.request.seed})"
         )
         parents: list[Stage[Any]] = [measured, measured.reconstructions, measured.references.images]
         super().__init__({"title": self.title}, None, parents)

@@ -9,8 +9,8 @@ from typing import Any
 
 from mibench import names
 from mibench.names import AttackName
-from mibench.record import Part, PriorPart, Record
-from mibench.settings import command_line, named_code
+from mibench.record import GIVEN, Part, PriorPart, Record
+from mibench.settings import audit_command, command_line, named_code
 
 RECORDS, GALLERIES = "records", "galleries"
 
@@ -117,6 +117,8 @@ def command_of_record(record: Record) -> str:
     """
     passed = overrides(record)
     kind = passed.pop("prior.kind", None)
+    if record.given is not None:
+        return _audit_of_record(record, passed)
     usual = record.protocol.resolved.get("target")
     return command_line(
         protocol=record.protocol.name,
@@ -124,6 +126,30 @@ def command_of_record(record: Record) -> str:
         defense=_method(AttackName(record.defense.name), record.defense.source),
         attack=_method(AttackName.parse(record.attack.name, strict=False), record.attack.source),
         prior=None if kind is None else _method(AttackName(record.prior.kind), record.prior.source),
+        seed=record.seed,
+        preset=passed.pop("preset", None),
+        budget=passed.pop("budget", 1),
+        overrides=passed,
+    )
+
+
+def _audit_of_record(record: Record, passed: dict[str, Any]) -> str:
+    """The command of an audit; names in capitals stand for files, which a record does not know."""
+    model, data = record.target.resolved, record.protocol.resolved["data"]
+    exported = str(record.given).endswith((".pt", ".pt2"))
+    files = model.get("files")
+    weights = isinstance(files, dict) and not exported and len(files) > (":" in str(record.given))
+    said = {
+        "model": {**model, "model": "MODEL", "weights": "WEIGHTS" if weights else None},
+        "images": "PRIVATE",
+        "public": "PUBLIC",
+        "decoys": "DECOYS" if data.get("decoys") == "given" else None,
+        "trained_on": data.get("trained_on"),
+        "prior": {"model": "PRIOR"} if record.prior.kind == GIVEN else None,
+    }
+    return audit_command(
+        said,
+        attack=_method(AttackName.parse(record.attack.name, strict=False), record.attack.source),
         seed=record.seed,
         preset=passed.pop("preset", None),
         budget=passed.pop("budget", 1),

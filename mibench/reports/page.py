@@ -63,7 +63,7 @@ def render_report(record: Record, pictures: Pictures, hidden: str = "") -> str:
         environment("mibench.reports")
         .get_template("report.html")
         .render(
-            title=f"{record.attack.name} against {record.target.name} under {record.defense.name}",
+            title=f"{record.attack.name} against {words.attacked(record)}",
             setting=f"{record.access} attack · {words.setting(record)} · {record.created[:10]}",
             verdict=words.verdict(record),
             tiles=_tiles(record, every),
@@ -248,8 +248,12 @@ def _settings(record: Record) -> list[dict[str, Any]]:
     """Of each part its name, what was passed, and what that resolved to."""
     found = []
     for key in _PARTS:
+        if key == "defense" and record.given is not None:
+            continue  # nobody here knows it
         part = getattr(record, key)
         label = part.recipe if key == "prior" else method_label(part)
+        if key == "target" and record.given is not None:
+            label = record.given
         passed = [(path, _text(value)) for path, value in sorted(part.passed.items())]
         resolved = [(path, _text(value)) for path, value in flat(part.resolved)]
         found.append({"part": key, "label": label, "passed": passed, "resolved": resolved})
@@ -277,7 +281,12 @@ def _provenance(record: Record) -> list[tuple[str, str]]:
         ("digest of the protocol", str(record.protocol.resolved.get("digest", ""))),
         ("rules of the metrics", f"version {record.rules}"),
         *(
-            (f"code of the {key}, not mibench's own", source)
+            (
+                f"digest of the {key} that was given"
+                if record.given is not None and key in ("target", "prior")
+                else f"code of the {key}, not mibench's own",
+                source,
+            )
             for key in _PARTS
             if (source := getattr(record, key).source)
         ),
@@ -301,7 +310,9 @@ def _makers(record: Record) -> list[tuple[str, str, str]]:
 
 def _repeating(record: Record) -> Iterator[str]:
     """What the command alone does not say."""
-    if any(getattr(record, key).source for key in ("defense", "attack", "prior")):
+    if record.given is not None:
+        yield "Names in capitals stand for files and folders, which a record does not know."
+    elif any(getattr(record, key).source for key in ("defense", "attack", "prior")):
         yield "FILE.py stands for the file of the method, which a record does not hold."
     if record.protocol.source:
         yield (

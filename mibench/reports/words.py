@@ -120,10 +120,12 @@ def title_of(metric: str) -> str:
 
 def headline(record: Record) -> str:
     """Which cell a record is of, in a line."""
-    return (
-        f"{record.attack.name} ({record.access}) against {record.target.name} under "
-        f"{record.defense.name} · {setting(record)}"
-    )
+    return f"{record.attack.name} ({record.access}) against {attacked(record)} · {setting(record)}"
+
+
+def attacked(record: Record) -> str:
+    """What was attacked: an architecture under a defense, or the network that was given."""
+    return record.given or f"{record.target.name} under {record.defense.name}"
 
 
 def setting(record: Record) -> str:
@@ -325,8 +327,12 @@ def warnings(record: Record) -> list[str]:
             over = f" and {judged.n:,} reconstructions of {len(judged.per_identity):,} identities"
         found.append(
             f"Made with --budget {budget}: a share of all epochs and steps{over}, for trying out. "
-            "The numbers compare with no others, and boards refuse this record."
+            "The numbers compare with no others"
+            + (", and boards refuse this record." if record.given is None else ".")
         )
+    hint = record.target.resolved.get("hint")
+    if record.given is not None and isinstance(hint, str):
+        found.append(f"Was the network given as it was trained? {hint[:1].upper()}{hint[1:]}.")
     return found
 
 
@@ -337,10 +343,16 @@ def notes(record: Record) -> list[str]:
     if isinstance(accuracy, float | int) and not trusted_evaluator(record):
         found.append(
             f"The evaluator is right on {100 * accuracy:.1f} % of the private test images, less "
-            f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: on leaderboards this cell is shown but "
-            "not ranked."
+            f"than {100 * LEAST_EVALUATOR_ACCURACY:.0f} %: "
+            + (
+                "on leaderboards this cell is shown but not ranked."
+                if record.given is None
+                else "accuracies of the attack say little. Ranks and bits do not depend on it."
+            )
         )
-    if record.nominal:
+    found += _templates(record)
+    rank = record.metrics.get("median_rank")
+    if record.nominal and rank is not None and rank.value is not None:
         found.append(
             f"Ranks and bits are nominal: the decoys are {record.nominal}, no draw from the same "
             "people as the private ones. What chance gives here is measured: random samples."
@@ -356,6 +368,24 @@ def notes(record: Record) -> list[str]:
             "yours alone: those of real people must not be published."
         )
     return found
+
+
+def _templates(record: Record) -> list[str]:
+    """What the private images of an audit say, by whether the network was trained on them."""
+    if record.given is None:
+        return []
+    trained_on = record.protocol.resolved["data"].get("trained_on")
+    if trained_on is False:
+        return ["The private images were held out: ranks are of the people, not of these pictures."]
+    if trained_on is True:
+        return [
+            "The network was trained on the private images: ranks measure how well it remembers "
+            "these pictures, too, and accuracy is that on what it has seen."
+        ]
+    return [
+        "Whether the network was trained on the private images was not said (--trained-on, "
+        "--held-out). If it was, ranks measure how well it remembers these pictures, too."
+    ]
 
 
 def metric_table(record: Record) -> MetricTable:
@@ -400,13 +430,18 @@ def with_direction(metric: str) -> str:
 def utility(record: Record) -> list[tuple[str, str]]:
     """Accuracies and the formal guarantee, by name."""
     values = record.utility
+    first = "validation accuracy (private images)"
+    if record.given is not None:
+        first = "accuracy (all private images)"
     rows = [
-        ("validation accuracy (private images)", percent(values.get("validation_accuracy"))),
+        (first, percent(values.get("validation_accuracy"))),
         ("natural accuracy (private test images)", percent(values.get("natural_accuracy"))),
         ("evaluator accuracy (private test images)", percent(values.get("evaluator_accuracy"))),
     ]
     if (second := values.get("second_evaluator_accuracy")) is not None:
         rows.append(("second evaluator accuracy (private test images)", percent(second)))
+    if record.given is not None:  # nobody here knows how it was trained
+        return rows
     guarantee = "none"
     if (epsilon := values.get("epsilon")) is not None:
         delta, unit = values.get("delta"), values.get("privacy_unit")

@@ -26,7 +26,7 @@ from mibench.leaderboard.names import architectures, name_faults, overrides
 from mibench.names import AttackName, method_label
 from mibench.priors import PRIORS
 from mibench.protocols import PROTOCOLS
-from mibench.record import INCOMPLETE, Part, PriorPart, Record
+from mibench.record import AUDIT, INCOMPLETE, Part, PriorPart, Record
 from mibench.registry import Registry
 from mibench.settings import flat, later_defaults
 from mibench.training.defense import DEFENSES
@@ -40,6 +40,11 @@ def check(record: Record) -> list[str]:
 
 def foreign(record: Record) -> list[str]:
     """Why a record's numbers do not compare with today's protocol of its name."""
+    if record.protocol.name == AUDIT:
+        return [
+            "an audit of a network that was trained elsewhere, on pictures of its owner's: it "
+            "compares with nobody's, and boards take none"
+        ]
     # Names first: nothing else is done with what may be a path.
     if wrong := [*name_faults(record), *architectures(record)]:
         return wrong

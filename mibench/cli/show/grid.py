@@ -205,9 +205,14 @@ def show_result(
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style), soft_wrap=True)
 
+    told: dict[str, list[str]] = {}
     for index, record in records.items():
         for warning in warnings(record):
-            say(f"{plan.cells[index].name}: {warning}", "yellow")
+            told.setdefault(warning, []).append(plan.cells[index].name)
+    for warning, cells in told.items():
+        all_of_several = len(cells) == len(records) > 1
+        for name in ["all cells"] if all_of_several else cells:
+            say(f"{name}: {warning}", "yellow")
     computed = sum(outcome.status == "done" for outcome in result.outcomes.values())
     say(
         f"{len(records)} of {len(plan.cells)} cells done; {computed} stages computed in "
