@@ -20,7 +20,7 @@ _CERTAIN = 0.9  # accuracy from which on nothing else is tried
 _TRIED_ON = 512  # images that other inputs are tried on
 _BETTER = 0.1  # accuracy by which another input must be better to be worth a word
 _KNOWN = 0.5  # share of images from which on a network tells people apart, in whatever order
-_TOLD = 5  # classes that a message lists
+_TOLD, _WAYS = 5, 2  # classes and other inputs that a message lists
 # Scales that networks are usually trained on, beside the one that was said.
 _SCALES: tuple[tuple[Triple, Triple], ...] = (
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -91,8 +91,9 @@ def acquainted(
     chance = 1 / len(images.names)
     better = None
     if best.right - said.right >= _BETTER and not near_chance(best.right, some, chance):
+        ways = " or ".join([e.said for e in tried if e.right == best.right][:_WAYS])
         better = (
-            f"with {best.said} it is right on {best.right:.1%} of {some:,} of them, as it was said "
+            f"with {ways} it is right on {best.right:.1%} of {some:,} of them, as it was said "
             f"on {said.right:.1%}"
         )
     if not near_chance(accuracy, len(images), chance):
