@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mibench.data.audited import IMAGES, AuditData
+from mibench.data.source import reasons
 from mibench.errors import NotApplicableError, RequestError
 from mibench.files import read_file, sha256
 from mibench.inversion.attack import Attack
@@ -53,14 +54,13 @@ class GivenFiles:
         Raises:
             RequestError: one is not there, or one of Python cannot be imported.
         """
-        paths = files_of(given)
-        modules = (named_in_file(given.model, "the file", "build")[0],)
-        name = given.model.rpartition(":")[2] if ".py:" in given.model else Path(given.model).name
+        paths, of_code = files_of(given), ".py:" in given.model
+        name = given.model.rpartition(":")[2] if of_code else Path(given.model).name
         kept = given.model_dump(mode="json", exclude={"model", "weights"})
         return cls(
             {"name": name, **kept},
             {path.name: _sha256(path, path.stat().st_mtime_ns) for path in paths},
-            modules if ".py:" in given.model else (),
+            (named_in_file(given.model, "the file", "build")[0],) if of_code else (),
         )
 
     @property
@@ -102,7 +102,11 @@ class Given:
         Raises:
             RequestError: something is not there, or the names are none.
         """
-        names = data.listing(images, IMAGES).names
+        listing = data.listing(images, IMAGES)
+        names = listing.names
+        if listing.unusable and not data.skip_unreadable:
+            found = reasons(sorted(listing.unusable.items()))
+            raise RequestError(f"{IMAGES} {images} cannot be used:\n{found}")
         if asked.classes is not None:
             names = _classes(asked.classes)
         if len(names) < 2:

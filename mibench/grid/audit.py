@@ -237,15 +237,17 @@ def audit_request(said: Mapping[str, Any], *, images: str | Path, **fields: Any)
     Raises:
         RequestError: a value is none, or a place is not there.
     """
+    part = ""
     try:
-        prior = _given(said["prior"])
-        audited = Audit(
-            model=GivenModel.model_validate(_given(said["model"])),
-            prior=GivenPrior.model_validate(prior) if prior else None,
-            **{k: v for k, v in _given(said).items() if k not in ("model", "prior")},
-        )
+        others = {k: v for k, v in _given(said).items() if k not in ("model", "prior")}
+        part, prior = "prior", _given(said["prior"])
+        kept = GivenPrior.model_validate(prior) if prior else None
+        part = "model"
+        model = GivenModel.model_validate(_given(said["model"]))
+        part = ""
+        audited = Audit(model=model, prior=kept, **others)
     except ValidationError as error:
-        raise RequestError(explain(error)) from error
+        raise RequestError(explain(error, part)) from error
     for option, place in (
         ("--images", str(images)),
         ("--public", audited.public),
