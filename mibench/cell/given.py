@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,7 @@ class GivenFiles:
         kept = given.model_dump(mode="json", exclude={"model", "weights"})
         return cls(
             {"name": name, **kept},
-            {path.name: _sha256(path, path.stat().st_mtime_ns) for path in paths},
+            {path.name: _sha256(path.absolute(), path.stat().st_mtime_ns) for path in paths},
             (named_in_file(given.model, "the file", "build")[0],) if of_code else (),
         )
 
@@ -188,7 +187,7 @@ class Given:
 @functools.lru_cache(maxsize=64)
 def _sha256(path: Path, changed: int) -> str:
     """SHA-256 of a file, of which a grid's cells ask many times."""
-    return sha256(Path(os.path.realpath(path)))
+    return sha256(path)
 
 
 @functools.lru_cache(maxsize=2)
