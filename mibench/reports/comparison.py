@@ -294,13 +294,16 @@ def _notes(runs: Sequence[Run], targets: Sequence[Any], same: bool) -> list[str]
             "Differences are paired by person; intervals are for 95 %, over people, conditional on "
             "the seeds, and hold for each row by itself."
         )
+    every = [words.warnings(run.record) for run in runs]
+    shared = [each for each in every[0] if all(each in own for own in every)]
+    found += shared
     seen: dict[tuple[str, ...], str] = {}
-    for run in runs:
+    for run, own in zip(runs, every, strict=True):
         files = tuple(reconstructions(run.record).values())
         if files and files in seen:
             found.append(f"{run.letter} has the same reconstructions as {seen[files]}.")
         seen.setdefault(files, run.letter)
-        found += [f"{run.letter}: {each}" for each in words.warnings(run.record)]
+        found += [f"{run.letter}: {each}" for each in own if each not in shared]
         if run.record.status == "diverged":
             found.append(f"{run.letter} diverged: it has no numbers.")
     if first.record.nominal:
