@@ -89,6 +89,7 @@ def test_run_passes_the_request_on(runs: Runs, tmp_path: Path) -> None:
         },
         "data": None,
         "budget": 1,
+        "audit": None,
         "store": Path("kept"),
         "out": Path("there"),
         "device": "cpu",
