@@ -11,7 +11,7 @@ import click
 from mibench.cli.options import (
     ACCESSES,
     budget_option,
-    complete_attack,
+    offered,
     print_json,
     quiet_option,
     settings_option,
@@ -121,7 +121,7 @@ _OF_MODEL = ("model", "weights", "size", "mean", "std", "channels", "answers", "
     multiple=True,
     default=(STANDARD,),
     show_default=True,
-    shell_complete=complete_attack,
+    shell_complete=offered("attacks"),
     help="An attack of `mibench list attacks`; can be given several times. `standard` stands for "
     "the lists of all accesses that there are.",
 )
