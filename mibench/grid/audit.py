@@ -23,7 +23,7 @@ from mibench.grid.plan import GridCell, Plan, make_plan
 from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Listener, Result
 from mibench.grid.standard import WorstCase, worst_case
-from mibench.leaderboard.board import measure_of
+from mibench.leaderboard.board import TOP1, measure_of
 from mibench.names import STANDARD, method_label
 from mibench.progress import SILENT, Progress
 from mibench.record import AUDIT, Record
@@ -95,14 +95,15 @@ class Audited:
 
     @property
     def worst(self) -> Record | None:
-        """The record of the single attack that shows most; None where none shows anything."""
+        """The record of the single attack that shows most; None where all diverged."""
 
-        def told(record: Record) -> float:
-            metric = record.metrics.get(measure_of(record).key)
-            return -1.0 if metric is None or metric.value is None else metric.value
+        def told(record: Record) -> tuple[float, ...]:
+            # Where a judge cannot be had, accuracies are all that there is to order them by.
+            found = (record.metrics.get(measure.key) for measure in (measure_of(record), TOP1))
+            return tuple(-1.0 if e is None or e.value is None else e.value for e in found)
 
-        found = [each for each in self.records.values() if told(each) >= 0]
-        return max(found, key=told, default=None)
+        complete = [each for each in self.records.values() if each.status == "complete"]
+        return max(complete, key=told, default=None)
 
     def dump(self) -> dict[str, Any]:
         """As JSON values."""

@@ -17,6 +17,7 @@ import mibench
 from mibench.cell.judges import NOBODY
 from mibench.errors import NotApplicableError, RequestError
 from mibench.grid.audit import Audited, audit_plan, audit_request
+from mibench.judges.dlib import DlibJudge
 from mibench.leaderboard.checks import incomplete
 from mibench.record import AUDIT, GIVEN, IDENTITY_METRICS, Record
 from mibench.reports import words
@@ -311,3 +312,16 @@ def test_half_of_the_public_people_are_nominal(place: Path) -> None:
 def test_settings_that_are_said_otherwise(place: Path, path: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         audit(place, overrides={**GMI, path: 1})
+
+
+def test_without_a_judge_there_is_a_sentence_all_the_same(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default judge is one that its extra brings."""
+    monkeypatch.setattr(DlibJudge, "absent", classmethod(lambda cls: "dlib-bin is not installed"))
+    overrides = {k: v for k, v in GMI.items() if k != "protocol.judges"}
+    found = audit(place, overrides=overrides)
+    assert found.worst is not None
+    verdict = words.verdict(found.worst)
+    assert verdict.level == "unmeasured"
+    assert "not installed" in str(verdict.reasons)
