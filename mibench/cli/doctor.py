@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 
 PACKAGES = (  # a test compares them with pyproject.toml
     *("torch", "torchvision", "timm", "huggingface-hub", "opacus", "rich", "click", "pandas"),
-    *("tabulate", "pydantic", "safetensors", "filelock", "jinja2", "torch-fidelity", "matplotlib"),
-    *("pillow", "numpy", "scipy"),
+    *("tabulate", "pydantic", "safetensors", "filelock", "fsspec", "jinja2", "torch-fidelity"),
+    *("matplotlib", "pillow", "numpy", "scipy"),
 )
 EXTRAS = {  # what is needed only for something, and the extra that has it
     "ray": ("grids on several machines", "ray"),
     "pyarrow": ("pictures in Arrow and Parquet files", "arrow"),
+    "aiohttp": ("hubs behind http and https", "hub"),
+    "s3fs": ("hubs in S3", "hub"),
     "dlib-bin": ("judging photographs of faces", "faces"),
     "face_recognition_models": ("judging photographs of faces", "faces"),
 }
