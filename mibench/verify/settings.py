@@ -218,18 +218,22 @@ def _architecture(name: str) -> Iterator[str]:
 
 
 def _protocol(record: Record, cell: Cell) -> Iterator[str]:
-    """What a protocol's digest leaves out, but for notes: methods' settings, and what is pinned."""
-    for key in ("attacks", "priors", "defenses"):
+    """What a protocol's digest leaves out, but for notes: methods' settings, and what is pinned.
+
+    A record states those of all methods; only those of its own say anything of it.
+    """
+    base = AttackName.parse(record.attack.name, strict=False).base
+    own = {"attacks": base, "priors": record.prior.kind, "defenses": record.defense.name}
+    for key, method in own.items():
         card = getattr(cell.protocol, key)
         stated = record.protocol.resolved.get(key, {})
         if not isinstance(stated, dict) or not all(isinstance(v, dict) for v in stated.values()):
             yield f"protocol.{key} holds no settings"
             continue
-        for method, settings in stated.items():
-            for path, value in settings.items():
-                ours = card.get(method, {}).get(path)
-                if path not in overrides(record) and not _equal(value, ours):
-                    yield f"protocol.{key}.{method}: {path} is {value!r}, the card says {ours!r}"
+        for path, value in stated.get(method, {}).items():
+            ours = card.get(method, {}).get(path)
+            if path not in overrides(record) and not _equal(value, ours):
+                yield f"protocol.{key}.{method}: {path} is {value!r}, the card says {ours!r}"
     for role, asset in cell.protocol.assets.items():
         if record.artifacts.get(f"asset {role}") != asset.sha256:
             yield f"it was made with another {role} than the protocol pins"

@@ -246,6 +246,11 @@ def test_other_defaults_than_the_protocols_are_foreign(monkeypatch: pytest.Monke
     assert any("attack.iterations is 3, the protocol says 4" in each for each in reasons)
     asked_for = make(passed={"attack.iterations": 3})
     assert foreign(asked_for) == []
+    other = {**TINY.attacks, "kedmi": {"attack.iterations": 4}}
+    card = TINY.model_copy(update={"attacks": other})
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", card)
+    assert "kedmi" in make().protocol.resolved["attacks"]
+    assert foreign(make()) == []
 
 
 @pytest.mark.parametrize(
