@@ -81,6 +81,7 @@ class Audited:
         worst_cases: one an access whose list was run, white-box first.
         left_out: attacks of the lists that are not applicable, each with the reason.
         failed: for each attack whose cell failed, the last line of its traceback.
+        searching: attacks that answer with public images, as look-up does.
         folder: holds a run folder for each attack.
         overview: the page that puts the runs beside each other; None of fewer than two.
     """
@@ -90,20 +91,25 @@ class Audited:
     worst_cases: tuple[WorstCase, ...]
     left_out: Mapping[str, str]
     failed: Mapping[str, str]
+    searching: frozenset[str]
     folder: Path
     overview: Path | None
 
     @property
     def worst(self) -> Record | None:
-        """The record of the single attack that shows most; None where all diverged."""
+        """The record of the single attack that shows most; None where all diverged.
+
+        Look-up is what the others are held against: it counts where there is nothing else.
+        """
 
         def told(record: Record) -> tuple[float, ...]:
             # Where a judge cannot be had, accuracies are all that there is to order them by.
             found = (record.metrics.get(measure.key) for measure in (measure_of(record), TOP1))
             return tuple(-1.0 if e is None or e.value is None else e.value for e in found)
 
-        complete = [each for each in self.records.values() if each.status == "complete"]
-        return max(complete, key=told, default=None)
+        complete = {k: each for k, each in self.records.items() if each.status == "complete"}
+        made = {k: each for k, each in complete.items() if k not in self.searching}
+        return max((made or complete).values(), key=told, default=None)
 
     def dump(self) -> dict[str, Any]:
         """As JSON values."""
@@ -391,6 +397,11 @@ def audited(
         worst_cases=tuple(worst_case(board, each, found, absent) for each in planned.accesses),
         left_out=planned.left_out,
         failed=failed,
+        searching=frozenset(
+            names[index]
+            for index, cell in enumerate(cells)
+            if cell.graph.cell.attack_class.searches
+        ),
         folder=planned.folder,
         overview=_overview(planned.folder, [cells[index].folder for index in done]),
     )

@@ -107,6 +107,7 @@ def found(place: Path) -> Audited:
 
 def test_records(place: Path, found: Audited) -> None:
     assert set(found.records) == {"lookup", "gmi"}
+    assert found.worst is found.records["gmi"], "look-up is what it is held against"
     assert not found.failed
     assert found.known.accuracy > 0.9
     assert found.known.images == 12 * PEOPLE
