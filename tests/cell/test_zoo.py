@@ -556,7 +556,9 @@ def test_every_stage_can_be_shared_or_is_left_out_on_purpose() -> None:
         pending += each.__subclasses__()
         if each.__module__.startswith("mibench.") and each.stored and hasattr(each, "kind"):
             kinds.add(each.kind)
-    assert kinds == set(STAGES)
+    asked = {"given"}  # what an audited network made of private images: no name stands for it
+    assert kinds - asked == set(STAGES)
+    assert asked < kinds
 
 
 def test_stages_hold_data_alone(shared: tuple[Path, Path, Record]) -> None:
