@@ -120,6 +120,18 @@ def uncheckable(error: Exception) -> str:
     return f"it cannot be checked: {type(error).__name__}: {str(error)[:200]}"
 
 
+def _labelled_alike(one: Record, other: Record) -> bool:
+    """Whether two cells may agree because an attack that sees labels alone sees the same ones.
+
+    That is so of defenses that change scores, before the same network.
+    """
+    defenses = {method_label(each.defense) for each in (one, other)}
+    accuracies = {each.utility.get("natural_accuracy") for each in (one, other)}
+    accesses = {each.access for each in (one, other)}
+    same = len(accuracies) == 1 and one.seed == other.seed
+    return accesses == {"label-only"} and len(defenses) == 2 and same
+
+
 def filed_with(record: Record, folder: Path) -> list[Filed]:
     """The sound filed records of a record's protocol, in the order of their files' names."""
     return _sound(folder, record.protocol.name)[0].get(record.protocol.name, [])
@@ -164,7 +176,9 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
     for what, key in (("reconstructions", _reconstructions), ("distances", _distances)):
         for first, *twins in _grouped(filed, key):
             for each in twins:
-                found.setdefault(each.path, f"the same {what} as {first.path}: one run counts once")
+                if not _labelled_alike(first.record, each.record):
+                    reason = f"the same {what} as {first.path}: one run counts once"
+                    found.setdefault(each.path, reason)
     for target in _grouped(
         filed, lambda each: (_machine(each), each.record.artifacts.get("target", each.path))
     ):

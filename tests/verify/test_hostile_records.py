@@ -318,6 +318,34 @@ def test_a_board_is_of_one_set_of_pixels_and_counts_each_run_once() -> None:
     assert "the same reconstructions as tiny/gmi_none_test_resnet_seed1.json" in reason
 
 
+def test_labels_that_a_defense_leaves_alone_make_the_same_run() -> None:
+    """Rounded scores name the same class, so that an attack by labels cannot tell them apart."""
+
+    def of(
+        defense: str, access: str = "label-only", accuracy: float = 0.9, seed: int = 0
+    ) -> Record:
+        data = record_data(
+            defense=defense,
+            natural=accuracy,
+            seed=seed,
+            artifacts={
+                "target": str(len(defense)) * 64,
+                "reconstructions.safetensors": "1" * 64,
+            },
+        )
+        data["access"] = access
+        return Record.model_validate(data)
+
+    def wrong(*records: Record) -> bool:
+        return any("counts once" in each for each in disagreements(filed(*records)).values())
+
+    assert not wrong(of("none"), of("rounding"))
+    assert wrong(of("none", "black-box"), of("rounding", "black-box"))
+    assert wrong(of("none"), of("rounding", accuracy=0.8))
+    assert wrong(of("none"), of("rounding", seed=1))
+    assert wrong(of("none"), of("none"))
+
+
 def test_what_is_said_of_one_target_is_said_alike() -> None:
     """Natural accuracy is the target's, whatever attacks it."""
     target = {"target": "7" * 64}
