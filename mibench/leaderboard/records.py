@@ -23,7 +23,9 @@ from mibench.leaderboard.parsing import MOST_BYTES, parse
 from mibench.leaderboard.verifications import SELF_REPORTED, State, Verification, noted
 from mibench.record import FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE, MetricValue, Record
 from mibench.settings import flat
-from mibench.types import canonical_json
+from mibench.types import Access, canonical_json
+
+_LABELS: Access = "label-only"
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _labelled_alike(one: Record, other: Record) -> bool:
     accuracies = {each.utility.get("natural_accuracy") for each in (one, other)}
     accesses = {each.access for each in (one, other)}
     same = len(accuracies) == 1 and one.seed == other.seed
-    return accesses == {"label-only"} and len(defenses) == 2 and same
+    return accesses == {_LABELS} and len(defenses) == 2 and same
 
 
 def filed_with(record: Record, folder: Path) -> list[Filed]:
