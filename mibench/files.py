@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -188,10 +189,24 @@ def _read(path: Path, what: str, most: int, links: bool) -> bytes:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that at any moment it is absent, as it was, or complete.
+    """Write a file so that at any moment it is absent, as it was, or complete (:func:`written`).
+
+    Raises:
+        MibenchError: it could not be written; the message names it.
+    """
+    with written(path, "free some space or choose another folder") as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def written(path: Path, remedy: str) -> Iterator[BinaryIO]:
+    """A stream of what a file is to hold, which is put in its place when all of it is there.
 
     Folders are made. The temporary file beside it has a name that nobody can foresee and is created
     anew, so that no link that lies there is followed; a link at ``path`` itself is replaced.
+
+    Args:
+        remedy: what to do if it cannot be written, as the message says it.
 
     Raises:
         MibenchError: it could not be written; the message names it.
@@ -200,14 +215,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise MibenchError(
-            f"cannot write {path}: {error.strerror}; free some space or choose another folder"
-        ) from error
+        raise MibenchError(f"cannot write {path}: {error.strerror}; {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -220,3 +233,14 @@ def sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             result.update(block)
     return result.hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """The same, read once in a process unless the file was changed since."""
+    status = path.stat()
+    return _sha256_of(path.absolute(), status.st_mtime_ns, status.st_size)
+
+
+@functools.cache
+def _sha256_of(path: Path, _mtime_ns: int, _size: int) -> str:
+    return sha256(path)

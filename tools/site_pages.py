@@ -74,18 +74,16 @@ _slug = slugify(case="lower")
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Fill the folders that ``nav`` names, and leave out pages that are not there."""
-    docs = Path(config.docs_dir)
-    there = {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")} | _made().keys()
+    """Fill the folders that ``nav`` names."""
 
     def filled(entry: Any) -> Any:
         if isinstance(entry, dict):
-            return {title: inside for title, each in entry.items() if (inside := filled(each))}
+            return {title: filled(each) for title, each in entry.items()}
         if isinstance(entry, list):
-            return [found for each in entry if (found := filled(each))]
+            return [filled(each) for each in entry]
         if entry.endswith("/"):
             return [uri for uri in _made() if uri.startswith(entry)]
-        return entry if entry in there else None
+        return entry
 
     config.nav = filled(config.nav)
 

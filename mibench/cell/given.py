@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mibench.data.audited import IMAGES, AuditData
-from mibench.data.source import reasons
+from mibench.data.source import Listing, reasons
 from mibench.errors import NotApplicableError, RequestError
-from mibench.files import read_file, sha256
+from mibench.files import read_file, sha256_once
 from mibench.inversion.attack import Attack
 from mibench.models.access import ACCESS
 from mibench.models.given import GivenClassifier, check_given, files_of, load_given
@@ -58,7 +58,7 @@ class GivenFiles:
         kept = given.model_dump(mode="json", exclude={"model", "weights"})
         return cls(
             {"name": name, **kept},
-            {path.name: _sha256(path.absolute(), path.stat().st_mtime_ns) for path in paths},
+            {path.name: sha256_once(path) for path in paths},
             (named_in_file(given.model, "the file", "build")[0],) if of_code else (),
         )
 
@@ -91,17 +91,16 @@ class Given:
     prior: GivenFiles | None
 
     @classmethod
-    def of(cls, asked: Audit, data: AuditData, images: str) -> Given:
+    def of(cls, asked: Audit, data: AuditData, images: str, listing: Listing) -> Given:
         """Read what is small of it: names and files.
 
         Args:
             data: how the pictures are read.
-            images: the private folder.
+            images: the private folder. listing: what it shows.
 
         Raises:
             RequestError: something is not there, or the names are none.
         """
-        listing = data.listing(images, IMAGES)
         names = listing.names
         if listing.unusable and not data.skip_unreadable:
             found = reasons(sorted(listing.unusable.items()))
@@ -182,12 +181,6 @@ class Given:
         features = None if self.asked.model.answers != "logits" else self.network().last
         kept = {k: v for k, v in self.model.settings.items() if k != "name"}
         return {"model": self.label, **kept, "last_layer": features, "files": dict(self.model.sums)}
-
-
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, changed: int) -> str:
-    """SHA-256 of a file, of which a grid's cells ask many times."""
-    return sha256(path)
 
 
 @functools.lru_cache(maxsize=2)

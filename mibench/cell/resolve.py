@@ -672,11 +672,12 @@ def _audited(request: Request) -> tuple[Given, Protocol]:
         if path.removeprefix("data.") in AuditData.model_fields
     }
     data = with_overrides(AuditData(trained_on=asked.trained_on), fields, "protocol")
-    given = Given.of(asked, data, images)
+    private = data.listing(images, IMAGES)
+    given = Given.of(asked, data, images, private)
     decoys: Any = "given" if asked.decoys is not None else None
     if decoys is None and len(data.listing(asked.public, PUBLIC).names) > 1:
         decoys = "public"
-    count = len(data.listing(images, IMAGES)) * (1 - data.test_fraction)
+    count = len(private) * (1 - data.test_fraction)
     data = AuditData(trained_on=asked.trained_on, decoys=decoys)
     preset = request.preset or "small"
     return given, audit_protocol(data, asked.model.size, preset, round(count))

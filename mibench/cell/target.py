@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from torch import Tensor
 
 from mibench.cell.stage import Bench, Stage
 from mibench.data.images import to_float
@@ -18,7 +19,7 @@ from mibench.models.initialisation import Initialisation, initialise
 from mibench.settings import counted
 from mibench.store.artifact import Artifact, save_json, save_tensors
 from mibench.streams import seeded, stream
-from mibench.training.defense import Defense, claimed
+from mibench.training.defense import claimed
 from mibench.training.loop import Job, train
 
 if TYPE_CHECKING:
@@ -38,6 +39,19 @@ def defined(architecture: str) -> list[str]:
     """The module that defines an architecture, where it is not timm's own."""
     module = timm.model_entrypoint(architecture).__module__
     return [] if module.startswith("timm.") else [module]
+
+
+def deployed(cell: Cell, identities: int, tensors: Mapping[str, Tensor]) -> Classifier:
+    """The network that a target's weights are of, on the CPU; those it started from are not read.
+
+    Raises:
+        RuntimeError: they are of another one.
+    """
+    with seeded(stream(0, "weights are loaded")):
+        empty = Classifier(cell.architecture, identities, cell.protocol.resolution)
+        model = cell.defense_class(cell.defense_config).built(empty)
+    model.load_state_dict(tensors)
+    return model
 
 
 class Trained:
@@ -114,7 +128,10 @@ class Target(Stage[Trained]):
         cell, data = self.cell, bench.get(self.images)
         rng = stream(cell.request.seed, "target", cell.architecture, self.trained_as)
         defense = cell.defense_class(cell.defense_config)
-        model = self.empty(bench, rng, cell.protocol.start(cell.architecture), defense)
+        start = cell.protocol.start(cell.architecture)
+        with seeded(rng):
+            model = Classifier(cell.architecture, data.identities, cell.protocol.resolution)
+            model = defense.built(initialise(model, start))
         job = Job(model, data.train, data.val, data.public, cell.training, rng, bench.progress)
         result = train(job, defense)
         save_tensors(folder / "model.safetensors", dict(job.model.state_dict()))
@@ -136,15 +153,6 @@ class Target(Stage[Trained]):
         save_json(folder / "result.json", summary)
         return {"iterations": result.steps}
 
-    def empty(
-        self, bench: Bench, rng: torch.Generator, start: Initialisation, defense: Defense[Any]
-    ) -> Classifier:
-        """The network before its training, its structure as the defense wants it."""
-        cell, data = self.cell, bench.get(self.images)
-        with seeded(rng):
-            model = Classifier(cell.architecture, data.identities, cell.protocol.resolution)
-            return defense.built(initialise(model, start))
-
     def load(self, bench: Bench) -> Trained:
         artifact = bench.artifact(self)
         result: dict[str, Any] = artifact.load_json("result.json")
@@ -157,8 +165,5 @@ class Target(Stage[Trained]):
 
     def restored(self, artifact: Artifact, bench: Bench) -> Classifier:
         """The deployed network with the weights that an artifact holds."""
-        # Those that it started from are not loaded again.
-        rng, defense = stream(0, "weights are loaded"), self.cell.defense_class
-        model = self.empty(bench, rng, Initialisation(), defense(self.cell.defense_config))
-        model.load_state_dict(artifact.load_tensors("model.safetensors"))
-        return model.to(bench.device).eval()
+        tensors, data = artifact.load_tensors("model.safetensors"), bench.get(self.images)
+        return deployed(self.cell, data.identities, tensors).to(bench.device).eval()

@@ -18,7 +18,7 @@ from mibench.cell.images import Images
 from mibench.cell.request import Request, command_of, make_request
 from mibench.cell.resolve import Cell, check, resolve
 from mibench.cell.run import select_device
-from mibench.cell.target import Target
+from mibench.cell.target import Target, deployed
 from mibench.errors import ArtifactError, HubError, MibenchError, RequestError
 from mibench.files import output_folder
 from mibench.models.classifiers import Classifier
@@ -27,7 +27,6 @@ from mibench.settings import flat, parse_setting, plain_settings, shown
 from mibench.store.artifact import Artifact
 from mibench.store.hub import Entry, Hub, named_hub, shipped
 from mibench.store.store import Store, default_root
-from mibench.streams import seeded, stream
 
 _FORM = "protocol/architecture/defense/seed, as synthfaces-32/test_resnet/bido/0"
 # Before each setting of a defense, whose own name may hold hyphens, as its values may.
@@ -109,8 +108,8 @@ def name_of(cell: Cell) -> str | None:
     request = cell.request
     ours = cell.defense_source is None and cell.protocol_source is None
     usual = request.budget == 1 and request.root is None and request.preset is None
-    settings = {k: v for k, v in request.overrides.items() if k.split(".")[0] != "attack"}
-    settings = {k: v for k, v in settings.items() if k.split(".")[0] != "prior"}
+    others = ("attack", "prior")
+    settings = {k: v for k, v in request.overrides.items() if k.split(".")[0] not in others}
     if not ours or not usual or any(k.startswith("protocol.") for k in settings):
         return None
     name = TargetName(
@@ -318,11 +317,8 @@ def module_of(cell: Cell, artifact: Artifact) -> Classifier:
         if not isinstance(identities, int) or not 1 <= identities <= 10**7:
             raise ValueError(f"it is of {identities!r} identities")
         if diverged is None:
-            with cell.contained(), seeded(stream(0, "weights are loaded")):
-                empty = Classifier(cell.architecture, identities, cell.protocol.resolution)
-                model = cell.defense_class(cell.defense_config).built(empty)
-            model.load_state_dict(tensors)
-            return model
+            with cell.contained():
+                return deployed(cell, identities, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             f"the target artifact {artifact.path} holds no {cell.architecture} under "

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mibench.data.checked import Album, Checked, read_pictures
-from mibench.data.divided import Counts, Data, Divided, Place
-from mibench.data.division import Part, Pictures, Rows, drawn
+from mibench.data.checked import Album, Checked, OwnPicturesOptions, read_pictures
+from mibench.data.divided import Counts, Divided, Place
+from mibench.data.division import Part, Pictures, Rows, drawn, of_each
 from mibench.data.folder import SPLIT
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.layout import layout_of
@@ -75,7 +75,7 @@ class Unlabelled(OwnPictures):
         )
 
 
-class AuditData(Data):
+class AuditData(OwnPicturesOptions):
     """How the pictures of an audit are used; see the rules in this module's docstring."""
 
     trained_on: bool | None = Field(
@@ -94,32 +94,6 @@ class AuditData(Data):
         0.3, gt=0, le=0.9, description="share of each private person's images for testing"
     )
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of all draws of people and images")
-    skip_unreadable: bool = Field(
-        False, description="leave out unusable files and list them, instead of refusing the folder"
-    )
-    image_column: str | None = Field(
-        None,
-        min_length=1,
-        max_length=255,
-        description="column or array of the pictures or of their paths, where images lie in a "
-        "file; null: it is found by its name",
-    )
-    label_column: str | None = Field(
-        None,
-        min_length=1,
-        max_length=255,
-        description="column or array of who is shown, in the same way",
-    )
-
-    @property
-    def of_people(self) -> bool:
-        """See :class:`mibench.data.divided.Data`."""
-        return True
-
-    @property
-    def of_root(self) -> bool:
-        """See :class:`mibench.data.divided.Data`."""
-        return True
 
     def listing(self, place: Place, option: str) -> Listing:
         """What a folder or a file shows, and whom; no picture is opened.
@@ -185,14 +159,14 @@ class AuditData(Data):
             "test": (private.album, test, names),
             "public": (
                 others.album,
-                _part(others.pictures, rest, None),
+                _part(others.pictures, rest),
                 tuple(others.pictures.names[label] for label in rest),
             ),
         }
         if chosen:
             uses["decoys"] = (
                 held.album,
-                _part(held.pictures, chosen, self),
+                of_each(held.pictures, chosen, self.split_seed, self.decoy_images),
                 tuple(held.pictures.names[label] for label in chosen),
             )
         return AuditImages.of(self, resolution, uses, sets)
@@ -341,15 +315,9 @@ def _labels(pictures: Pictures) -> list[int]:
     return [label for label, count in enumerate(pictures.counts) if count]
 
 
-def _part(pictures: Pictures, labels: Sequence[int], drawn_by: AuditData | None) -> Part:
-    """All usable rows of some people, or as many of each as a template takes."""
-    rows = []
-    for label in labels:
-        own = pictures.usable[pictures.labels[pictures.usable] == label]
-        if drawn_by is not None:
-            own = drawn(own, drawn_by.split_seed, "decoys", pictures.names[label])
-            own = np.sort(own[: drawn_by.decoy_images])
-        rows.append(own)
+def _part(pictures: Pictures, labels: Sequence[int]) -> Part:
+    """All usable rows of some people."""
+    rows = [pictures.usable[pictures.labels[pictures.usable] == label] for label in labels]
     owners = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
     return Part(np.concatenate([*rows, _none()]), owners.astype(np.int64))
 

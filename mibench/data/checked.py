@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from mibench.data.divided import Data
 from mibench.data.division import Pictures, copies
 from mibench.data.layout import files_in
 from mibench.data.pixels import decode, image_bytes, inspect_header, picture
@@ -30,6 +32,37 @@ from mibench.progress import SILENT, Progress
 _RESOLUTION = 8  # small, so that JPEG's draft mode makes the check of the contents cheap
 
 _log = logging.getLogger("mibench.data")
+
+
+class OwnPicturesOptions(Data):
+    """How a user's own pictures are read, whatever they are divided into."""
+
+    skip_unreadable: bool = Field(
+        False, description="leave out unusable files and list them, instead of refusing the folder"
+    )
+    image_column: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="column or array of the pictures or of their paths, where the images lie in a "
+        "file; None: it is found by its name",
+    )
+    label_column: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="column or array of who is shown, in the same way",
+    )
+
+    @property
+    def of_people(self) -> bool:
+        """See :class:`mibench.data.divided.Data`."""
+        return Folder.card.of_people  # and so of every layout
+
+    @property
+    def of_root(self) -> bool:
+        """See :class:`mibench.data.divided.Data`."""
+        return True
 
 
 @dataclass(frozen=True, eq=False)

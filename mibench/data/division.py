@@ -228,7 +228,9 @@ def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Div
     hashed = hashlib.sha256()
     own = [("train", private, train), ("val", private, val), ("test", private, test)]
     uses = [*own, ("public", other, rest)]
-    decoys = _decoys(rule, private, strangers) if strangers else None
+    decoys = None
+    if strangers:
+        decoys = of_each(private, strangers, rule.draws, rule.decoy_images)
     if decoys is not None:
         fewest, name = min(zip(np.bincount(test.labels).tolist(), names, strict=True))
         if fewest < rule.decoy_images:
@@ -256,14 +258,14 @@ def divide(rule: Rule, private: Pictures, public: Pictures | None = None) -> Div
     )
 
 
-def _decoys(rule: Rule, pictures: Pictures, labels: Sequence[int]) -> Part:
-    """As many pictures of each decoy as a template takes."""
+def of_each(pictures: Pictures, labels: Sequence[int], seed: int, images: int) -> Part:
+    """So many usable rows of each decoy, who has no fewer: as many as a template takes."""
     rows = []
     for label in labels:
         own = pictures.usable[pictures.labels[pictures.usable] == label]
-        own = drawn(own, rule.draws, "decoys", pictures.names[label])
-        rows.append(np.sort(own[: rule.decoy_images]))
-    return Part(np.concatenate(rows), np.repeat(np.arange(len(labels)), rule.decoy_images))
+        own = drawn(own, seed, "decoys", pictures.names[label])
+        rows.append(np.sort(own[:images]))
+    return Part(np.concatenate(rows), np.repeat(np.arange(len(labels)), images))
 
 
 def drawn(rows: Rows, seed: int, *names: str) -> Rows:

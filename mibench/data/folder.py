@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mibench.data.checked import Album, read_pictures
+from mibench.data.checked import Album, OwnPicturesOptions, read_pictures
 from mibench.data.divided import Divided, Place
 from mibench.data.division import (
     CountedRule,
@@ -32,7 +32,6 @@ from mibench.data.division import (
 )
 from mibench.data.images import Dataset, ImageSet
 from mibench.data.layout import layout_of
-from mibench.data.sources.folder import Folder
 from mibench.errors import RequestError
 from mibench.files import user_path
 from mibench.progress import SILENT, Progress
@@ -44,7 +43,7 @@ SPLIT = "split.json"
 _ROOT = "the image folder (--root)"
 
 
-class FolderOptions(CountedRule):
+class FolderOptions(OwnPicturesOptions, CountedRule):
     """How a folder or a file of pictures is read and divided."""
 
     min_images: int = Field(
@@ -65,32 +64,6 @@ class FolderOptions(CountedRule):
     split_seed: int = Field(
         0, ge=0, lt=2**63, description="seed of the choice of identities and images"
     )
-    skip_unreadable: bool = Field(
-        False, description="leave out unusable files and list them, instead of refusing the folder"
-    )
-    image_column: str | None = Field(
-        None,
-        min_length=1,
-        max_length=255,
-        description="column or array of the pictures or of their paths, where the images lie in a "
-        "file; None: it is found by its name",
-    )
-    label_column: str | None = Field(
-        None,
-        min_length=1,
-        max_length=255,
-        description="column or array of who is shown, in the same way",
-    )
-
-    @property
-    def of_people(self) -> bool:
-        """See :class:`mibench.data.divided.Data`."""
-        return Folder.card.of_people  # and so of every layout
-
-    @property
-    def of_root(self) -> bool:
-        """See :class:`mibench.data.divided.Data`."""
-        return True
 
     def divide(
         self,

@@ -22,7 +22,7 @@ from mibench.grid.local import InProcess
 from mibench.grid.plan import GridCell, Plan, make_plan
 from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Listener, Result
-from mibench.grid.standard import WorstCase, worst_case
+from mibench.grid.standard import WorstCase, by_attack, worst_case
 from mibench.leaderboard.board import TOP1, measure_of
 from mibench.names import STANDARD, method_label
 from mibench.progress import SILENT, Progress
@@ -383,12 +383,7 @@ def audited(
         result: how it ended. done: the records by the index of their cell.
     """
     cells = planned.plan.cells
-    names = {index: cell.graph.cell.request.attack for index, cell in enumerate(cells)}
-    failed = {
-        names[index]: f"failed in {stage}: {error.strip().splitlines()[-1]}"
-        for index, (stage, error) in result.failed.items()
-    }
-    found = {names[index]: record for index, record in done.items()}
+    found, failed = by_attack(planned.plan, result, done)
     board = cells[0].graph.cell.protocol.board
     absent = {name: "not applicable" for name in planned.left_out} | failed
     return Audited(
@@ -398,8 +393,8 @@ def audited(
         left_out=planned.left_out,
         failed=failed,
         searching=frozenset(
-            names[index]
-            for index, cell in enumerate(cells)
+            cell.graph.cell.request.attack
+            for cell in cells
             if cell.graph.cell.attack_class.searches
         ),
         folder=planned.folder,

@@ -194,12 +194,7 @@ def summary(
         grid: of :func:`standard_grid`. access: what it was made of.
         plan: of its cells. result: how it ended. done: the records by the index of their cell.
     """
-    names = {index: cell.graph.cell.request.attack for index, cell in enumerate(plan.cells)}
-    failed = {
-        names[index]: f"failed in {stage}: {error.strip().splitlines()[-1]}"
-        for index, (stage, error) in result.failed.items()
-    }
-    found = {names[index]: record for index, record in done.items()}
+    found, failed = by_attack(plan, result, done)
     board, output = card_named(grid.protocol).board, DEFENSES.get(grid.defenses[0]).filters()
     wanted: tuple[Access, ...] = get_args(Access) if access is None else (access,)
     return Standard(
@@ -211,6 +206,18 @@ def summary(
         ),
         failed=failed,
     )
+
+
+def by_attack(
+    plan: Plan, result: Result, done: Mapping[int, Record]
+) -> tuple[dict[str, Record], dict[str, str]]:
+    """Of cells with an attack each, the records; and why there is none, where a cell failed."""
+    names = {index: cell.graph.cell.request.attack for index, cell in enumerate(plan.cells)}
+    failed = {
+        names[index]: f"failed in {stage}: {error.strip().splitlines()[-1]}"
+        for index, (stage, error) in result.failed.items()
+    }
+    return {names[index]: record for index, record in done.items()}, failed
 
 
 def worst_case(

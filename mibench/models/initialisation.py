@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 
 from mibench.errors import RequestError
-from mibench.files import sha256, user_path
+from mibench.files import sha256_once, user_path
 from mibench.models.classifiers import Classifier, check_architecture
 from mibench.types import Frozen, Triple
 
@@ -183,19 +183,13 @@ def _cached(architecture: str) -> Path:
 
 def _pinned(path: Path, how: Initialisation) -> str:
     """The SHA-256 of a file, which is the pinned one if there is one."""
-    status = path.stat()
-    found = _sha256(path, status.st_mtime_ns, status.st_size)
+    found = sha256_once(path)
     if how.sha256 not in (None, found):
         raise RequestError(
             f"{path} has SHA-256 {found}, but the initialisation pins {how.sha256}: these are "
             "other weights. Get the pinned file, or name these by their own hash"
         )
     return found
-
-
-@functools.cache
-def _sha256(path: Path, _mtime_ns: int, _size: int) -> str:
-    return sha256(path)
 
 
 @functools.cache

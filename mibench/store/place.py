@@ -7,10 +7,8 @@ what is kept has a checksum.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import fsspec
 from filelock import FileLock
 
 from mibench.errors import HubError, MibenchError, RequestError, UnreachableError, printable
-from mibench.files import sha256, user_path, write_atomic
+from mibench.files import sha256, user_path, write_atomic, written
 from mibench.progress import SILENT, Progress, size
 from mibench.settings import shown
 
@@ -256,22 +254,9 @@ class Place:
             with self._asking(name, "has no place for"):
                 self._fs.put_file(str(source), path)
             return
-        place = Path(path)
-        temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with source.open("rb") as read, temporary.open("xb") as write:
-                shutil.copyfileobj(read, write)
-                write.flush()
-                os.fsync(write.fileno())
-            temporary.replace(place)
-        except OSError as error:
-            raise MibenchError(
-                f"cannot write {place}: {error.strerror}; free some space, or name another hub"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        remedy = "free some space, or name another hub"
+        with written(Path(path), remedy) as write, source.open("rb") as read:
+            shutil.copyfileobj(read, write)
 
     def update(self, name: str, most: int, change: Callable[[bytes | None], bytes]) -> None:
         """Replace a small file by what ``change`` makes of it; None: there was none.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mibench.data.images import ImageSet
 from mibench.data.rendered import SynthFacesData, render_dataset
 from mibench.streams import seeded
+from tests.kit.tiny_folder import save_people
 
 PEOPLE, SIZE = 4, 32
 DATA = SynthFacesData(
@@ -156,16 +157,6 @@ def scaled(images: Tensor) -> Tensor:
     return (images.float() / 255 - 0.5) / 0.5
 
 
-def save(root: Path, sets: list[ImageSet], prefix: str) -> None:
-    """A sub-folder a person."""
-    for each in sets:
-        for image, label in zip(each.images, each.labels.tolist(), strict=True):
-            place = root / f"{prefix}{label:02d}"
-            place.mkdir(parents=True, exist_ok=True)
-            name = f"{len(list(place.iterdir())):03d}.png"
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / name)
-
-
 def make_audit(root: Path) -> Path:
     """All that an audit takes.
 
@@ -173,10 +164,10 @@ def make_audit(root: Path) -> Path:
     ``weights.safetensors``; ``prior.py``.
     """
     data = render_dataset(DATA, SIZE)
-    save(root / "private", [data.train, data.val, data.test], "person")
+    save_people(root / "private", [data.train, data.val, data.test], "person{:02d}")
     others = data.public
-    save(root / "public", [others.select(others.labels < 8)], "public")
-    save(root / "decoys", [others.select(others.labels >= 8)], "stranger")
+    save_people(root / "public", [others.select(others.labels < 8)], "public{:02d}")
+    save_people(root / "decoys", [others.select(others.labels >= 8)], "stranger{:02d}")
     (root / "flat").mkdir()
     for number, image in enumerate(others.images[others.labels < 8]):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / "flat" / f"{number:03d}.png")

@@ -6,11 +6,13 @@ is described by files and settings alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from mibench.data.images import ImageSet
 from mibench.data.rendered import render_dataset
 from tests.conftest import TINY
 
@@ -43,11 +45,16 @@ def make_tiny_folder(root: Path) -> Path:
     """Rendered faces as an image folder: five identities of 12 images, eight of 4."""
     data = render_dataset(TINY.data, 32)
     private = [data.train, data.val, data.test]
-    for prefix, parts in (("private", private), ("public", [data.public])):
-        for part in parts:
-            for image, label in zip(part.images, part.labels.tolist(), strict=True):
-                place = root / f"{prefix}-{label}"
-                place.mkdir(parents=True, exist_ok=True)
-                name = f"{len(list(place.iterdir())):03d}.png"
-                Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / name)
+    save_people(root, private, "private-{}")
+    save_people(root, [data.public], "public-{}")
     return root
+
+
+def save_people(root: Path, sets: Sequence[ImageSet], folder: str) -> None:
+    """A sub-folder a person, called after the label: ``"private-{}"``."""
+    for each in sets:
+        for image, label in zip(each.images, each.labels.tolist(), strict=True):
+            place = root / folder.format(label)
+            place.mkdir(parents=True, exist_ok=True)
+            name = f"{len(list(place.iterdir())):03d}.png"
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / name)

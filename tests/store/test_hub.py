@@ -660,15 +660,19 @@ def _publish(url: str, root: Path, number: int) -> None:
     hub.publish([each])
 
 
-def test_pushes_at_one_time_lose_nothing(tmp_path: Path) -> None:
-    url = str(tmp_path / "hub")
+def _publish_at_once(url: str, folder: Path, count: int) -> None:
     threads = [
-        threading.Thread(target=_publish, args=(url, tmp_path / f"store{n}", n)) for n in range(8)
+        threading.Thread(target=_publish, args=(url, folder / f"store{n}", n)) for n in range(count)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_pushes_at_one_time_lose_nothing(tmp_path: Path) -> None:
+    url = str(tmp_path / "hub")
+    _publish_at_once(url, tmp_path, 8)
     assert len(Hub(url).entries) == 8
 
 
@@ -785,13 +789,7 @@ def test_an_update_of_a_bucket_that_comes_too_late_is_made_again(s3: str, there:
 
 def test_pushes_to_a_bucket_at_one_time_lose_nothing(s3: str, tmp_path: Path) -> None:
     url = f"{s3}/many"
-    threads = [
-        threading.Thread(target=_publish, args=(url, tmp_path / f"store{n}", n)) for n in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _publish_at_once(url, tmp_path, 4)
     assert len(Hub(url).entries) == 4
 
 
