@@ -46,20 +46,24 @@ RUNS = Path("mibench-runs")
 _LONGEST_NAME = 200  # bytes; file systems take 255
 
 
-def run_folder(cell: Cell, images: Images) -> Path:
-    """Where a cell's results go unless told otherwise: its name holds all that they depend on.
-
-    It is called as on boards (:func:`~mibench.names.cell_name`), what boards refuse
-    follows: a preset, a budget, and images that the protocol does not draw itself.
-    """
-    request = cell.request
-    name = cell_name(
+def name_on_boards(cell: Cell) -> str:
+    """What boards call a cell and the file of its record, without suffix."""
+    return cell_name(
         attack=method_label(cell.attack.full, cell.attack_source),
         defense=method_label(cell.defense_name, cell.defense_source),
         target=cell.architecture,
-        seed=request.seed,
+        seed=cell.request.seed,
         passed=cell.settings,
     )
+
+
+def run_folder(cell: Cell, images: Images) -> Path:
+    """Where a cell's results go unless told otherwise: its name holds all that they depend on.
+
+    It is called as on boards; what boards refuse follows: a preset, a budget, and images that
+    the protocol does not draw itself.
+    """
+    request, name = cell.request, name_on_boards(cell)
     name += f"-{request.preset}" if request.preset is not None else ""
     name += f"-budget-{request.budget!r}" if request.budget != 1 else ""
     name += f"-data-{images.identity[:8]}" if images.identity else ""

@@ -74,6 +74,11 @@ if TYPE_CHECKING:
 @store_option
 @hub_option
 @click.option("--out", metavar="DIR", help="Folder of the run folders.  [default: mibench-runs]")
+@click.option(
+    "--filed",
+    metavar="DIR",
+    help="Leave out the cells whose records are filed in this leaderboards folder.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show what is cached and what would be done.")
 @click.option(
     "--executor",
@@ -118,6 +123,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     """
     from mibench.cell.request import check_device
     from mibench.cli.known import refuse_unknown
+    from mibench.leaderboard.folder import boards_folder
 
     check_device(options["device"])
     resources = _resources(options)
@@ -126,6 +132,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
         refuse_unknown(each.protocol, each.defenses, each.attacks, each.priors)
     kept = None if options["store"] is None else output_folder(options["store"], "--store")
     out = None if options["out"] is None else output_folder(options["out"], "--out")
+    boards = options["filed"] and boards_folder(options["filed"], "--filed")
 
     # All that can be refused without torch, which takes seconds to import, has been.
     import torch
@@ -137,6 +144,7 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     from mibench.grid.local import InProcess, Workers, local_devices, threads_each
     from mibench.grid.plan import make_plan
     from mibench.grid.ray_cluster import RayCluster
+    from mibench.leaderboard.records import filed_cells
     from mibench.store.hub import source_of
     from mibench.store.store import default_root
 
@@ -149,7 +157,10 @@ def grid(ctx: click.Context, /, **options: Any) -> None:
     root = kept or default_root()
     with contextlib.redirect_stdout(sys.stderr):
         source = source_of(options["hub"])
-        plan = make_plan(requests, root, out, source)
+        filed, problems = filed_cells(boards) if boards else ((), ())
+        for problem in problems:
+            click.echo(f"a cell whose record boards do not take is run: {problem}", err=True)
+        plan = make_plan(requests, root, out, source, filed)
     stages = sorted({s.kind for cell in plan.cells for s in cell.graph.stages.values()})
     for stage in resources or ():
         if stage and stage not in stages:

@@ -12,6 +12,7 @@ import click
 from mibench.cli.options import data_option, store_option
 from mibench.errors import MibenchError, RequestError, UncheckedError
 from mibench.files import user_path
+from mibench.leaderboard.folder import boards_folder
 
 if TYPE_CHECKING:
     from mibench.leaderboard.board import Board, Table
@@ -71,7 +72,7 @@ def build(folder: str, check: bool) -> None:
     from mibench.cli.known import defense_facts, papers
     from mibench.leaderboard import build as building
 
-    place, cards, known = _existing(folder), _cards(), (papers(), defense_facts())
+    place, cards, known = boards_folder(folder, "--folder"), _cards(), (papers(), defense_facts())
     if check:
         stale, problems = building.stale(place, cards, *known)
         for name in stale:
@@ -205,7 +206,7 @@ def verify(
 
     board, root = user_path(folder, "--folder"), _store(store)
     if record is None:
-        _verify_all(_existing(folder), root, data, device)
+        _verify_all(boards_folder(folder, "--folder"), root, data, device)
         return
     path = user_path(record, "the record")
     path = path / "record.json" if path.is_dir() else path
@@ -350,7 +351,7 @@ def export(
     from mibench.leaderboard.names import RECORDS
     from mibench.registry import closest
 
-    wanted, place = _conditions(conditions), _existing(folder)
+    wanted, place = _conditions(conditions), boards_folder(folder, "--folder")
     drawn = None if figure is None else _figure_place(figure)
     there = sorted(each.name for each in (place / RECORDS).glob("*") if each.is_dir())
     if there and protocol not in there:  # before all records are read
@@ -429,15 +430,6 @@ def _cards() -> dict[str, BoardCard]:
     from mibench.protocols import PROTOCOLS
 
     return {name: card.board for name, card in PROTOCOLS.items()}
-
-
-def _existing(folder: str) -> Path:
-    place = user_path(folder, "--folder")
-    if not place.is_dir():
-        raise RequestError(
-            f"there is no folder {place.absolute()}; --folder names a leaderboards folder"
-        )
-    return place
 
 
 def _show(record: Record, found: Sequence[Comparison]) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mibench.cell.enough import require_enough
 from mibench.cell.graph import Graph
-from mibench.cell.record import run_folder
+from mibench.cell.record import name_on_boards, run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
 from mibench.cell.run import divide, settled
@@ -44,6 +44,12 @@ class GridCell:
         """What progress and tables call the cell."""
         return self.folder.name
 
+    @property
+    def on_boards(self) -> tuple[str, int | None, str]:
+        """Name and version of the protocol, and what boards call the cell."""
+        card = self.graph.cell.protocol
+        return card.name, card.version, name_on_boards(self.graph.cell)
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -73,6 +79,7 @@ class Plan:
         separately: stages that a script would compute which runs cell after cell without a store.
         left_out: pairs of attack and defense that are not applicable (n/a), with the number of
             cells of each, in order.
+        filed: how many cells were left out because their records are there.
     """
 
     cells: tuple[GridCell, ...]
@@ -81,6 +88,7 @@ class Plan:
     separately: int
     seconds: dict[str, float | None] = field(default_factory=dict)
     left_out: dict[tuple[str, str], int] = field(default_factory=dict)
+    filed: int = 0
 
     @property
     def to_compute(self) -> list[PlannedStage]:
@@ -98,6 +106,7 @@ def make_plan(
     store: Store | Path,
     out: Path | None = None,
     hub: Hub | None = None,
+    filed: Container[tuple[str, int | None, str]] = (),
 ) -> Plan:
     """Resolve all cells and merge their stages; nothing is computed.
 
@@ -107,6 +116,8 @@ def make_plan(
             was refused.
         out: folder of the run folders; None: ``mibench-runs``.
         hub: what it holds is fetched when it is needed.
+        filed: name and version of the protocol, and a cell's name on boards, of the records that
+            are there: these cells are left out.
 
     Raises:
         RequestError: a cell is wrong, and the message names it; or none is left.
@@ -114,6 +125,7 @@ def make_plan(
     cells: list[GridCell] = []
     divided: dict[str, Divided] = {}
     seen: set[str] = set()
+    there: list[GridCell] = []
     left_out: Counter[tuple[str, str]] = Counter()
     for request in requests:
         try:
@@ -124,7 +136,9 @@ def make_plan(
             continue
         if cell.goal not in seen:
             seen.add(cell.goal)
-            cells.append(cell)
+            (there if cell.on_boards in filed else cells).append(cell)
+    if there and not cells:
+        raise RequestError(f"all {len(there)} cells of the grid are filed: nothing is left to do")
     if left_out and not cells:
         raise RequestError(f"no cell of the grid is left: {reason}")
     if not cells:
@@ -147,7 +161,7 @@ def make_plan(
         for key, (stage, index, parents) in found.items()
     }
     separately = sum(len(cell.graph.stages) for cell in cells)
-    plan = Plan(tuple(cells), planned, cached, separately, left_out=dict(left_out))
+    plan = Plan(tuple(cells), planned, cached, separately, {}, dict(left_out), len(there))
     plan.seconds.update(estimates([planned.stage for planned in plan.to_compute], store))
     return plan
 

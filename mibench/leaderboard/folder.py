@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mibench.errors import RequestError, printable
-from mibench.files import read_plain, write_atomic
+from mibench.files import read_plain, user_path, write_atomic
 
 BUILT = "built.json"
 
@@ -35,6 +35,20 @@ class LeftOut(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+def boards_folder(text: str, option: str) -> Path:
+    """A leaderboards folder that an option names.
+
+    Raises:
+        RequestError: there is none.
+    """
+    place = user_path(text, option)
+    if not place.is_dir():
+        raise RequestError(
+            f"there is no folder {place.absolute()}; {option} names a leaderboards folder"
+        )
+    return place
 
 
 def plain_files(folder: Path, part: str, suffix: str) -> tuple[list[str], list[LeftOut]]:

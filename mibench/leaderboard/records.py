@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mibench.errors import MibenchError, printable
+from mibench.errors import MibenchError, RequestError, printable
 from mibench.files import read_plain
 from mibench.leaderboard.checks import HEADLINE, faults
 from mibench.leaderboard.fit import unfit
@@ -59,6 +59,25 @@ def load(folder: Path) -> dict[str, list[Filed]]:
             + "\n  ".join(map(str, problems))
         )
     return found
+
+
+def filed_cells(folder: Path) -> tuple[set[tuple[str, int | None, str]], list[LeftOut]]:
+    """What has a record that boards take, and what is wrong with the others.
+
+    Returns:
+        Name and version of the protocol, and the cell's name, of each record; and the problems.
+
+    Raises:
+        RequestError: the folder holds no records.
+    """
+    if not (folder / RECORDS).is_dir():
+        raise RequestError(f"{folder} has no folder {RECORDS!r}: it is no leaderboards folder")
+    found, problems = survey(folder)
+    cells = set()
+    for filed in found.values():
+        for record in (each.record for each in filed):
+            cells.add((record.protocol.name, record.protocol.version, cell_name(record)))
+    return cells, problems
 
 
 def survey(folder: Path) -> tuple[dict[str, list[Filed]], list[LeftOut]]:

@@ -32,6 +32,7 @@ from mibench.grid.schedule import Executor, Listener, Result
 from mibench.grid.work import Job, JobOutcome
 from mibench.protocols import Protocol
 from mibench.store.store import Store
+from tests.kit.board_records import file_all, make
 from tests.kit.command_line import KEY, make_record
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder
 
@@ -459,6 +460,59 @@ def test_dry_run_computes_nothing(tiny: Protocol, tmp_path: Path) -> None:
     assert "2 cells, " in done.output
     assert "stages were never measured" in done.output
     assert not list(store.glob("*/*/manifest.json"))
+
+
+def test_cells_with_filed_records_are_left_out(tiny: Protocol, tmp_path: Path) -> None:
+    boards, asked = tmp_path / "boards", ["--protocol", "tiny", "--attacks", "gmi,gmi+ma"]
+    asked += ["--seeds", "0-1", "--dry-run", "--store", str(tmp_path / "store")]
+    asked += ["--filed", str(boards)]
+
+    def refused(message: str) -> None:
+        done = invoke(*asked)
+        assert (done.exit_code, message in done.output) == (2, True), done.output
+
+    def planned() -> str:
+        done = invoke(*asked)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    refused("--filed names a leaderboards folder")
+    boards.mkdir()
+    refused("has no folder 'records'")
+    file_all(boards, make(attack="gmi", seed=1))
+    assert "3 cells, " in (text := planned())
+    assert "1 more cells are left out: their records are filed." in text
+
+    (path,) = boards.glob("records/tiny/*.json")
+    record = json.loads(path.read_text())
+    record["protocol"]["version"] = 2  # of another version of the protocol
+    path.write_text(json.dumps(record))
+    assert "4 cells, " in planned()
+
+    path.write_text("{")
+    assert "4 cells, " in (text := planned())
+    assert f"a cell whose record boards do not take is run: tiny/{path.name}: " in text
+
+    file_all(boards, *(make(attack=a, seed=s) for a in ("gmi", "gmi+ma") for s in (0, 1)))
+    refused("all 4 cells of the grid are filed: nothing is left to do")
+
+
+def test_without_a_terminal_a_long_stage_is_told_of_every_half_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("mibench.cli.show.grid.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    display = GridDisplay(Plan((), {}, {}, 0), 1, out)
+    stage = Named({}, None, [])
+    stage.key = KEY
+    display.running[KEY] = (PlannedStage(stage, 0, frozenset(), (0,)), 0.0)
+    display.begin(600, "steps")
+    for second in range(1, 91):
+        now[0] = float(second)
+        display.advance(1)
+    lines = out.getvalue().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["31/600", "62/600"]
 
 
 def test_the_command_runs_a_file_and_reports(tiny: Protocol, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class GridDisplay(Listener, Progress):
         self.failed: set[int] = set()
         self.step = ""  # of the stage that runs in this process
         self._loop = [0, 0]  # steps done and in all
-        self._told = time.monotonic()
+        self._told = self._ticked = time.monotonic()
         live = self.console.is_terminal and not self.console.is_dumb_terminal
         self._live = rich.live.Live(console=self.console, transient=True) if live else None
 
@@ -82,8 +82,8 @@ class GridDisplay(Listener, Progress):
     def advance(self, steps: int) -> None:
         self._loop[0] += steps
         self.step = f"{self._loop[0]:,}/{self._loop[1]:,}"
-        if time.monotonic() - self._told > 0.5:
-            self._told = time.monotonic()
+        if time.monotonic() - self._ticked > 0.5:
+            self._ticked = time.monotonic()
             self.tick()
 
     def eta(self) -> float | None:
@@ -168,6 +168,9 @@ def show_plan(plan: Plan, workers: int, console: rich.console.Console) -> None:
         f"scripts would compute {plan.separately}."
     )
     console.print(Text(text), soft_wrap=True)
+    if plan.filed:
+        text = f"{plan.filed} more cells are left out: their records are filed."
+        console.print(Text(text), soft_wrap=True)
     if plan.left_out:
         attacks: dict[str, list[str]] = {}
         for attack, defense in plan.left_out:
