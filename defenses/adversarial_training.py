@@ -48,6 +48,7 @@ class AdversarialTraining(Defense["AdversarialTraining.Config"]):
         ),
         adaptive_attack="improved-gmi",
         adaptive_note="None is needed: gradients of a robust network point to what people see.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

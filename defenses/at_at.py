@@ -59,6 +59,7 @@ class AtAt(Defense["AtAt.Config"]):
         adaptive_attack="improved-gmi+taa",
         adaptive_note="δ is far below one step of an 8-bit image; averaging the loss over views "
         "leaves what survives a change of view.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

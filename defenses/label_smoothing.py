@@ -47,6 +47,7 @@ class LabelSmoothing(Defense["LabelSmoothing.Config"]):
         adaptive_attack="improved-gmi",
         adaptive_note="It maximises a logit, whose gradient does not vanish where the target is "
         "made certain as that of a cross-entropy does.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

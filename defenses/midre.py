@@ -81,6 +81,7 @@ class Midre(Defense["Midre.Config"]):
         adaptive_attack="improved-gmi+taa",
         adaptive_note="A target that was trained on parts of faces is asked for a loss averaged "
         "over views; views with the same erasing would be closer still.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

@@ -129,6 +129,7 @@ class Pruning(Defense["Pruning.Config"]):
         ),
         adaptive_note="None is needed: the target is an ordinary network, which every attack is "
         "made for.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

@@ -181,6 +181,7 @@ class Rolss(Defense["Rolss.Config"]):
         ),
         adaptive_attack="improved-gmi+taa",
         adaptive_note="Its students have skips, and gradients averaged over views are smoother.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

@@ -38,6 +38,7 @@ class WeightDecay(Defense["WeightDecay.Config"]):
         ),
         adaptive_note="None is needed: the target is an ordinary network, which every attack is "
         "made for.",
+        undefended_control=True,
     )
 
     class Config(DefenseConfig):

@@ -66,12 +66,15 @@ class DefenseCard(Card):
         adaptive_attack: name of the attack that it should be tested with since that knows of it:
             ``"improved-gmi+taa"``; None where no attack that is here does.
         adaptive_note: why that one, or why there is none; one sentence.
+        undefended_control: whether at strength 0 it trains and deploys, bit by bit, what ``none``
+            does from the same random numbers: ``none`` is its control then.
     """
 
     kind: DefenseKind | None = None
     privacy_unit: Literal["example", "identity"] | None = None
     adaptive_attack: str | None = None
     adaptive_note: str = ""
+    undefended_control: bool = False
 
     @property
     def filters(self) -> bool:

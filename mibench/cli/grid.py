@@ -57,7 +57,11 @@ if TYPE_CHECKING:
 )
 @click.option("--priors", metavar="A,B", help="Kinds of priors. Without it, each attack's own.")
 @click.option("--seeds", metavar="SEEDS", help="Seeds, as 0-2 or 0,3.  [default: 0]")
-@click.option("--controls", is_flag=True, help="Also run each defense at strength 0.")
+@click.option(
+    "--controls",
+    is_flag=True,
+    help="Also run each defense at strength 0, unless `none` is its control.",
+)
 @click.option(
     "--sweep",
     "sweeps",

@@ -137,8 +137,8 @@ def papers() -> Papers:
 def defense_facts() -> dict[str, DefenseFacts]:
     """What mibench's own defenses say that boards need.
 
-    Of their adaptive attacks, with the access of these, of their strengths' order, and whether they
-    change the answers only.
+    Of their adaptive attacks, with the access of these, of their strengths' order, whether they
+    change the answers only, and whether `none` is their control.
     """
     from mibench.leaderboard.board import DefenseFacts
 
@@ -147,6 +147,7 @@ def defense_facts() -> dict[str, DefenseFacts]:
         "note": "card.adaptive_note",
         "strengths": "strengths",
         "kind": "card.kind",
+        "undefended_control": "card.undefended_control",
     }
     accesses = {n: said["access"] for n, said in _own_facts("attack", {"access": "access"}).items()}
     found = {}
@@ -160,6 +161,7 @@ def defense_facts() -> dict[str, DefenseFacts]:
             falls,
             access=accesses.get(AttackName.parse(attack).base) if attack else None,
             output=said["kind"] == "output",
+            undefended_control=said["undefended_control"] is True,
         )
     return found
 

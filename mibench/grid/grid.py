@@ -88,7 +88,11 @@ class Grid(Frozen):
     seeds: tuple[Seed, ...] = Field(
         (0,), min_length=1, max_length=MOST_CELLS, description='seeds: [0, 1, 2] or "0-2"'
     )
-    controls: bool = Field(False, strict=True, description="also run each defense at strength 0")
+    controls: bool = Field(
+        False,
+        strict=True,
+        description="also run each defense at strength 0, unless `none` is its control",
+    )
     sweeps: dict[str, dict[str, tuple[Any, ...] | str]] = Field(
         default_factory=dict,
         description="by defense: a field and its values, or `all` for the defense's own strengths",
@@ -190,7 +194,8 @@ class Grid(Frozen):
         method = DEFENSES.get(defense)
         knob = f"defense.{method.strength}" if method.strength else None
         points: list[dict[str, Any]] = [{}]
-        if self.controls and knob:
+        plain = hasattr(method, "card") and method.card.undefended_control
+        if self.controls and knob and not plain:
             points.append({knob: 0})
         for field, values in self.sweeps.get(defense, {}).items():
             if values == "all":

@@ -115,6 +115,7 @@ class DefenseFacts:
         access: what that attack may see of the target; None where nobody knows.
         output: whether the defense changes the answers only, so that who has the weights takes it
             off.
+        undefended_control: whether the undefended target is its control.
     """
 
     attack: str | None
@@ -122,6 +123,7 @@ class DefenseFacts:
     smaller_is_stronger: bool = False
     access: Access | None = None
     output: bool = False
+    undefended_control: bool = False
 
 
 @dataclass(frozen=True)

@@ -247,12 +247,18 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds)) or "—"
 
 
-def curves(filed: Sequence[Filed], attack: str, measure: Measure = TOP1) -> tuple[Curve, ...]:
+def curves(
+    filed: Sequence[Filed],
+    attack: str,
+    measure: Measure = TOP1,
+    undefended_controls: Collection[str] = (),
+) -> tuple[Curve, ...]:
     """The privacy–utility curve of each defense on each architecture under one attack.
 
     A point holds the records of one strength: those of the default settings, and those in which
     nothing but the defense's main knob was set. Diverged records are no points, but keep that
-    strength from being ranked. A defense without a main knob has one point, of strength 1.
+    strength from being ranked. A defense without a main knob has one point, of strength 1. The
+    curves of ``undefended_controls`` start from the undefended target, which is their control.
     """
     rows = framed(filed)
     # What training finds, as noise for a given ε, lacks where it diverged: a cell has one strength.
@@ -270,6 +276,17 @@ def curves(filed: Sequence[Filed], attack: str, measure: Measure = TOP1) -> tupl
             _point(strength, each, measure) for strength, each in own.groupby("strength")
         )
         found.append(Curve(defense, attack, target, knob, points))
+    plain = {
+        curve.target: dataclasses.replace(point, strength=0.0, default=False, control=True)
+        for curve in found
+        if curve.defense == UNDEFENDED
+        for point in curve.points
+        if point.default
+    }
+    for i, curve in enumerate(found):
+        if curve.defense in undefended_controls and curve.target in plain:
+            own = (point for point in curve.points if not point.control)
+            found[i] = dataclasses.replace(curve, points=(plain[curve.target], *own))
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from mibench.data.images import ImageSet, to_float
 from mibench.inversion.attack import ATTACKS
 from mibench.models.classifiers import Classifier, predict
 from mibench.names import AttackName
-from mibench.protocols import Protocol
+from mibench.protocols import PROTOCOLS, Protocol
 from mibench.streams import RowStreams, noise_from, seeded, stream
 from mibench.training.defense import DEFENSES, Defense
 from mibench.training.loop import TrainingConfig, train
@@ -77,6 +77,22 @@ def test_defense_card_and_config(name: str) -> None:
         assert len(cls.strengths) >= 4
         for strength in cls.strengths:
             cls.Config(**{cls.strength: strength})
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if DEFENSES.get(n).card.undefended_control])
+def test_an_undefended_control_is_what_none_trains(name: str) -> None:
+    """From the same random numbers, to the last bit; and no card gives it a training of its own."""
+    cls = DEFENSES.get(name)
+    assert cls.strength is not None
+    assert not cls.training
+    _, control = trained(name, **{cls.strength: 0})
+    _, plain = trained("none")
+    weights, its = plain.state_dict(), control.state_dict()
+    assert list(weights) == list(its)
+    assert all(torch.equal(weights[key], its[key]) for key in weights)
+    for protocol in PROTOCOLS.values():
+        own = protocol.defenses.get(name, {})
+        assert not [path for path in own if path.startswith("target.")], protocol.name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -56,6 +56,15 @@ def test_the_product_target_by_target() -> None:
     ]
 
 
+def test_a_control_that_is_the_undefended_target_is_not_run_again() -> None:
+    cells = specs(defenses=["weight-decay", "bido"], attacks=["gmi"], controls=True)
+    assert [(c.defense, c.overrides) for c in cells] == [
+        ("weight-decay", {}),
+        ("bido", {}),
+        ("bido", {"defense.scale": 0}),
+    ]
+
+
 def test_controls_sweeps_settings_and_overrides() -> None:
     cells = specs(
         defenses=["none", "bido"],

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mibench.leaderboard.board import BITS
+from mibench.leaderboard.board import BITS, DefenseFacts
 from mibench.leaderboard.plots import plots
 from tests.kit.board_records import bido, make
 from tests.kit.boards import IK, at, board_of, judged, row_of, table_of, told
@@ -96,6 +96,21 @@ def test_a_planned_guarantee_has_no_spread(
     assert row["epsilon"].number == 8.0
     assert row["epsilon"].spread == (spread and pytest.approx(spread))
     assert row["natural"].spread is not None
+
+
+def test_the_undefended_target_is_the_control_of_a_defense_that_says_so() -> None:
+    plain = {"bido": DefenseFacts(None, "None.", undefended_control=True)}
+    early = make(4, attack=IK, natural=0.4, epochs=2, passed={"target.epochs": 2})
+    own = make(2, attack=IK, defense="bido", scale=0, passed={"defense.scale": 0})
+    records = [make(16, attack=IK, natural=0.99), early, own, bido(12, 0.9, 3)]
+    table = table_of("defenses", *records, facts=plain)
+    row = row_of(table, defense="bido")
+    assert row["control_attack"].number == pytest.approx(0.8)
+    assert row["control_natural"].number == pytest.approx(0.99)
+    files = table.files[[each["defense"].text for each in table.rows].index("bido")]
+    assert f"tiny/{IK}_none_test_resnet_seed0.json" in files
+    row = row_of(table_of("defenses", *records[1:], facts=plain), defense="bido")
+    assert row["control_attack"].text == "—"
 
 
 def test_a_control_under_another_attack_is_not_taken() -> None:

@@ -65,6 +65,25 @@ def test_a_curve_has_a_point_for_each_strength() -> None:
     assert [(p.strength, p.default) for p in early] == [(2, False), (20, True)]
 
 
+def test_a_curve_starts_from_the_undefended_target_where_that_is_the_control() -> None:
+    records = [
+        make(17, attack=IK, natural=0.95),
+        make(16, attack=IK, natural=0.95, seed=1),
+        make(3, attack=IK, natural=0.4, epochs=2, passed={"target.epochs": 2}),
+        bido(16, 0.92, 0),
+        bido(12, 0.9, 3),
+    ]
+    found = {c.defense: c for c in curves(filed(*records), IK, undefended_controls=["bido"])}
+    first, default = found["bido"].points
+    assert (first.strength, first.control, first.default) == (0, True, False)
+    assert (first.natural, first.seeds) == (pytest.approx(0.95), (0, 1))
+    assert (default.strength, default.default) == (3, True)
+    assert not any(point.control for point in found["none"].points)
+    # Without cells of the undefended target there is no control.
+    (alone,) = curves(filed(bido(12, 0.9, 3)), IK, undefended_controls=["bido"])
+    assert [point.strength for point in alone.points] == [3]
+
+
 def test_the_strongest_attack_has_curves_once_one_is_long_enough() -> None:
     records = [bido(10, 0.9, 3), make(10, attack=IK), make(16, attack=TAA)]
     given = [(3, {}), *((scale, {"defense.scale": scale}) for scale in (1, 5, 9))]

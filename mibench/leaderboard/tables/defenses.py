@@ -236,15 +236,7 @@ class _AccessTable:
     ) -> tuple[dict[str, Value], list[Series]]:
         """A row, but for its rank and with what it enters at budgets, and the cells behind it."""
         some = own.get(self.lead) or next(iter(own.values()))
-        control = next(
-            (
-                each
-                for each in self.cells
-                if each.control
-                and (each.target, each.defense, each.attack) == (target, defense, self.lead)
-            ),
-            None,
-        )
+        control = self._control(target, defense)
         lead = own.get(self.lead)
         row = {
             **_facts_of_row(target, defense, one, some),
@@ -256,6 +248,17 @@ class _AccessTable:
             "queries": _most_queries(own),
         }
         return row, [*own.values(), *([control] if control else [])]
+
+    def _control(self, target: str, defense: str) -> Series | None:
+        """What the lead attack finds in a defense's control; that may be the undefended target."""
+        said = self._facts(defense)
+        plain = said is not None and said.undefended_control
+        for each in self.cells:
+            own = each.default if plain else each.control
+            name = UNDEFENDED if plain else defense
+            if own and (each.target, each.defense, each.attack) == (target, name, self.lead):
+                return each
+        return None
 
     def _not_applicable(self, defense: str, one: Strength) -> dict[str, Value]:
         """The row of a defense of the output against attackers who have the weights."""
@@ -320,8 +323,9 @@ class _AccessTable:
             *([_MASKING.format(paired=INTERVALS[self.card.interval])] * white_box),
             *([f"{MASKED.capitalize()}: {'; '.join(masked)}."] * bool(masked)),
             *([f"{QUERIES_NOTE} Here of the attack that asks most."] * (not white_box)),
-            "A control is the defense's own code at strength 0. ε covers what its unit names: with "
-            "unit example one image, not all images of a person.",
+            "A control is the defense's own code at strength 0; where that is the undefended "
+            "training, it is the undefended target. ε covers what its unit names: with unit "
+            "example one image, not all images of a person.",
             *([_CLOSED.format(lead=self.lead)] if self.measure is BITS else []),
         )
 
