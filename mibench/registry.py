@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -255,11 +256,23 @@ class Registry(Generic[T]):
     def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
         """Entry points by name; a name has several when they point to different objects."""
         found: dict[str, list[importlib.metadata.EntryPoint]] = {}
-        for point in importlib.metadata.entry_points(group=self.group):
+        for point in _installed(self.group, _search_path()):
             points = found.setdefault(point.name, [])
             if point.value not in [other.value for other in points]:
                 points.append(point)
         return found
+
+
+def _search_path() -> tuple[tuple[str, int], ...]:
+    """The folders that packages are found in, each with when it last changed, in ns."""
+    places = (Path(place or ".") for place in sys.path)
+    return tuple((str(each), each.stat().st_mtime_ns) for each in places if each.is_dir())
+
+
+@functools.lru_cache(maxsize=16)
+def _installed(group: str, _path: object) -> importlib.metadata.EntryPoints:
+    """Entry points of a group; found again when a package was installed, not for every name."""
+    return importlib.metadata.entry_points(group=group)
 
 
 _OF_A_FILE = "mibench_file_"  # what names of the modules begin with that users' files are

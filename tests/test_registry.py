@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,26 @@ def test_entry_points(registry: Registry[Method], folder: Path) -> None:
         registry.get("base")
     with pytest.raises(RequestError, match="not a class"):
         registry.get("value")
+
+
+def test_entry_points_are_read_once_until_a_package_is_installed(
+    registry: Registry[Method], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    found = importlib.metadata.entry_points
+
+    def counted(**wanted: str) -> importlib.metadata.EntryPoints:
+        read.append(wanted)
+        return found(**wanted)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    (folder / "outside_good.py").write_text(source(None))
+    for _ in range(5):
+        assert registry.names() == []
+    assert len(read) == 1
+    entry_point(folder, "good", "outer", "outside_good:Mine")
+    assert [registry.names() for _ in range(3)] == [["outer"]] * 3
+    assert len(read) == 2
 
 
 def test_names_claimed_twice(registry: Registry[Method], folder: Path) -> None:
