@@ -9,20 +9,14 @@ from typing import Any, Literal
 
 from mibench.leaderboard.board import Board, Curve, QueryCurve
 from mibench.leaderboard.over_queries import query_plots
-from mibench.leaderboard.plots import plots
+from mibench.leaderboard.plots import Axis, looks, plots
 from mibench.leaderboard.series import UNDEFENDED
 from mibench.types import digest
 
 Shape = Literal["svg", "pdf"]
 # Okabe and Ito's colours, told apart by colour-blind readers, and markers for print in grey.
-_STYLES = (
-    ("#0072B2", "s"),
-    ("#D55E00", "^"),
-    ("#009E73", "D"),
-    ("#CC79A7", "v"),
-    ("#E69F00", "P"),
-    ("#56B4E9", "X"),
-)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("s", "^", "D", "v", "P", "X")
 _APART = 0.04  # of the axis, between names of references
 _WIDTH, _HEIGHT, _LEGEND = 4.8, 4.2, 2.6  # of a panel, the legend and names, in inches
 
@@ -73,10 +67,8 @@ def queries_figure(board: Board, shape: Shape = "svg") -> bytes:
 
 def _styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each curve's name."""
-    others = sorted(set(names) - {UNDEFENDED})
-    return {UNDEFENDED: ("#444444", "o")} | {
-        name: _STYLES[i % len(_STYLES)] for i, name in enumerate(others)
-    }
+    pairs = {name: (_COLOURS[one], _MARKERS[other]) for name, (one, other) in looks(names).items()}
+    return {UNDEFENDED: ("#444444", "o"), **pairs}
 
 
 def _figure(
@@ -119,6 +111,8 @@ def _figure(
             axis.set_xlim(along.low, along.high)
             axis.set_xticks([at for at, _ in along.ticks], [text for _, text in along.ticks])
             axis.minorticks_off()
+            axis.set_yticks(*zip(*plot["y"].ticks, strict=True))
+            _closer(axis, plot["y"])
             _references(axis, plot["references"], plot["y"].high)
             axis.set_title(f"{board.protocol} v{board.version}, {plot['title']}", fontsize=10)
             axis.set_xlabel(across)
@@ -126,7 +120,8 @@ def _figure(
             axis.set_axisbelow(True)
             axis.spines[["top", "right"]].set_visible(False)
         unit = " %" if board.measure.kind == "percent" else ""
-        axes[0].set_ylabel(f"{board.measure.title}{unit}{upright}")
+        closer = ", hatched: drawn closer" if any(plot["y"].near for plot in panels) else ""
+        axes[0].set_ylabel(f"{board.measure.title}{unit}{upright}{closer}")
         axes[0].set_ylim(0, max(plot["y"].high for plot in panels))
         order = [name for name in styles if name in handles]
         figure.legend(
@@ -153,6 +148,14 @@ def _digest(board: Board, data: Sequence[Curve] | Sequence[QueryCurve]) -> str:
     bounds = [(name, value.number, value.spread) for name, value in board.references]
     shown = [board.protocol, board.version, lines, bounds, board.reference_target]
     return digest([*shown, board.measure.title])
+
+
+def _closer(axis: Any, upright: Axis) -> None:
+    """Hatches where the vertical axis is drawn closer together."""
+    for low, high in upright.apart():
+        axis.axhspan(
+            low, high, fill=False, hatch="////", edgecolor="#e4e4e4", linewidth=0, zorder=0
+        )
 
 
 def _curve(axis: Any, curve: dict[str, Any], colour: str, marker: str) -> Any:
@@ -184,7 +187,7 @@ def _references(axis: Any, references: list[dict[str, Any]], top: float) -> None
     """
     free = top  # below the names so far
     for each in references:
-        height, text = each["y"], f"{each['name']} {each['y']:.1f}"
+        height, text = each["y"], f"{each['name']} {each['value']:.1f}"
         if each["beyond"]:
             height, text = top, f"↑ {text}"
         else:

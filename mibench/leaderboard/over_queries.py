@@ -13,7 +13,14 @@ from typing import Any
 
 from mibench.leaderboard.board import Board, Measure, QueryCurve, QueryPoint
 from mibench.leaderboard.names import overrides
-from mibench.leaderboard.plots import Axis, attack_axis, reach, reference, with_spread
+from mibench.leaderboard.plots import (
+    Axis,
+    attack_axis,
+    reach,
+    reference,
+    references,
+    with_spread,
+)
 from mibench.leaderboard.series import UNDEFENDED, Series
 from mibench.record import FLOOR_PUBLIC
 
@@ -93,11 +100,13 @@ def query_plots(board: Board) -> list[dict[str, Any]]:
                 "target": target,
                 "x": queries_axis([point.queries for point in points]),
                 "y": upright,
-                "references": [{**each, "beyond": each["y"] > upright.high} for each in lines],
+                "references": references(lines, upright),
                 "curves": [
                     {
                         "name": curve.attack,
-                        "points": [_place(curve, point, measure) for point in curve.points],
+                        "points": [
+                            upright.placed(_place(curve, point, measure)) for point in curve.points
+                        ],
                     }
                     for curve in curves
                 ],

@@ -6,7 +6,6 @@ browser that keeps to its policy runs that one script, whatever else may have go
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from mibench.leaderboard.html import environment, policy
 from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
 from mibench.leaderboard.over_queries import query_plots, said_of_queries
 from mibench.leaderboard.papers import Paper, Papers
-from mibench.leaderboard.plots import SHORT, plots, said
+from mibench.leaderboard.plots import SHORT, looks, plots, said
 from mibench.leaderboard.records import Filed
 from mibench.leaderboard.series import UNDEFENDED, settings_of
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
@@ -40,8 +39,6 @@ FACETS = ("protocol", "architecture", "attack", "defense", "access")
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}
 _DASHES = {"", "—"}
 Parts = list[tuple[str, Paper | None]]  # of a text, of which some link to a paper
-# As many colours as the style sheet names, for light and for dark.
-_COLOURS = 6
 _SHAPES = ("square", "diamond", "up", "cross", "star", "down")
 _REFERENCES = {
     FLOOR_PRIOR: "of the attacker's image prior: nothing known of the {one}",
@@ -389,8 +386,8 @@ def _over_queries(board: Board, papers: Papers) -> list[dict[str, Any]]:
 def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Colour, a variable of the page's light and dark style, and marker of each curve's name."""
     styles = {
-        name: {"colour": f"var(--series-{i % _COLOURS})", "shape": _SHAPES[i % len(_SHAPES)]}
-        for i, name in enumerate(sorted(set(names) - {UNDEFENDED}))
+        name: {"colour": f"var(--series-{colour})", "shape": _SHAPES[marker]}
+        for name, (colour, marker) in looks(names).items()
     }
     return styles | {UNDEFENDED: {"colour": "var(--plain)", "shape": "circle"}}
 
@@ -420,7 +417,7 @@ def _plot(
             "y": min(each["y"], plot["y"].high),
             "band": None if each["beyond"] else each["band"],
             "name": each["name"],
-            "label": f"{each['name']} {each['y']:.1f}",
+            "label": f"{each['name']} {each['value']:.1f}",
             "beyond": each["beyond"],
         }
         for each in plot["references"]
@@ -437,7 +434,10 @@ def _plot(
         for curve in plot["curves"]
     ]
     unit = "" if board.measure is BITS else f", {board.measure.unit}"
-    axes = {key: dataclasses.asdict(plot[key]) for key in ("x", "y")}
+    axes = {
+        key: {"low": axis.low, "high": axis.high, "ticks": axis.ticks, "apart": axis.apart()}
+        for key, axis in ((key, plot[key]) for key in ("x", "y"))
+    }
     told = {**shown, "upright": upright + unit, **axes}
     return _rounded({**told, "references": references, "curves": curves})
 

@@ -3,11 +3,14 @@
 Natural accuracies crowd below 100 %, with few far off: the horizontal axis shows the error,
 1 − accuracy, on a logarithmic scale, so that 98 and 99 % lie as far apart as 80 and 90 %. The
 vertical axis, in the unit of the board's measure, starts at 0 and ends above what was measured; of
-bits, which run to a logarithm of people, above the ceiling.
+bits, which run to a logarithm of people, above the ceiling. Defenses differ by a bit or two of
+sixteen, so that what lies far from all points is drawn closer together there.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from mibench.leaderboard.board import (
     QueryPoint,
     Value,
 )
+from mibench.leaderboard.series import UNDEFENDED
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
 
 LEAST_ERROR = 0.001  # a smaller one is drawn as this
@@ -37,17 +41,46 @@ SHORT = {
 
 _LONGEST = 24  # characters of another reference's name
 _PADDING = 0.06  # of an axis, on either side of the data
+_LOW, _HIGH = 0.15, 0.3  # height of what is drawn closer, of that of the points' surroundings
 _FAR = 1.6  # references so many times above all points are named, and not reached
 _USUAL = (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis spans, and its ticks: positions with their texts."""
+    """What an axis spans, and its ticks: positions with their texts.
+
+    Attributes:
+        near: positions of the ends of what is drawn at full scale; None: all of it.
+        knots: values with their positions, between which it is linear; empty: a value is its
+            position.
+    """
 
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
+    near: tuple[float, float] | None = None
+    knots: tuple[tuple[float, float], ...] = ()
+
+    def at(self, value: float) -> float:
+        """The position of a value of at least 0."""
+        for (low, start), (high, end) in itertools.pairwise(self.knots):
+            if low <= value <= high:
+                return start + (value - low) / (high - low) * (end - start)
+        return value if not self.knots else max(self.high, value)
+
+    def apart(self) -> list[tuple[float, float]]:
+        """Positions between which it is drawn closer together."""
+        if self.near is None:
+            return []
+        ends = ((self.low, self.near[0]), (self.near[1], self.high))
+        return [(low, high) for low, high in ends if low < high]
+
+    def placed(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """A point or a reference with positions for the values ``y`` and those of its ends."""
+        there = [key for key in ("upright", "band") if drawn.get(key)]
+        ends = {key: [self.at(end) for end in drawn[key]] for key in there}
+        return {**drawn, "value": drawn["y"], "y": self.at(drawn["y"]), **ends}
 
 
 def position(natural: float) -> float:
@@ -115,12 +148,12 @@ def plots(board: Board, shared: bool = False) -> list[dict[str, Any]]:
                 "attack": attack,
                 "x": natural_axis(points),
                 "y": upright,
-                "references": [{**each, "beyond": each["y"] > upright.high} for each in own],
+                "references": references(own, upright),
                 "curves": [
                     {
                         "name": curve.defense,
                         "points": [
-                            _point(curve, point, board.measure)
+                            upright.placed(_point(curve, point, board.measure))
                             for point in sorted(curve.points, key=lambda point: point.strength)
                         ],
                     }
@@ -141,6 +174,12 @@ def reference(name: str, value: Value, measure: Measure) -> dict[str, Any]:
         "y": measure.scale * number,
         "band": ends if value.spread else None,
     }
+
+
+def references(lines: Iterable[dict[str, Any]], upright: Axis) -> list[dict[str, Any]]:
+    """References at their places; of those ``beyond`` the axis, the names alone are shown."""
+    placed = [upright.placed(each) for each in lines]
+    return [{**each, "beyond": each["y"] > upright.high} for each in placed]
 
 
 def _point(curve: Curve, point: CurvePoint, measure: Measure) -> dict[str, Any]:
@@ -165,6 +204,16 @@ def _point(curve: Curve, point: CurvePoint, measure: Measure) -> dict[str, Any]:
     }
 
 
+def looks(names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Numbers of a colour and of a marker, below 6, for each name of a curve but the undefended's.
+
+    The page's style sheet names as many colours. The seventh name has the first one's colour with
+    another marker: 36 look different.
+    """
+    others = sorted(set(names) - {UNDEFENDED})
+    return {name: (i % 6, (i + i // 6) % 6) for i, name in enumerate(others)}
+
+
 def natural_axis(points: Sequence[CurvePoint]) -> Axis:
     """The horizontal axis of some points, in :func:`position`'s unit; at least one point."""
     ends = [end for each in points for end in reach(each.natural, each.natural_spread)]
@@ -184,6 +233,9 @@ def attack_axis(
 ) -> Axis:
     """The vertical axis, as it is shown: from 0 to above all points and the references near them.
 
+    Of bits, what lies far below and far above all points is drawn closer together, unless the
+    points take half of the axis anyway.
+
     Args:
         points: at least one.
         references: floors and ceiling, in the measure; of bits, all of them are near.
@@ -192,7 +244,25 @@ def attack_axis(
     most = max(_reach(each, measure)[1] for each in points)
     near = [each for each in references if measure is BITS or each <= _FAR * most]
     high = max(measure.scale * (1 + _PADDING) * max(most, *near, 0.01), 1)
-    return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
+    if measure is not BITS:
+        return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
+    least = min(_reach(each, measure)[0] for each in points)
+    room = max(0.1 * (most - least), 0.25)
+    # Halves of a bit, so that the ends of the full scale are round.
+    start, end = math.floor(2 * (least - room)) / 2, math.ceil(2 * (most + room)) / 2
+    if end - start > high / 2:
+        return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
+    knots = [(0.0, 0.0)]
+    if start > 0:
+        knots.append((start, min(_LOW * (end - start), start)))
+    knots.append((end, knots[-1][1] + end - start))
+    if high > end:
+        knots.append((high, knots[-1][1] + min(_HIGH * (end - start), high - end)))
+    positions = dict(knots)
+    axis = Axis(0, knots[-1][1], (), (positions[max(start, 0)], positions[end]), tuple(knots))
+    ticks = [0.0] * (start > 0) + _steps(max(start, 0), end, 5)
+    ticks += [each for each in _steps(0, high, 4) if each > end + (high - end) / 4]
+    return dataclasses.replace(axis, ticks=tuple((axis.at(each), f"{each:.4g}") for each in ticks))
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from mibench.errors import RequestError
-from mibench.leaderboard.board import Board, Column, Curve, CurvePoint, Table, Value
+from mibench.leaderboard.board import BITS, Board, Column, Curve, CurvePoint, Table, Value
 from mibench.leaderboard.build import boards
 from mibench.leaderboard.figure import privacy_utility_figure
 from mibench.leaderboard.formats import columns_of, latex, rows_of
-from mibench.leaderboard.plots import attack_axis, natural_axis, position
+from mibench.leaderboard.plots import attack_axis, looks, natural_axis, position
 from mibench.leaderboard.series import curves_of
 from mibench.protocols import PROTOCOLS, Protocol
 from tests.kit.board_records import bido, file_all, make
@@ -282,6 +282,41 @@ def test_the_attack_axis_ends_above_the_points() -> None:
     assert 99 < near.high < 106
     assert attack_axis([point(0.9, 0.0)], []).high >= 1
     assert all(0 <= place <= near.high for place, _ in near.ticks)
+
+
+def test_bits_far_from_all_points_are_drawn_closer_together() -> None:
+    axis = attack_axis([point(0.9, 5.2, 0.1), point(0.9, 6.6)], [1.0, 6.0, 12.2, 16.3], BITS)
+    assert axis.near is not None
+    # At full scale from 4.5, below 5.1 − .25, to 7, above 6.6 + .25.
+    assert axis.at(7) - axis.at(4.5) == pytest.approx(2.5)
+    assert (axis.at(4.5), axis.at(7)) == axis.near
+    assert axis.at(6.5) - axis.at(5.5) == pytest.approx(1)
+    assert axis.at(0) == axis.low == 0
+    assert axis.at(4.5) == pytest.approx(0.15 * 2.5)
+    assert axis.high - axis.at(7) == pytest.approx(0.3 * 2.5)
+    assert axis.apart() == [(0, axis.near[0]), (axis.near[1], axis.high)]
+    values = [0, 0.3, 1, 4.4, 4.5, 5, 6.9, 7, 9, 12.2, 16.3]
+    places = [axis.at(value) for value in values]
+    assert places == sorted(set(places))
+    assert places[-1] < axis.high
+    assert all(place == pytest.approx(axis.at(float(text))) for place, text in axis.ticks)
+    assert {"0", "5", "6", "7"} < {text for _, text in axis.ticks}
+    drawn = {"y": 12.2, "band": [12.0, 12.4], "name": "look-alike"}
+    placed = axis.placed(drawn)
+    assert placed["value"] == 12.2
+    assert placed["band"][0] < placed["y"] < placed["band"][1] < axis.high
+    # Points over half of the axis, and other measures, are drawn as they are.
+    for plain in (
+        attack_axis([point(0.9, 2.0), point(0.9, 12.0)], [16.3], BITS),
+        attack_axis([point(0.9, 0.5), point(0.9, 0.55)], [0.01]),
+    ):
+        assert (plain.near, plain.apart(), plain.at(1.5)) == (None, [], 1.5)
+
+
+def test_many_lines_look_different() -> None:
+    found = looks(["none", *(f"defense {i:02}" for i in range(36))])
+    assert len(set(found.values())) == len(found) == 36
+    assert [found[f"defense {i:02}"] for i in (0, 1, 6, 7)] == [(0, 0), (1, 1), (0, 1), (1, 2)]
 
 
 def board(*curves: Curve, **options: object) -> Board:

@@ -73,6 +73,11 @@ function draw(name) {
   const svg = shape("svg", { width: wide, height: high, viewBox: `0 0 ${wide} ${high}` });
   const grid = (attributes) => svg.append(shape("line", { class: "grid", ...attributes }));
   const text = (attributes, words) => svg.append(shape("text", attributes, words));
+  svg.append(shape("defs", {}, shape("pattern", { id: `hatch-${name}`, width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    shape("line", { class: "hatch", y2: 7 }))));
+  for (const [low, end] of plot.y.apart) {
+    svg.append(shape("rect", { fill: `url(#hatch-${name})`, x: left, width: wide - left - right, y: y(end), height: y(low) - y(end) }));
+  }
   let last = -Infinity;
   for (const [value, words] of plot.x.ticks) {
     grid({ x1: x(value), x2: x(value), y1: top, y2: high - bottom });
