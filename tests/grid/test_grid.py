@@ -31,8 +31,10 @@ from mibench.grid.run import records, run_grid
 from mibench.grid.schedule import Executor, Listener, Result
 from mibench.grid.work import Job, JobOutcome
 from mibench.protocols import Protocol
+from mibench.record import Record
 from mibench.store.store import Store
 from tests.kit.board_records import file_all, make
+from tests.kit.boards import judged
 from tests.kit.command_line import KEY, make_record
 from tests.kit.tiny_folder import SETTINGS, make_tiny_folder
 
@@ -604,6 +606,29 @@ def test_names_of_cells_are_no_markup() -> None:
     assert sum("[red]x[/]" in line for line in lines) == 2
     assert sum("ValueError: [/] no [bold]such" in line for line in lines) == 2
     assert any("failed in [bold]stage" in line for line in lines)
+
+
+def test_the_end_leads_with_what_a_protocol_measures() -> None:
+    stage = Named({}, None, [])
+    stage.key = KEY
+    graph = SimpleNamespace(stages={stage.name: stage}, picture=stage)
+    cell = GridCell(graph, Path("one"))  # type: ignore[arg-type]
+    plan = Plan((cell,), {KEY: PlannedStage(stage, 0, frozenset(), (0,))}, {}, 1)
+
+    def shown(record: Record) -> tuple[str, str]:
+        out = io.StringIO()
+        show_result(plan, Result(), {0: record}, Console(file=out, width=160))
+        title, row = out.getvalue().splitlines()[:2]
+        return title, row
+
+    people, *_ = judged(10)
+    bits = people.metrics["identity_bits"]
+    title, row = shown(people)
+    assert "identity bits [95 % interval]" in title
+    assert f" {bits.value:.2f}" in row
+    title, row = shown(make(10))
+    assert "top-1 attack accuracy [95 % interval]" in title
+    assert "50.0 %" in row
 
 
 def test_devices_of_local_workers() -> None:

@@ -16,9 +16,10 @@ from mibench.cli.show.tables import right, table
 from mibench.grid.plan import Plan, PlannedStage
 from mibench.grid.schedule import Listener, Result
 from mibench.grid.work import JobOutcome
+from mibench.leaderboard.board import measure_of
 from mibench.progress import ABSENT, Progress, duration
 from mibench.record import Record
-from mibench.reports.words import warnings
+from mibench.reports.words import percent, warnings, with_interval
 
 _LINE_SECONDS = 30.0  # without a terminal: a line on what is under way at least so often
 
@@ -188,6 +189,7 @@ def show_result(
 ) -> None:
     """Print one line a cell, the failures, and where everything is."""
     rows: list[tuple[str | Text, ...]] = []
+    titles = {measure_of(record).title: None for record in records.values()}
     for index, cell in enumerate(plan.cells):
         record = records.get(index)
         if record is None:
@@ -195,24 +197,25 @@ def show_result(
             status = Text(f"failed in {stage}" if stage else "not run", style="red")
             rows.append((cell.name, status, ABSENT, ABSENT, ABSENT))
             continue
-        shares = (
-            record.metrics["attack_accuracy_top1"].value,
-            record.utility.get("validation_accuracy"),
-            record.utility.get("natural_accuracy"),
+        measure = measure_of(record).key
+        found = record.metrics.get(measure)
+        told = with_interval(measure, found) if found else ABSENT
+        accuracies = map(
+            percent, map(record.utility.get, ("validation_accuracy", "natural_accuracy"))
         )
-        numbers = [f"{each:.1%}" if isinstance(each, float | int) else ABSENT for each in shares]
-        rows.append((cell.name, record.status, *numbers))
-    columns = map(right, ("attack top-1", "validation accuracy", "natural accuracy"))
+        rows.append((cell.name, record.status, told, *accuracies))
+    leak = f"{' or '.join(titles) or 'leak'} [95 % interval]"
+    columns = map(right, (leak, "validation accuracy", "natural accuracy"))
     console.print(table(rows, "cell", "status", *columns, box=None, pad_edge=False))
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style), soft_wrap=True)
 
-    told: dict[str, list[str]] = {}
+    warned: dict[str, list[str]] = {}
     for index, record in records.items():
         for warning in warnings(record):
-            told.setdefault(warning, []).append(plan.cells[index].name)
-    for warning, cells in told.items():
+            warned.setdefault(warning, []).append(plan.cells[index].name)
+    for warning, cells in warned.items():
         all_of_several = len(cells) == len(records) > 1
         for name in ["all cells"] if all_of_several else cells:
             say(f"{name}: {warning}", "yellow")
