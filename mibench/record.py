@@ -279,7 +279,12 @@ def strength(
 
 
 class Environment(_Strict):
-    """Where a record or a stage was made, and with what."""
+    """Where a record or a stage was made, and with what.
+
+    Attributes:
+        processor: the instructions that torch computes with on it, and its model: what else the
+            last digits of a number on a CPU depend on. None in records of earlier releases.
+    """
 
     mibench: str
     commit: str | None
@@ -291,6 +296,7 @@ class Environment(_Strict):
     device: str
     threads: int
     platform: str
+    processor: str | None = None
 
 
 class StageCost(_Strict):

@@ -278,6 +278,7 @@ def _provenance(record: Record) -> list[tuple[str, str]]:
         ("torch, timm, opacus", f"{place.torch}, {place.timm}, {place.opacus}"),
         ("device", f"{place.device}, {place.threads} threads"),
         ("platform", place.platform),
+        *([("processor", place.processor)] if place.processor else []),
         ("digest of the protocol", str(record.protocol.resolved.get("digest", ""))),
         ("rules of the metrics", f"version {record.rules}"),
         *(

@@ -68,7 +68,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def environment(device: torch.device | str) -> Environment:
-    """Versions, commit, device, threads and platform of this process, for a record."""
+    """Versions, commit, device, threads, platform and processor of this process, for a record."""
     device = torch.device(device)
     name = str(device)
     if device.type == "cuda":
@@ -85,7 +85,20 @@ def environment(device: torch.device | str) -> Environment:
         device=name,
         threads=torch.get_num_threads(),
         platform=platform.platform(),
+        processor=_processor(),
     )
+
+
+@functools.cache
+def _processor() -> str:
+    """``"AVX512, Intel(R) Xeon(R) Processor"``: as torch and the system call it."""
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+        model = next(line for line in described.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    model = " ".join(model.rpartition(": ")[2].split())
+    return f"{torch.backends.cpu.get_cpu_capability()}, {model}"
 
 
 def peak_memory_bytes(device: torch.device | str = "cpu") -> int | None:

@@ -310,7 +310,7 @@ def _same_judges(record: Record, evaluation: Evaluation) -> bool:
     if {"evaluator", "second"} <= evaluation.stage.cell.protocol.assets.keys():
         return True
     here, there = environment(evaluation.bench.device), record.environment
-    same = ("torch", "timm", "device", "threads", "platform")
+    same = ("torch", "timm", "device", "threads", "platform", "processor")
     return all(getattr(here, key) == getattr(there, key) for key in same)
 
 

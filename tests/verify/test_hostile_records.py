@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from mibench.verify.filing import add, note
 from mibench.verify.settings import check, foreign
 from tests.kit import board_records
 from tests.kit.board_records import filed
+from tests.kit.boards import judged
 
 pytestmark = pytest.mark.usefixtures("tiny")
 Data = dict[str, Any]
@@ -356,6 +358,37 @@ def test_what_is_said_of_one_target_is_said_alike() -> None:
     ((path, reason),) = disagreements(filed(honest, proud)).items()
     assert "kedmi" in path
     assert "of one target, natural_accuracy is 0.95, in tiny/gmi_none" in reason
+
+
+def test_random_samples_of_one_seed_agree_but_for_rounding() -> None:
+    """Another processor or number of threads moves ranks by the few strangers in between."""
+    ranks = [[48_097, 12_167, 77_836, 5] for _ in range(5)]
+
+    def of(name: str, **changes: Any) -> Record:
+        (record, *_) = judged(10, attacks=(name,))
+        data = record.model_dump(mode="json")
+        data["artifacts"] = {"asset prior": "3" * 64, "target": name[:1] * 64}
+        rank = {**data["metrics"]["median_rank"], "among": 100_001}
+        rank["ranks"] = changes.get("ranks", ranks)
+        top1 = copy.deepcopy(data["metrics"]["attack_accuracy_top1"])
+        top1["hits"] = changes.get("hits", ["0100"] * 5)
+        floor = {"median_rank": rank, "attack_accuracy_top1": top1}
+        data["references"] = {"floor: random prior samples": floor}
+        data["environment"]["processor"] = changes.get("processor")
+        return Record.model_validate(data)
+
+    def refused(other: Record) -> bool:
+        found = disagreements(filed(of("gmi"), of("kedmi"), other)).values()
+        return any("of one seed, floor: random prior samples" in each for each in found)
+
+    near = [[48_096, 12_170, 77_900, 7], *ranks[1:]]
+    assert not refused(of("vmi"))
+    assert not refused(of("vmi", ranks=near))
+    assert refused(of("vmi", ranks=[[48_097, 12_167, 77_836, 8], *ranks[1:]]))  # by 3 near the top
+    assert refused(of("vmi", ranks=[[48_097, 12_267, 77_836, 5], *ranks[1:]]))
+    assert refused(of("vmi", ranks=[each[:3] for each in ranks]))
+    assert refused(of("vmi", hits=["0110"] * 5))
+    assert not refused(of("vmi", hits=["0110"] * 5, processor="AVX2, another"))
 
 
 GUARANTEE = {"epsilon": 0.0, "delta": 1e-5, "privacy_unit": "identity"}
