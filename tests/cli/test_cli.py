@@ -20,7 +20,7 @@ from mibench.cell.record import run_folder
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
 from mibench.cell.run import Finished, divide
-from mibench.cli import COMMANDS, Lazy, cli
+from mibench.cli import COMMANDS, Lazy, cli, main
 from mibench.errors import ArtifactError, MibenchError
 from mibench.progress import SILENT, Progress
 from mibench.record import Record
@@ -28,6 +28,7 @@ from mibench.store.hub import Hub
 from tests.kit.command_line import ROOT, invoke, make_record
 
 Runs = list[dict[str, Any]]
+SPIN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @pytest.fixture
@@ -287,3 +288,34 @@ def test_a_setting_that_is_given_twice_is_refused(runs: Runs, args: str, said: s
     assert result.exit_code == 2
     assert said in result.stderr
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("load", "own", "spins"),
+    [
+        ("1.90 1.80 1.70 3/512 4242", {}, "10000"),  # two others on two cores
+        ("0.10 0.10 0.10 2/512 4242", {}, "10000"),
+        ("1.90 1.80 1.70 1/512 4242", {}, None),  # they have just ended
+        ("1.90 1.80 1.70 3/512 4242", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("1.90 1.80 1.70 3/512 4242", {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+        (None, {}, None),  # no Linux
+    ],
+)
+def test_threads_do_not_spin_on_a_machine_that_others_use(
+    load: str | None,
+    own: dict[str, str],
+    spins: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tmp_path / "loadavg"
+    if load is not None:
+        place.write_text(f"{load}\n")
+    environment = {k: v for k, v in os.environ.items() if k not in (*SPIN, *own)} | own
+    monkeypatch.setattr("os.environ", environment)
+    monkeypatch.setattr("mibench.cli._LOAD", place)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("mibench.cli.cli", lambda **_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    main()
+    assert environment.get("GOMP_SPINCOUNT") == spins
