@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -163,12 +164,19 @@ def strengths(
 
 
 def _validated(cells: Iterable[Series]) -> dict[str, Any]:
-    """Mean validation accuracy over the seeds of some cells on one target, and its error."""
-    seeds = {seed: record for each in cells for seed, record in each.complete.items()}
-    values = [record.utility.get("validation_accuracy") for record in seeds.values()]
-    counts = [record.utility.get("validation_images") for record in seeds.values()]
-    known = [float(value) for value in values if isinstance(value, float | int)]
-    if not known or len(known) < len(values):
+    """Mean validation accuracy over the seeds of some cells on one target, and its error.
+
+    A seed's target may have been trained on several machines, which round otherwise: its accuracy
+    is that of most cells.
+    """
+    seeds: dict[int, list[Any]] = {}
+    counts: list[Any] = []
+    for record in (each for cell in cells for each in cell.complete.values()):
+        seeds.setdefault(record.seed, []).append(record.utility.get("validation_accuracy"))
+        counts.append(record.utility.get("validation_images"))
+    usual = [Counter(said).most_common(1)[0][0] for _, said in sorted(seeds.items())]
+    known = [float(value) for value in usual if isinstance(value, float | int)]
+    if not known or len(known) < len(usual):
         return {"validation": None, "error": 0.0}
     # The images are the same for all seeds, so that more seeds make it no surer.
     images = [int(n) for n in counts if isinstance(n, float | int)]

@@ -118,6 +118,18 @@ def test_validation_accuracy_is_averaged_over_seeds_with_its_error() -> None:
     assert entry.cost.spread == pytest.approx((0.945 * 0.055 / 1000) ** 0.5)
 
 
+def test_a_seed_has_the_validation_accuracy_of_most_of_its_cells() -> None:
+    """Another machine's training of the same seed rounds otherwise: one cell moves no budget."""
+    records = told(0.99) + told(0.945, defense="bido")
+    utility = {"natural_accuracy": 0.9, "evaluator_accuracy": 0.95, "validation_images": 1000}
+    other = {"target": "another", "reconstructions.safetensors": "7" * 64}
+    elsewhere = {**utility, "validation_accuracy": 0.9}
+    records.append(make(attack="vmi", seed=1, utility=elsewhere, artifacts=other))
+    entry = entered(*records)["bido"]
+    assert entry.strength is not None
+    assert entry.cost.number == pytest.approx(0.99 - 0.945)
+
+
 def test_ranks_count_who_leaks_significantly_less() -> None:
     """Of five identities: a difference in one of them may be chance."""
     full, most, half = ["1111"] * 5, ["1111"] * 4 + ["1110"], ["1100"] * 5
