@@ -17,6 +17,8 @@ _TOLD = {
     CEILING: "private test images",
 }
 
+_SAME = 1e-9  # bits: look-up's own, summed in another order
+
 # How a sentence on a table of a lower access begins.
 _STARTS = {
     "defenses-black-box": "Where attackers see scores alone, ",
@@ -52,7 +54,15 @@ def of_attacks(
     if measure is BITS:
         bits = f"That is {leak:.1f} bits of who the person is, or one person in "
         bits += f"{_round(2**leak):,}"
-        return (name, _typical_rank(most, ranks)), (f"{bits}; {told}." if told else f"{bits}.",)
+        lookup = references.get(FLOOR_PUBLIC, Value()).number
+        searched = lookup is not None and leak <= lookup + _SAME
+        learns = " learns most from an undefended classifier"
+        start: Sentence = (name, learns)
+        if searched:  # the strongest is look-up itself
+            learns = "No attack learns more from an undefended classifier than "
+            start = (learns, name, ", the public pictures that it scores highest")
+        found = _typical_rank(most, ranks, searched=searched)
+        return (*start, found), (f"{bits}; {told}." if told else f"{bits}.",)
     share = _number(leak, measure)
     if measure is CLASSES:
         seen = f"an evaluator takes {share} of its reconstructions for the attacked class"
@@ -65,23 +75,26 @@ def of_attacks(
     return (name, f" does best against an undefended classifier: {seen}{told}."), (caution,)
 
 
-def _typical_rank(most: Series, ranks: Mapping[str, Value]) -> str:
-    """How far down an attack's reconstructions find the person, beside look-up and chance."""
-    learns = " learns most from an undefended classifier"
+def _typical_rank(most: Series, ranks: Mapping[str, Value], *, searched: bool) -> str:
+    """How far down an attack's reconstructions find the person, beside look-up and chance.
+
+    Those of look-up, where ``searched``, are not put beside itself.
+    """
     rank, record = most.mean("median_rank").number, most.first
     among = record.metrics["median_rank"].among if "median_rank" in record.metrics else None
     if rank is None or among is None:
-        return f"{learns}."
+        return "."
     chance = f"chance {record.chance_rank(among)}"
     if record.nominal:  # then chance is what was measured
         measured = ranks.get(FLOOR_PRIOR, Value()).number
         chance = "" if measured is None else f"random images {shown_rank(measured)}"
     lookup = ranks.get(FLOOR_PUBLIC, Value()).number
-    others = ["" if lookup is None else f"look-up {shown_rank(lookup)}", chance]
+    others = ["" if lookup is None or searched else f"look-up {shown_rank(lookup)}", chance]
     beside = "; ".join(filter(None, others))
-    found = "by likeness to what it reconstructs, the attacked person typically has rank "
+    likeness = "these" if searched else "what it reconstructs"
+    found = f": by likeness to {likeness}, the attacked person typically has rank "
     found += f"{shown_rank(rank)} among {among:,} people"
-    return f"{learns}: {found} ({beside})." if beside else f"{learns}: {found}."
+    return f"{found} ({beside})." if beside else f"{found}."
 
 
 def of_defenses(

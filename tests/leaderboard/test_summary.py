@@ -58,6 +58,16 @@ def test_a_judged_board_says_what_leaks_and_who_is_first() -> None:
     assert sentences(*judged(None)) == ["No defense has a rank yet."]
 
 
+def test_where_no_attack_beats_looking_up_that_is_what_is_said() -> None:
+    first, bits, _ = sentences(*with_references(judged(200)))
+    assert first == (
+        "No attack learns more from an undefended classifier than gmi, the public pictures that it "
+        "scores highest: by likeness to these, the attacked person typically has rank 200 among "
+        "1,001 people (chance 501)."
+    )
+    assert bits.startswith("That is 2.3 bits of who the person is, or one person in 5; ")
+
+
 def test_of_nominal_decoys_chance_is_what_was_measured() -> None:
     records = with_references(judged(10), nominal=True)
     board = board_of(*records)
