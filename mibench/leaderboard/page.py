@@ -102,8 +102,8 @@ def render_page(
         script=Markup(script),
         data={
             "records": {
-                file: {"href": each.href, "label": each.label, "seed": each.seed}
-                | {"command": each.command, "picture": each.picture}
+                file: {"label": each.label, "seed": each.seed, "command": each.command}
+                | ({"picture": each.picture} if each.picture else {})
                 for file, each in sources.items()
                 if file in used
             },
@@ -354,7 +354,7 @@ def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, An
     if value.number is None:
         return cell | {"reason": text}
     text, _, beside = text.partition(" ")
-    order = f"{value.number:.12g}"
+    order = f"{value.number:.6g}"  # a row sorts by what is shown of it
     return cell | {"text": text, "beside": beside, "order": order, "note": value.note}
 
 

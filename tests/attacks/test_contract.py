@@ -57,12 +57,12 @@ FINDS: dict[str, dict[str, Any]] = {
         "flow_width": 6,
     },
     "ppa": {
-        "iterations": 40,
-        "learning_rate": 0.1,
+        "iterations": 80,
+        "learning_rate": 0.2,
         "selection": {"pool": None, "candidates": None},
     },
     "lokt": {"iterations": 40},
-    "plg-mi": {"iterations": 20},
+    "plg-mi": {"iterations": 40, "learning_rate": 0.3},
     "pixel": {"iterations": 100, "learning_rate": 5},
     # Moved by two pixels, the tiny prior's noise is other noise to the tiny target.
     "deepinversion": {

@@ -75,7 +75,7 @@ def test_doctor_reads_no_weights_and_builds_no_network(
     weights = tmp_path / "weights"
     weights.write_bytes(b"none")
     monkeypatch.setattr(mibench.assets, "load_asset", lambda asset: ({}, {}))
-    monkeypatch.setattr(initialisation, "sha256", never)
+    monkeypatch.setattr(initialisation, "sha256_once", never)
     monkeypatch.setattr(initialisation, "Classifier", never)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(weights))
     monkeypatch.setenv("MIBENCH_DATA", str(tmp_path / "data"))

@@ -246,8 +246,8 @@ def test_every_link_is_relative_and_leads_to_a_file(page: Path) -> None:
     elements = Elements(page.read_text())
     links = [a[key] or "" for _, a in elements.found for key in ("href", "src") if key in a]
     links += [a["data-record"] or "" for _, a in elements.found if "data-record" in a]
-    for each in json.loads(elements.data)["records"].values():
-        links += [each["href"], each["picture"] or each["href"]]
+    for file, each in json.loads(elements.data)["records"].items():
+        links += [f"records/{file}", *([each["picture"]] if "picture" in each else [])]
     ids = {a.get("id") for _, a in elements.found}
     assert len(links) > 20
     assert "tables/drawn/defenses.csv" in links

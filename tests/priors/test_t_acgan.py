@@ -105,7 +105,7 @@ def test_without_the_losses_of_identities_the_target_has_no_say() -> None:
 
 def test_its_head_learns_the_targets_labels_and_the_generator_what_the_head_says() -> None:
     """Of two labels that the target gives by a rule of its own."""
-    prior, target = train(warmup=0, steps=60, batch_size=16, learning_rate=2e-3)
+    prior, target = train(warmup=0, steps=90, batch_size=16, learning_rate=2e-3)
     z = torch.randn(200, prior.size, generator=stream(0, "z"))
     with torch.no_grad():
         y = torch.arange(200) % 2

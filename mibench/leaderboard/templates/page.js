@@ -164,7 +164,8 @@ function showRow(title, files, command, reasons) {
   const dialog = one("#row");
   const groups = new Map();
   for (const file of files) {
-    const record = data.records[file];
+    const href = ["records", ...file.split("/")].map(encodeURIComponent).join("/");
+    const record = { href, ...data.records[file] };
     groups.set(record.label, [...groups.get(record.label) ?? [], record]);
   }
   one("h2", dialog).textContent = title;
