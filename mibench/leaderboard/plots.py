@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,25 +244,32 @@ def attack_axis(
     most = max(_reach(each, measure)[1] for each in points)
     near = [each for each in references if measure is BITS or each <= _FAR * most]
     high = max(measure.scale * (1 + _PADDING) * max(most, *near, 0.01), 1)
-    if measure is not BITS:
-        return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
     least = min(_reach(each, measure)[0] for each in points)
     room = max(0.1 * (most - least), 0.25)
     # Halves of a bit, so that the ends of the full scale are round.
-    start, end = math.floor(2 * (least - room)) / 2, math.ceil(2 * (most + room)) / 2
-    if end - start > high / 2:
-        return Axis(0, high, tuple((each, f"{each:.4g}") for each in _steps(0, high, 5)))
-    knots = [(0.0, 0.0)]
-    if start > 0:
-        knots.append((start, min(_LOW * (end - start), start)))
-    knots.append((end, knots[-1][1] + end - start))
-    if high > end:
-        knots.append((high, knots[-1][1] + min(_HIGH * (end - start), high - end)))
-    positions = dict(knots)
-    axis = Axis(0, knots[-1][1], (), (positions[max(start, 0)], positions[end]), tuple(knots))
-    ticks = [0.0] * (start > 0) + _steps(max(start, 0), end, 5)
+    start, end = max(math.floor(2 * (least - room)) / 2, 0.0), math.ceil(2 * (most + room)) / 2
+    if measure is not BITS or end - start > high / 2:
+        return Axis(0, high, _ticks(_steps(0, high, 5)))
+    return _closer_axis(start, end, max(high, end))
+
+
+def _closer_axis(start: float, end: float, high: float) -> Axis:
+    """An axis from 0 to ``high`` that has its full scale from ``start`` to ``end`` alone."""
+    full = end - start
+    first = min(_LOW * full, start)
+    last = first + full
+    top = last + min(_HIGH * full, high - end)
+    knots = {0.0: 0.0, start: first, end: last, high: top}  # two of them may be one
+    axis = Axis(0, top, (), (first, last), tuple(knots.items()))
+    ticks = [0.0] * (start > 0) + _steps(start, end, 5)
     ticks += [each for each in _steps(0, high, 4) if each > end + (high - end) / 4]
-    return dataclasses.replace(axis, ticks=tuple((axis.at(each), f"{each:.4g}") for each in ticks))
+    return dataclasses.replace(axis, ticks=_ticks(ticks, axis.at))
+
+
+def _ticks(
+    values: Iterable[float], at: Callable[[float], float] = float
+) -> tuple[tuple[float, str], ...]:
+    return tuple((at(each), f"{each:.4g}") for each in values)
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:

@@ -7,6 +7,7 @@ found in checking it, and ``galleries/<protocol>/<cell>.png`` beside them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mibench.settings import flat
 from mibench.types import Access, canonical_json
 
 _LABELS: Access = "label-only"
+Samples = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]  # hits and ranks
 
 
 @dataclass(frozen=True)
@@ -211,14 +213,14 @@ def disagreements(filed: Sequence[Filed]) -> dict[str, str]:
             said = [(each, each.record.utility.get(name)) for each in target]
             outliers(f"of one target, {name}", said)
         for reference in (FLOOR_PUBLIC, LOOKALIKE):
-            hits = [(each, _reference_hits(each, reference)) for each in target]
+            hits = [(each, _samples(each, reference)) for each in target]
             outliers(f"of one target, {reference}", hits)
     pinned = [each for each in filed if "asset prior" in each.record.artifacts]
     for seeds in _grouped(pinned, lambda each: (_machine(each), each.record.seed)):
-        samples = [(each, _reference_hits(each, FLOOR_PRIOR)) for each in seeds]
+        samples = [(each, _samples(each, FLOOR_PRIOR)) for each in seeds]
         outliers(f"of one seed, {FLOOR_PRIOR}", samples, _alike)
-    some = [each for each in pinned if _reference_hits(each, FLOOR_PRIOR)]
-    for same in _grouped(some, lambda each: tuple(_reference_hits(each, FLOOR_PRIOR))):
+    some = [each for each in pinned if any(_samples(each, FLOOR_PRIOR))]
+    for same in _grouped(some, lambda each: _samples(each, FLOOR_PRIOR)):
         outliers(f"of one {FLOOR_PRIOR}, the seed", [(each, each.record.seed) for each in same])
     return found
 
@@ -265,14 +267,15 @@ def _top1_hits(metrics: Mapping[str, MetricValue]) -> tuple[str, ...]:
     return (metric.hits or ()) if metric else ()
 
 
-def _alike(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+def _alike(one: Samples, other: Samples) -> bool:
     """Whether two say the same of one reference's samples but for what rounding changes.
 
     Another processor or number of threads moves the last digits of a likeness: a rank by the few
     strangers in between, and a hit where two classes are equally likely. Of other samples nearly
     every rank is another.
     """
-    (hits, ranks), (its_hits, its_ranks) = map(_flat, (one, other))
+    hits, its_hits = ("".join(each[0]) for each in (one, other))
+    ranks, its_ranks = (list(itertools.chain(*each[1])) for each in (one, other))
     if (len(hits), len(ranks)) != (len(its_hits), len(its_ranks)):
         return False
     flips = sum(a != b for a, b in zip(hits, its_hits, strict=True))
@@ -280,17 +283,11 @@ def _alike(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return flips <= 0.01 * len(hits) and all(near)
 
 
-def _flat(said: tuple[Any, ...]) -> tuple[list[str], list[int]]:
-    """The hits and the ranks of :func:`_reference_hits`."""
-    hits = [hit for row in said if isinstance(row, str) for hit in row]
-    return hits, [rank for row in said if not isinstance(row, str) for rank in row]
-
-
-def _reference_hits(filed: Filed, reference: str) -> tuple[Any, ...]:
-    """Hits and ranks of a reference's samples."""
+def _samples(filed: Filed, reference: str) -> Samples:
+    """Hits and ranks of a reference's samples, a row an identity."""
     metrics = filed.record.references.get(reference, {})
     rank = metrics.get("median_rank")
-    return _top1_hits(metrics) + ((rank.ranks or ()) if rank else ())
+    return _top1_hits(metrics), (rank.ranks or ()) if rank else ()
 
 
 def schema() -> str:
