@@ -17,7 +17,7 @@ from mibench.grid.schedule import Executor
 from mibench.grid.work import Job, JobOutcome, work, worker_name
 from mibench.progress import SILENT, Progress
 
-_RETRIES = 1  # of a job whose worker process died
+_RETRIES = 1  # of a job whose worker process died, or whose GPU failed
 
 
 class InProcess(Executor):
@@ -47,7 +47,9 @@ class InProcess(Executor):
 
 
 class Workers(Executor):
-    """One worker process for each device; a worker that dies is replaced, its job tried again.
+    """One worker process for each device.
+
+    A worker that dies, or whose GPU fails, is replaced, and its job tried again.
 
     Args:
         devices: one for each worker, as ``["cuda:0", "cuda:1"]`` or ``["cpu", "cpu"]``.
@@ -79,8 +81,12 @@ class Workers(Executor):
             slot, job, tries = self._busy.pop(future)
             error = future.exception()
             if error is None:
-                outcomes.append(future.result())
-                continue
+                outcome = future.result()
+                if not outcome.again or tries == _RETRIES:
+                    outcomes.append(outcome)
+                    if outcome.again:
+                        self._stop(slot)
+                    continue
             self._stop(slot)
             if tries < _RETRIES:
                 self._start(slot, job, tries + 1)

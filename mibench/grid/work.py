@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from mibench.cell.graph import Graph
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import check, resolve
@@ -63,6 +65,8 @@ class JobOutcome:
         key: of its stage. seconds: wall time of the job. worker: host and process.
         computed: seconds spent in stages that were computed, 0 when all were found.
         error: the traceback of a failed job.
+        again: whether a fresh process may do better: its GPU failed, which no process outlives, or
+            had no memory left.
     """
 
     key: str
@@ -71,6 +75,7 @@ class JobOutcome:
     computed: float
     worker: str
     error: str | None = None
+    again: bool = False
 
 
 def worker_name() -> str:
@@ -97,9 +102,10 @@ def work(job: Job, progress: Progress = SILENT) -> JobOutcome:
         status: Status = "done" if bench.computed - before else "cached"
         took = time.monotonic() - start
         return JobOutcome(job.key, status, took, bench.seconds - spent, worker_name())
-    except Exception:
-        error = traceback.format_exc()
-        return JobOutcome(job.key, "failed", time.monotonic() - start, 0.0, worker_name(), error)
+    except Exception as failure:
+        error, took = traceback.format_exc(), time.monotonic() - start
+        again = isinstance(failure, (torch.AcceleratorError, torch.OutOfMemoryError))
+        return JobOutcome(job.key, "failed", took, 0.0, worker_name(), error, again)
 
 
 _hub = functools.cache(ready_hub)  # what is said of one that is gone is said once a process

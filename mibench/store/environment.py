@@ -68,11 +68,14 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def environment(device: torch.device | str) -> Environment:
-    """Versions, commit, device, threads, platform and processor of this process, for a record."""
+    """Versions, commit, device, threads, platform and processor of this process, for a record.
+
+    A GPU is named by its model, whichever of the machine's it is.
+    """
     device = torch.device(device)
     name = str(device)
     if device.type == "cuda":
-        name = f"{device} ({torch.cuda.get_device_name(device)})"
+        name = f"{device.type} ({torch.cuda.get_device_name(device)})"
     commit, dirty = git_state()
     return Environment(
         mibench=package_version("mibench"),

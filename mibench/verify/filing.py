@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mibench.cell.measures import Evaluation
 from mibench.cell.picture import private_images
 from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain, write_atomic
@@ -78,10 +79,11 @@ def add(paths: Iterable[Path], folder: Path, place: Place | None = None) -> list
         place: where metrics are computed.
     """
     known: dict[str, list[Filed]] = {}  # filed records by protocol
+    judges = _Judges(place or Place())
     result = []
     for path in map(Path, paths):
         try:
-            result.append(_add(path, folder, known, place or Place()))
+            result.append(_add(path, folder, known, judges))
         except MibenchError as error:
             result.append(Added(str(path), "refused", reasons=(str(error),)))
         except HOSTILE as error:
@@ -89,7 +91,23 @@ def add(paths: Iterable[Path], folder: Path, place: Place | None = None) -> list
     return result
 
 
-def _add(path: Path, folder: Path, known: dict[str, list[Filed]], place: Place) -> Added:
+class _Judges:
+    """What judges a protocol's images at a seed, kept for the next record of the same ones."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._kept: dict[tuple[str, int, int], Evaluation] = {}
+
+    def of(self, record: Record) -> Evaluation:
+        """Raises as :func:`evaluation_of`, of a record that is comparable."""
+        key = (record.protocol.name, record.seed, record.rules)
+        if key not in self._kept:
+            self._kept.clear()  # before the next one's data and networks come
+            self._kept[key] = evaluation_of(record, self.place)
+        return self._kept[key]
+
+
+def _add(path: Path, folder: Path, known: dict[str, list[Filed]], judges: _Judges) -> Added:
     """Check one record and file it, wholly or not at all.
 
     Raises:
@@ -121,7 +139,7 @@ def _add(path: Path, folder: Path, known: dict[str, list[Filed]], place: Place) 
     unlike = disagreements([*rest, Filed(name, record)])
     if name in unlike:
         return Added(source, "refused", reasons=(unlike[name],))
-    gallery, notes, recomputed = _recomputed(record, path, place)
+    gallery, notes, recomputed = _recomputed(record, path, judges)
     said = (*notes, *warnings(record))
     if there is not None and (not recomputed or there.state != SELF_REPORTED):
         return Added(source, "already there", file, warnings=said, state=there.state)
@@ -146,7 +164,7 @@ def _add(path: Path, folder: Path, known: dict[str, list[Filed]], place: Place) 
 
 
 def _recomputed(
-    record: Record, path: Path, place: Place
+    record: Record, path: Path, judges: _Judges
 ) -> tuple[bytes | None, tuple[str, ...], bool]:
     """A record's gallery, notes, and whether its numbers follow from what lies beside it.
 
@@ -156,10 +174,10 @@ def _recomputed(
     beside = [os.path.lexists(path.parent / name) for name in reconstructions(record)]
     if record.status != "complete" or not (beside and all(beside)):
         return None, (), False
-    images = read_images(record, path, place.store)
+    images = read_images(record, path, judges.place.store)
     assert images is not None
     try:
-        evaluation = evaluation_of(record, place)
+        evaluation = judges.of(record)
         found = recompute(record, images, evaluation)
     except RequestError as error:  # the data are not on this machine
         return None, (f"self-reported, its metrics could not be recomputed: {error}",), False
@@ -235,15 +253,16 @@ def verify_all(folder: Path, place: Place) -> Iterator[tuple[str, str, list[str]
     Yields:
         Of each record its state, ``WRONG`` or ``UNCHECKED``; its file; and the reasons.
     """
+    judges = _Judges(place)
     found, problems = survey(folder)
     for path, reason in problems:
         yield WRONG, path, [reason]
     for each in (filed for board in found.values() for filed in board):
-        verdict, reasons = _verdict(each, folder, place)
+        verdict, reasons = _verdict(each, folder, judges)
         yield verdict, each.path, reasons
 
 
-def _verdict(each: Filed, folder: Path, place: Place) -> tuple[str, list[str]]:
+def _verdict(each: Filed, folder: Path, judges: _Judges) -> tuple[str, list[str]]:
     """The state of a filed record, or that it is none; with the reasons."""
     record = each.record
     try:
@@ -252,10 +271,10 @@ def _verdict(each: Filed, folder: Path, place: Place) -> tuple[str, list[str]]:
         path = folder / RECORDS / each.path
         images = None
         if record.status == "complete":
-            images = read_images(record, path, place.store)
+            images = read_images(record, path, judges.place.store)
         if images is None:
             return each.state, []
-        found = recompute(record, images, evaluation_of(record, place))
+        found = recompute(record, images, judges.of(record))
     except RequestError as error:
         return UNCHECKED, [str(error)]
     except (MibenchError, *HOSTILE) as error:

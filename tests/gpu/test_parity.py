@@ -10,6 +10,7 @@ import torch
 
 import mibench
 from mibench.attacks.kedmi import Kedmi
+from mibench.cell.run import select_device
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
 from mibench.priors._networks import Generator
@@ -21,8 +22,8 @@ GPU = torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def _full_precision() -> None:
+    select_device("cuda")
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "vgg11_bn", "efficientnet_b0", "test_vit"])
@@ -59,7 +60,7 @@ def test_attacks_agree() -> None:
     attack = Kedmi(Kedmi.Config(iterations=3))
     problem = tiny_problem(Kedmi)
     here = reconstruct(attack, problem)
-    target = WhiteBoxTarget(problem.white_box()[0].model.to(GPU))
+    target = WhiteBoxTarget(copy.deepcopy(problem.white_box()[0].model).to(GPU))
     moved = replace(
         problem,
         target=target,

@@ -400,6 +400,8 @@ import os
 import signal
 from pathlib import Path
 
+import torch
+
 from mibench.defenses.none import NoDefense
 
 
@@ -408,25 +410,30 @@ class Deadly(NoDefense):
         once = Path(os.environ["DEADLY"])
         if not once.exists() or os.environ.get("ALWAYS"):
             once.touch()
+            if os.environ.get("FULL"):
+                raise torch.OutOfMemoryError("the GPU is full")
             os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(model, images, labels, state)
 """
 
 
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("always", [False, True])
-def test_a_worker_that_dies_is_replaced(
-    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: bool
+def test_a_worker_that_dies_or_whose_gpu_fails_is_replaced(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, always: bool, full: bool
 ) -> None:
     monkeypatch.setenv("DEADLY", str(tmp_path / "once"))
     if always:
         monkeypatch.setenv("ALWAYS", "1")
+    if full:
+        monkeypatch.setenv("FULL", "1")
     (tmp_path / "deadly.py").write_text(DEADLY)
     cells = folder_specs(faces, attacks=["gmi"], defenses=[f"{tmp_path / 'deadly.py'}:Deadly"])
     store = tmp_path / "store"
     plan = make_plan(cells, Store(store), tmp_path / "out")
     result = run_grid(plan, store, Workers(["cpu"], 1), Listener(), "cpu")
     if always:
-        assert "died 2 times" in result.failed[0][1]
+        assert ("the GPU is full" if full else "died 2 times") in result.failed[0][1]
     else:
         assert not result.failed
         assert records(plan.cells, result)[0].status == "complete"
