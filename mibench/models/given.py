@@ -127,7 +127,7 @@ class _Asked(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        said = self.answer(images.detach())
+        said = self.answer(images.detach().cpu())
         found = said if isinstance(said, Tensor) else torch.as_tensor(said)
         found = found.to(images.device)
         if self.answers == "scores":

@@ -113,7 +113,7 @@ class ConditionalKind(PriorKind[C], Generic[C]):
                     ConditionalGenerator(size, classes, config.latent, config.generator_width),
                     discriminator(size, classes, config.critic_width),
                 )
-            general = job.general()
+            general = job.general().cpu()
             if not isinstance(general, GanPrior):
                 raise TypeError("the general prior that this one starts from is no GAN")
             return (
