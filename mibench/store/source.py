@@ -183,12 +183,28 @@ def _module(name: str, theirs: set[str]) -> _Module | None:
         return None
     path = Path(origin)
     counts = _top(name) in {"mibench", *theirs} or _is_file(name)
-    if not counts and {"site-packages", "dist-packages"} & set(path.parts):
+    if not counts and _is_installed(name, path):
         return None
     made = _read_file(name, path)
     if loaded is not None:
         _PINNED[loaded] = made
     return made
+
+
+def _is_installed(name: str, path: Path) -> bool:
+    """Whether an installer put a module there: in ``site-packages``, or by ``pip --target``."""
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    above = name.count(".") + (path.name == "__init__.py")
+    return _top(name) in _installed_packages(path.parents[above])
+
+
+@functools.cache
+def _installed_packages(folder: Path) -> frozenset[str]:
+    """Top-level names that the ``RECORD`` of a distribution in a folder lists."""
+    found = importlib.metadata.distributions(path=[str(folder)])
+    records = (each.files or () for each in found if each.read_text("RECORD") is not None)
+    return frozenset(file.parts[0].removesuffix(".py") for files in records for file in files)
 
 
 def _origin(name: str) -> str | None:

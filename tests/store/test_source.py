@@ -174,6 +174,24 @@ def test_helpers_count_however_they_are_imported(folder: Path, way: str, package
     assert first == digests(1)
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_pip_put_into_a_folder_is_installed(folder: Path, recorded: bool) -> None:
+    """As by ``pip install --target``; the ``.egg-info`` of someone's checkout has no RECORD."""
+    write(folder / "mine.py", "import helper\nfrom part import other")
+    mine = type("Mine", (), {"__module__": "mine"})
+    info = folder / ("gift-1.0.dist-info" if recorded else "gift.egg-info")
+    write(info / ("METADATA" if recorded else "PKG-INFO"), "Name: gift\nVersion: 1.0\n")
+    if recorded:
+        write(info / "RECORD", "helper.py,,\npart/__init__.py,,\npart/other.py,,\n")
+
+    def digested(weight: int) -> str | None:
+        for place in ("helper.py", "part/__init__.py", "part/other.py"):
+            write(folder / place, f"WEIGHT = {weight}" + " " * weight)
+        return outside_digest(mine)
+
+    assert (digested(1) == digested(2)) == recorded
+
+
 def test_where_a_methods_file_lies_does_not_count(folder: Path) -> None:
     text = "from mibench.defenses.none import NoDefense\nclass Mine(NoDefense):\n    a = 1\n"
     digests = set()
