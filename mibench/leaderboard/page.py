@@ -101,6 +101,7 @@ def render_page(
         policy=policy(script, "'self' file:"),
         script=Markup(script),
         data={
+            "papers": known.titles(),
             "records": {
                 file: {"label": each.label, "seed": each.seed, "command": each.command}
                 | ({"picture": each.picture} if each.picture else {})

@@ -37,6 +37,12 @@ class Papers:
     attacks: Mapping[str, Paper] = field(default_factory=dict)
     defenses: Mapping[str, Paper] = field(default_factory=dict)
 
+    def titles(self) -> dict[str, str]:
+        """The title at each address."""
+        own = (IMPROVEMENTS, VIEWED)
+        every = (*own, *self.attacks.values(), *self.defenses.values())
+        return {paper.url: paper.title for paper in every}
+
     def parts(
         self, kind: Literal["attack", "defense"], name: str
     ) -> list[tuple[str, Paper | None]]:

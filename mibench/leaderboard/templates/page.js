@@ -1,5 +1,7 @@
 {% include "tables.js" %}
 
+// What a link to a paper is to: each title stands once, in the data.
+for (const link of document.links) link.title = data.papers[link.getAttribute("href")] ?? "";
 
 // Filters: a row that says nothing about a facet passes it.
 const filters = one(".filters");

@@ -14,8 +14,9 @@ const MOST = 50;
 const MISSING = new Set(["", "–", "—"]);
 const collator = new Intl.Collator("en", { numeric: true });
 const keyOf = (cell) => {
-  const text = cell.dataset.order ?? cell.textContent.trim();
-  return MISSING.has(text) ? null : "order" in cell.dataset ? Number(text) : text;
+  const { order } = cell.dataset, text = cell.textContent.trim();
+  if (order) return Number(order);
+  return cell.classList.contains("text") && !MISSING.has(text) ? text : null;
 };
 const compare = (a, b) => typeof a === "number" ? a - b : collator.compare(a, b);
 const tables = all("table.rows").map((place) => ({
