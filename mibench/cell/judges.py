@@ -15,6 +15,7 @@ from mibench.cell.stage import Bench, Stage
 from mibench.data.images import ImageSet
 from mibench.judges import (
     JUDGES,
+    ROUNDING,
     Gallery,
     Judge,
     dequantised,
@@ -275,9 +276,12 @@ class Identification:
         return metrics.p_values(torch.stack(found), self.decoys)
 
     def _lookalike(self, judge: Enrolled) -> tuple[Tensor, Tensor]:
-        """For each identity, the highest score of a public image, and which image that is."""
+        """For each identity, what a score must exceed to beat that of any public image, and which.
+
+        The same image scored elsewhere may get other last digits, and its tie is no win.
+        """
         best = (judge.public @ judge.own[self.labels].T).max(dim=0)
-        return best.values, best.indices
+        return best.values + ROUNDING, best.indices
 
 
 def _templates(judge: Enrolled, labels: Tensor, samples: int, held_out: bool) -> Tensor:

@@ -15,6 +15,7 @@ from mibench.judges._judge import (
     restored_judge,
 )
 from mibench.judges._templates import (
+    ROUNDING,
     Gallery,
     dequantised,
     leave_one_out,
@@ -25,6 +26,7 @@ from mibench.judges._templates import (
 
 __all__ = [
     "JUDGES",
+    "ROUNDING",
     "Gallery",
     "Judge",
     "JudgeCard",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _STEPS = 127  # of int8 on each side of zero
-_ROUNDING = 1e-6  # of a cosine, by which a tie may look like none
+ROUNDING = 1e-6  # of a cosine, by which a tie may look like none
 _SCORES_AT_ONCE = 2**24  # 64 MB of them
 
 
@@ -108,6 +108,6 @@ def ranks(embeddings: Tensor, own: Tensor, decoys: Tensor) -> Tensor:
     at_once = max(1, _SCORES_AT_ONCE // max(1, len(decoys)))
     for images, mine in zip(embeddings.split(at_once), own.split(at_once), strict=True):
         score = (images * mine).sum(dim=1, keepdim=True)
-        further = images @ decoys.T < score - _ROUNDING  # false for NaN, which is last
+        further = images @ decoys.T < score - ROUNDING  # false for NaN, which is last
         found.append(1 + (~further).sum(dim=1))
     return torch.cat(found)

@@ -111,6 +111,21 @@ def test_lookup_exceeds_itself_by_nothing() -> None:
     assert found["beats_lookalike"].value == 0
 
 
+def test_the_lookalike_itself_is_no_win() -> None:
+    """Its score, summed in another order, has other last digits for a third of people."""
+    people, size = 200, 64
+    each = replace(
+        enrolled(50), own=unit(people, size, seed=51), public=unit(PUBLIC, size, seed=52), foils=None
+    )
+    each = replace(each, decoys=unit(DECOYS, size, seed=53), held_out=None)
+    alike = each.public[(each.public @ each.own.T).argmax(dim=0)][:, None]
+    identification = Identification([each], torch.arange(people), torch.zeros(people, 1).long())
+    assert identification([alike], torch.ones(people, 1))["beats_lookalike"].value == 0
+    assert not identification.of_each_guess([alike])["beats_lookalike"].any()
+    closer = F.normalize(alike + 0.01 * each.own[:, None], dim=-1)
+    assert identification([closer], torch.ones(people, 1))["beats_lookalike"].value == 1
+
+
 def test_private_test_images_meet_templates_without_themselves() -> None:
     """Images that say nothing of their person are recognised by themselves alone."""
     people = 300
