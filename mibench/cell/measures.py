@@ -325,6 +325,13 @@ class Evaluation:
         images[CEILING] = (to_float(test.images[private[part]]) for part in parts)
         return images
 
+    @functools.cached_property
+    def of_references(self) -> dict[str, dict[str, MetricValue]]:
+        """All metrics of :meth:`references`, of which those without the target are a seed's."""
+        return {
+            name: self(images, REFERENCES[name])[0] for name, images in self.references().items()
+        }
+
 
 def _some(images: ImageSet, count: int) -> Tensor:
     """Positions of so many of some images, evenly chosen."""
@@ -374,10 +381,7 @@ class References(Stage[dict[str, Any]]):
 
     def compute(self, folder: Path, bench: Bench) -> dict[str, Any]:
         evaluation = self.evaluation(bench)
-        values = {
-            name: dump(evaluation(images, REFERENCES[name])[0])
-            for name, images in evaluation.references().items()
-        }
+        values = {name: dump(found) for name, found in evaluation.of_references.items()}
         if evaluation.identification is not None:
             # From what excess is counted from, to the last digit, whatever noise a target has.
             values[FLOOR_PUBLIC] |= dump(evaluation.identification.of_lookup())

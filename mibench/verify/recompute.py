@@ -31,7 +31,7 @@ from mibench.leaderboard.names import overrides, reconstructions
 from mibench.metrics import natural_accuracy
 from mibench.names import AttackName
 from mibench.progress import SILENT, Progress
-from mibench.record import FLOOR_PRIOR, LOOKALIKE, REFERENCES, MetricValue, Record
+from mibench.record import FLOOR_PRIOR, LOOKALIKE, MetricValue, Record
 from mibench.store.environment import environment
 from mibench.store.store import Store, default_root
 from mibench.verify.compare import (
@@ -174,8 +174,7 @@ def recompute(
     found, _ = evaluation([made])
     result = _compared(record.metrics, found, flips)
     result += _best_guesses(record, evaluation.guesses(made), flips)
-    for reference, known in evaluation.references().items():
-        values, _ = evaluation(known, REFERENCES[reference])
+    for reference, values in evaluation.of_references.items():
         each = _compared(record.references.get(reference, {}), values, flips)
         result.append(together(reference, each))
     if evaluation.identification is not None:

@@ -115,7 +115,10 @@ def test_the_lookalike_itself_is_no_win() -> None:
     """Its score, summed in another order, has other last digits for a third of people."""
     people, size = 200, 64
     each = replace(
-        enrolled(50), own=unit(people, size, seed=51), public=unit(PUBLIC, size, seed=52), foils=None
+        enrolled(50),
+        own=unit(people, size, seed=51),
+        public=unit(PUBLIC, size, seed=52),
+        foils=None,
     )
     each = replace(each, decoys=unit(DECOYS, size, seed=53), held_out=None)
     alike = each.public[(each.public @ each.own.T).argmax(dim=0)][:, None]
