@@ -187,7 +187,7 @@ let current = null;
 function showPicture(button) {
   const dialog = one("#picture"), image = one("img", dialog), small = one("img", button);
   current = button;
-  one("h2", dialog).textContent = button.dataset.title;
+  one("h2", dialog).textContent = one("span", button).textContent;
   one("a", dialog).href = button.dataset.record;
   Object.assign(image, { src: small.src, alt: small.alt });
   if (!dialog.open) dialog.showModal();

@@ -70,6 +70,10 @@ for (const table of tables) {
 // Columns of detail open on a click; without scripts all are there.
 for (const button of all(".wider")) {
   const table = one("table", button.nextElementSibling), label = button.textContent;
+  const hidden = [...table.tHead.rows[0].cells].map((head) => head.classList.contains("detail"));
+  for (const row of table.tBodies[0].rows) {
+    [...row.cells].forEach((cell, index) => cell.classList.toggle("detail", hidden[index]));
+  }
   const show = (whole) => {
     table.classList.toggle("brief", !whole);
     button.ariaExpanded = whole;
