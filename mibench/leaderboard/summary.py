@@ -125,12 +125,20 @@ def of_defenses(
         )
     first = [row for row in ranked if row["rank"].number == 1]
     names = _methods("defense", [row["defense"].text for row in first])
-    verb = " protects best" if len(first) == 1 else " share the first rank"
-    of = f" of {len(ranked)} ranked defenses" if len(ranked) > 1 else ", the only ranked defense"
-    left = _listed([_number(row["leak_5"].number or 0.0, measure) for row in first])
+    leaks = [row["leak_5"].number or 0.0 for row in first]
+    left = _listed([_number(leak, measure) for leak in leaks])
     left += "" if measure.kind == "percent" else f" {measure.unit}"
     plain = next((row["worst"].number for row in rows if row["defense"].text == UNDEFENDED), None)
     instead = "" if plain is None else f" instead of {_number(plain, measure)}"
+    if plain is not None and min(leaks) >= plain:
+        return (
+            f"{start}no" if start else "No",
+            " ranked defense leaves less than none does: on ",
+            *names,
+            f" attacks find {left}{instead} in the worst case.",
+        )
+    verb = " protects best" if len(first) == 1 else " share the first rank"
+    of = f" of {len(ranked)} ranked defenses" if len(ranked) > 1 else ", the only ranked defense"
     return (
         *([start] if start else []),
         *names,

@@ -15,6 +15,9 @@ grid=${2:-} until=${3:-3600} workers=${WORKERS:-$(nproc)} device=${DEVICE:-cuda}
 place=$(mktemp -d) failed=0
 mkdir -p "$out"
 export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$PWD" MIBENCH_STORE="${MIBENCH_STORE:-$place/store}"
+# Packages that came without compiled files, into a folder that is not written to, are compiled once.
+export PYTHONPYCACHEPREFIX="$place/compiled"
+unset PYTHONDONTWRITEBYTECODE
 mibench() { python3 -m mibench "$@"; }
 export -f mibench
 

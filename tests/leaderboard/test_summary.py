@@ -54,6 +54,10 @@ def test_a_judged_board_says_what_leaks_and_who_is_first() -> None:
     assert sentences(*judged(30), *judged(100, defense="bido"))[-1].startswith(
         "bido protects best, the only ranked defense: "
     )
+    assert sentences(*judged(100), *judged(30, defense="bido"))[-1] == (
+        "No ranked defense leaves less than none does: on bido attacks find 5.1 bits instead of "
+        "3.3 in the worst case."
+    )
     assert sentences(*judged(30))[-1] == "No defense has a rank yet."
     assert sentences(*judged(None)) == ["No defense has a rank yet."]
 
