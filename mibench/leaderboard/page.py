@@ -244,11 +244,14 @@ def _table(
             kind = kinds.get(column.key)
             cell["told"] = len(column.title) > _BROAD and len(cell["reason"]) <= _REASON
             cell["parts"] = _parts(kind, cell["text"], papers, printed) if kind else None
+        command = table.commands[index] if index < len(table.commands) else ""
+        if files and command == sources[files[0]].command:
+            command = ""  # which stands with the record
         rows.append(
             {
                 "cells": cells,
                 "files": files,
-                "command": table.commands[index] if index < len(table.commands) else "",
+                "command": command,
                 "facets": _facets(
                     "" if printed else board.protocol, row, [sources[file] for file in files]
                 ),

@@ -127,7 +127,7 @@ function draw(name) {
         tip.style.top = `${above > tip.offsetHeight + 16 ? above - tip.offsetHeight - 12 : above + 14}px`;
       };
       const open = () => {
-        if (point.files.length) showRow(point.lines.slice(0, 4).join(" · "), point.files, data.records[point.files[0]].command, []);
+        if (point.files.length) showRow(point.lines.slice(0, 4).join(" · "), point.files, "", []);
       };
       group.addEventListener("pointerenter", show);
       group.addEventListener("focus", show);
@@ -165,6 +165,7 @@ addEventListener("resize", () => {
 function showRow(title, files, command, reasons) {
   const dialog = one("#row");
   const groups = new Map();
+  command ||= data.records[files[0]]?.command; // the first seed's stands with its record
   for (const file of files) {
     const href = ["records", ...file.split("/")].map(encodeURIComponent).join("/");
     const record = { href, ...data.records[file] };
@@ -206,7 +207,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (event.target instanceof HTMLDialogElement) event.target.close(); // the backdrop
   else if (button?.matches(".source")) {
-    const { files, command, reasons } = button.dataset;
+    const { files = "[]", command, reasons = "[]" } = button.dataset;
     const names = all(".text", button.closest("tr")).filter((cell) => !cell.contains(button) && !one("abbr", cell)).slice(0, 4);
     showRow(names.map((cell) => cell.textContent.trim()).filter(Boolean).join(" · "), JSON.parse(files), command, JSON.parse(reasons));
   } else if (button?.matches(".picture")) showPicture(button);
