@@ -245,7 +245,6 @@ def test_a_browser_runs_the_pages_own_script_only(page: Path) -> None:
 def test_every_link_is_relative_and_leads_to_a_file(page: Path) -> None:
     elements = Elements(page.read_text())
     links = [a[key] or "" for _, a in elements.found for key in ("href", "src") if key in a]
-    links += [a["data-record"] or "" for _, a in elements.found if "data-record" in a]
     for file, each in json.loads(elements.data)["records"].items():
         links += [f"records/{file}", *([each["picture"]] if "picture" in each else [])]
     ids = {a.get("id") for _, a in elements.found}
@@ -624,7 +623,7 @@ def test_a_row_gives_its_records_and_its_command(shown: Any, page: Path) -> None
     assert search.get_attribute("value") == "mibench run --defense bido"
 
 
-def test_a_picture_opens_large_and_closes_by_escape(shown: Any) -> None:
+def test_a_picture_opens_large_and_closes_by_escape(shown: Any, page: Path) -> None:
     first = find(shown, ".picture")[0]
     assert "gmi · bido · net1 · seed 0" in first.find_element("css selector", "img").get_attribute(
         "alt"
@@ -637,6 +636,10 @@ def test_a_picture_opens_large_and_closes_by_escape(shown: Any) -> None:
     large = find(shown, "#picture img")[0]
     wait(shown, "return arguments[0].naturalWidth === 1320", large)
     assert large.size["width"] > 2 * small
+    href = find(shown, "#picture a")[0].get_attribute("href")
+    assert Path(unquote(href.removeprefix("file://"))).samefile(
+        page.parent / "records" / file("gmi", "bido", 0)
+    )
     press(shown, "ARROW_RIGHT")
     assert find(shown, "#picture h2")[0].text == "gmi · mid · net0 · seed 0"
     press(shown, "ESCAPE")

@@ -189,7 +189,8 @@ function showPicture(button) {
   const dialog = one("#picture"), image = one("img", dialog), small = one("img", button);
   current = button;
   one("h2", dialog).textContent = one("span", button).textContent;
-  one("a", dialog).href = button.dataset.record;
+  // A picture lies where its record does, in the folder of pictures.
+  one("a", dialog).href = small.getAttribute("src").replace(/^galleries/, "records").replace(/png$/, "json");
   Object.assign(image, { src: small.src, alt: small.alt });
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
