@@ -80,16 +80,14 @@ class Workers(Executor):
         for future in done:
             slot, job, tries = self._busy.pop(future)
             error = future.exception()
-            if error is None:
-                outcome = future.result()
-                if not outcome.again or tries == _RETRIES:
-                    outcomes.append(outcome)
-                    if outcome.again:
-                        self._stop(slot)
-                    continue
-            self._stop(slot)
-            if tries < _RETRIES:
+            outcome = None if error else future.result()
+            lost = outcome is None or outcome.again
+            if lost:
+                self._stop(slot)
+            if lost and tries < _RETRIES:
                 self._start(slot, job, tries + 1)
+            elif outcome is not None:
+                outcomes.append(outcome)
             else:
                 text = f"the worker process died {tries + 1} times in this stage ({error})"
                 outcomes.append(JobOutcome(job.key, "failed", 0.0, 0.0, worker_name(), text))
