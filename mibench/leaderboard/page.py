@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -27,7 +28,7 @@ from mibench.leaderboard.board import (
 )
 from mibench.leaderboard.formats import decimals, heading, of_a_page, shown
 from mibench.leaderboard.html import environment, policy
-from mibench.leaderboard.names import GALLERIES, RECORDS, command_of_record, method_label
+from mibench.leaderboard.names import GALLERIES, command_of_record, method_label
 from mibench.leaderboard.over_queries import query_plots, said_of_queries
 from mibench.leaderboard.papers import Paper, Papers
 from mibench.leaderboard.plots import SHORT, looks, plots, said
@@ -53,16 +54,33 @@ _BROAD, _REASON = 24, 40
 
 @dataclass(frozen=True)
 class Source:
-    """A record as the page speaks of it: links are relative to the page."""
+    """A record as the page speaks of it."""
 
-    href: str
-    label: str
+    name: str  # of its file, which lies in its protocol's folder
+    settings: str
     seed: int
     command: str
     facets: Mapping[str, str]
     version: int | None
     note: str
-    picture: str | None
+    picture: str | None  # relative to the page
+
+    @property
+    def label(self) -> str:
+        facets = self.facets
+        said = f"{facets['attack']} · {facets['defense']} · {facets['architecture']}"
+        return said + f" ({self.settings})" * bool(self.settings)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the page's script is told of it; a command as usual it makes itself."""
+        facets = {name: value for name, value in self.facets.items() if name != "protocol"}
+        usual = f"mibench run --protocol {self.facets['protocol']} --attack {facets['attack']}"
+        usual += f" --defense {facets['defense']} --seed {self.seed}"
+        more = {"settings": self.settings, "picture": bool(self.picture)}
+        if self.command != usual:
+            more["command"] = self.command
+        return facets | {"seed": self.seed} | {key: each for key, each in more.items() if each}
 
 
 def render_page(
@@ -91,7 +109,10 @@ def render_page(
     views = [_board(board, sources, files, known) for board in boards]
     # Of all boards the same, so that they stand once, behind all of them.
     published = next((table for view in views for table in view["published"]), None)
-    used = {file for view in views for file in view["files"]}
+    records: dict[str, dict[str, Any]] = {}
+    for view in views:
+        for source in (*map(sources.__getitem__, view["files"]), *view["pictures"]):
+            records.setdefault(source.facets["protocol"], {})[source.name] = source.told
     templates = environment()
     script = templates.get_template("page.js").render()
     return templates.get_template("page.html").render(
@@ -102,12 +123,7 @@ def render_page(
         script=Markup(script),
         data={
             "papers": known.titles(),
-            "records": {
-                file: {"label": each.label, "seed": each.seed, "command": each.command}
-                | ({"picture": each.picture} if each.picture else {})
-                for file, each in sources.items()
-                if file in used
-            },
+            "records": records,
             "plots": {
                 **{view["id"]: view["plots"] for view in views},
                 **{f"{v['id']}-queries": v["over_queries"] for v in views if v["over_queries"]},
@@ -119,7 +135,6 @@ def render_page(
 def _source(filed: Filed, pictures: Collection[str]) -> Source:
     record = filed.record
     attack, defense = method_label(record.attack), method_label(record.defense)
-    passed = settings_of(record)
     measure = measure_of(record)
     told = record.metrics.get(measure.key)
     value = told.value if told else None
@@ -127,8 +142,8 @@ def _source(filed: Filed, pictures: Collection[str]) -> Source:
     note += f"{measure.scale * (value or 0):.{measure.digits}f} {measure.unit}"
     picture = f"{filed.path.removesuffix('.json')}.png"
     return Source(
-        href=quote(f"{RECORDS}/{filed.path}"),
-        label=f"{attack} · {defense} · {record.target.name}" + (f" ({passed})" * bool(passed)),
+        name=PurePosixPath(filed.path).stem,
+        settings=settings_of(record),
         seed=record.seed,
         command=command_of_record(record),
         facets={
@@ -157,13 +172,8 @@ def _board(
             "records given"
         )
     pictures = [
-        {
-            "source": source,
-            "title": f"{source.label} · seed {source.seed}",
-            "note": source.note,
-            "facets": {name: [value] for name, value in source.facets.items()},
-        }
-        for file, source in sources.items()
+        source
+        for source in sources.values()
         if source.picture
         and source.facets["protocol"] == board.protocol
         and source.version == board.version
@@ -250,16 +260,11 @@ def _table(
         rows.append(
             {
                 "cells": cells,
-                "files": files,
+                "files": [sources[file].name for file in files],
                 "command": command,
                 "facets": _facets(
                     "" if printed else board.protocol, row, [sources[file] for file in files]
                 ),
-                "reasons": [
-                    f"{column.title}: {cell['reason']}"
-                    for column, cell in zip(table.columns, cells, strict=True)
-                    if cell["reason"]
-                ],
             }
         )
     texts = [k for k, column in enumerate(table.columns) if column.kind == "text"]
@@ -336,19 +341,21 @@ def _options(views: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {name: set() for name in FACETS}
     for view in views:
         found["protocol"].add(view["board"].protocol)
-        rows = [row for table in view["tables"] for row in table["rows"] if row["files"]]
-        for each in [*rows, *view["pictures"]]:
-            for name, values in each["facets"].items():
+        for row in (row for table in view["tables"] for row in table["rows"] if row["files"]):
+            for name, values in row["facets"].items():
                 found[name] |= set(values)
+        for source in view["pictures"]:
+            for name, value in source.facets.items():
+                found[name].add(value)
     return {name: sorted(values) for name, values in found.items() if len(values) > 1}
 
 
 def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, Any]:
-    """A cell: its text, what stands beside it, the number it sorts by, and why it is missing.
+    """A cell: its text, what stands beside it, whether it is a number, and why one is missing.
 
     Below a number stands its note, behind a text it is a hint.
     """
-    cell: dict[str, Any] = {"text": "", "beside": "", "order": None}
+    cell: dict[str, Any] = {"text": "", "beside": "", "measured": False}
     cell |= {"reason": "", "note": "", "hint": ""}
     if value is None or (value.number is None and value.text in _DASHES):
         return cell
@@ -358,8 +365,7 @@ def _shown(column: Column, value: Value | None, digits: int = 1) -> dict[str, An
     if value.number is None:
         return cell | {"reason": text}
     text, _, beside = text.partition(" ")
-    order = f"{value.number:.6g}"  # a row sorts by what is shown of it
-    return cell | {"text": text, "beside": beside, "order": order, "note": value.note}
+    return cell | {"text": text, "beside": beside, "measured": True, "note": value.note}
 
 
 def _plots(board: Board, papers: Papers) -> list[dict[str, Any]]:
@@ -433,7 +439,11 @@ def _plot(
             "dashed": curve["name"] == UNDEFENDED,
             "facets": {facet: [curve["name"]]},
             "paper": paper.url if (paper := papers.get(curve["name"])) else None,
-            "points": curve["points"],
+            "points": [
+                {key: each for key, each in point.items() if key != "value"}
+                | {"files": [PurePosixPath(file).stem for file in point["files"]]}
+                for point in curve["points"]
+            ],
         }
         for curve in plot["curves"]
     ]

@@ -3,6 +3,27 @@
 // What a link to a paper is to: each title stands once, in the data.
 for (const link of document.links) link.title = data.papers[link.getAttribute("href")] ?? "";
 
+// Records: of each protocol by the name of the file, which lies in its folder.
+const protocolOf = (place) => place.closest("[data-protocol]")?.dataset.protocol;
+const filesOf = (place) => place.dataset.file ? [place.dataset.file] : JSON.parse(place.dataset.files ?? "[]");
+function recordOf(protocol, file) {
+  const { settings, picture, command, ...record } = data.records[protocol][file];
+  const at = (folder, suffix) => [folder, protocol, file].map(encodeURIComponent).join("/") + suffix;
+  return {
+    ...record, protocol, href: at("records", ".json"), picture: picture && at("galleries", ".png"),
+    label: `${record.attack} · ${record.defense} · ${record.architecture}${settings ? ` (${settings})` : ""}`,
+    command: command ?? `mibench run --protocol ${protocol} --attack ${record.attack} --defense ${record.defense} --seed ${record.seed}`,
+  };
+}
+
+// What filters know of a row or picture: what its records are of, or what it tells itself.
+function facetsOf(place) {
+  if (place.dataset.facets) return JSON.parse(place.dataset.facets);
+  const protocol = protocolOf(place), records = filesOf(one("[data-file], [data-files]", place)).map((file) => recordOf(protocol, file));
+  const names = all(".facet").map((facet) => facet.dataset.facet);
+  return Object.fromEntries(names.map((name) => [name, records.map((record) => record[name])]));
+}
+
 // Filters: a row that says nothing about a facet passes it.
 const filters = one(".filters");
 const chosen = new Map();
@@ -127,7 +148,7 @@ function draw(name) {
         tip.style.top = `${above > tip.offsetHeight + 16 ? above - tip.offsetHeight - 12 : above + 14}px`;
       };
       const open = () => {
-        if (point.files.length) showRow(point.lines.slice(0, 4).join(" · "), point.files, "", []);
+        if (point.files.length) showRow(point.lines.slice(0, 4).join(" · "), protocolOf(place), point.files);
       };
       group.addEventListener("pointerenter", show);
       group.addEventListener("focus", show);
@@ -161,16 +182,26 @@ addEventListener("resize", () => {
   Object.keys(data.plots).forEach(draw);
 });
 
+// Why numbers of a row are missing: a column's title and what its cell says or hints at.
+function reasonsOf(row) {
+  const heads = row.closest("table").tHead.rows[0].cells;
+  return [...row.cells].flatMap((cell) => {
+    const said = cell.firstElementChild;
+    if (!said?.matches(".missing") || cell.firstChild !== said) return [];
+    const reason = said.matches(".why") ? said.textContent : said.textContent === "–" ? said.dataset.hint : "";
+    return reason ? [`${heads[cell.cellIndex].textContent.trim().replace(/\s+%?$/, "")}: ${reason}`] : [];
+  });
+}
+for (const button of all(".source")) {
+  button.ariaLabel = `Command and records of ${one("th", button.closest("tr")).textContent.trim()}`;
+}
+
 // The dialog of a row: its command and its records.
-function showRow(title, files, command, reasons) {
+function showRow(title, protocol, files, command, reasons = []) {
   const dialog = one("#row");
-  const groups = new Map();
-  command ||= data.records[files[0]]?.command; // the first seed's stands with its record
-  for (const file of files) {
-    const href = ["records", ...file.split("/")].map(encodeURIComponent).join("/");
-    const record = { href, ...data.records[file] };
-    groups.set(record.label, [...groups.get(record.label) ?? [], record]);
-  }
+  const groups = new Map(), records = files.map((file) => recordOf(protocol, file));
+  command ??= records[0]?.command; // the first seed's stands with its record
+  for (const record of records) groups.set(record.label, [...groups.get(record.label) ?? [], record]);
   one("h2", dialog).textContent = title;
   one("#row-command").textContent = command;
   one(".made", dialog).hidden = !command;
@@ -186,12 +217,12 @@ function showRow(title, files, command, reasons) {
 // The dialog of a picture, and its neighbours.
 let current = null;
 function showPicture(button) {
-  const dialog = one("#picture"), image = one("img", dialog), small = one("img", button);
+  const dialog = one("#picture"), title = one("span", button).textContent;
+  const record = recordOf(protocolOf(button), button.dataset.file);
   current = button;
-  one("h2", dialog).textContent = one("span", button).textContent;
-  // A picture lies where its record does, in the folder of pictures.
-  one("a", dialog).href = small.getAttribute("src").replace(/^galleries/, "records").replace(/png$/, "json");
-  Object.assign(image, { src: small.src, alt: small.alt });
+  one("h2", dialog).textContent = title;
+  one("a", dialog).href = record.href;
+  Object.assign(one("img", dialog), { src: record.picture, alt: title });
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
 }
@@ -208,9 +239,9 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (event.target instanceof HTMLDialogElement) event.target.close(); // the backdrop
   else if (button?.matches(".source")) {
-    const { files = "[]", command, reasons = "[]" } = button.dataset;
-    const names = all(".text", button.closest("tr")).filter((cell) => !cell.contains(button) && !one("abbr", cell)).slice(0, 4);
-    showRow(names.map((cell) => cell.textContent.trim()).filter(Boolean).join(" · "), JSON.parse(files), command, JSON.parse(reasons));
+    const row = button.closest("tr");
+    const names = all(".text", row).filter((cell) => !cell.contains(button) && !one("abbr", cell)).slice(0, 4);
+    showRow(names.map((cell) => cell.textContent.trim()).filter(Boolean).join(" · "), protocolOf(row), filesOf(button), button.dataset.command, reasonsOf(row));
   } else if (button?.matches(".picture")) showPicture(button);
   else if (button?.dataset.step) step(Number(button.dataset.step));
   else if (button?.dataset.copy) copy(button);

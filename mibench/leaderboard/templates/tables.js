@@ -1,7 +1,6 @@
 const one = (selector, place = document) => place.querySelector(selector);
 const all = (selector, place = document) => [...place.querySelectorAll(selector)];
 const data = JSON.parse(one("#data").textContent);
-const facetsOf = (element) => JSON.parse(element.dataset.facets);
 
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -9,14 +8,18 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-// Tables: sorted by the number behind a cell, or by its text; what is missing comes last, in both directions.
+// Tables: sorted by the number that a cell begins with or tells, or by its text; what is missing comes last, in both directions.
 const MOST = 50;
 const MISSING = new Set(["", "–", "—"]);
 const collator = new Intl.Collator("en", { numeric: true });
 const keyOf = (cell) => {
   const { order } = cell.dataset, text = cell.textContent.trim();
   if (order) return Number(order);
-  return cell.classList.contains("text") && !MISSING.has(text) ? text : null;
+  if (MISSING.has(text)) return null;
+  if (cell.classList.contains("text")) return text;
+  // Why a number is missing stands in an element of its own.
+  const number = cell.firstChild.nodeType === Node.TEXT_NODE ? Number(text.split(/\s/)[0].replaceAll(",", "")) : NaN;
+  return Number.isNaN(number) ? null : number;
 };
 const compare = (a, b) => typeof a === "number" ? a - b : collator.compare(a, b);
 const tables = all("table.rows").map((place) => ({
