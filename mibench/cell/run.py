@@ -124,7 +124,7 @@ def run_cell(
 ) -> Finished:
     """Run the cell that is asked for; :func:`run` says what the arguments mean."""
     cell = check(resolve(settled(request)))
-    bench = Bench(Store(store or default_root()), select_device(device), progress, hub)
+    bench = open_bench(store or default_root(), device, progress, hub)
     bench.store.require_space(NEEDED_BYTES)
     graph = Graph(cell, divide(cell, progress))
     folder = claim(out or run_folder(cell, graph.images), cell, graph.images)
@@ -199,17 +199,26 @@ def settled(request: Request) -> Request:
     return request.model_copy(update={"preset": preset})
 
 
-def select_device(name: str) -> torch.device:
-    """The device that a name stands for; ``auto`` is a CUDA GPU where there is one, else the CPU.
+def open_bench(store: Path, device: str, progress: Progress, hub: Hub | None = None) -> Bench:
+    """A bench at a store, on the device that a name stands for (:func:`select_device`).
 
     From here on this process's convolutions on GPUs are in full single precision: cuDNN's default
     there, TF32, keeps 10 bits of each factor, and images would be ranked otherwise than on a CPU.
 
     Raises:
+        RequestError: the device is none, or not on this machine.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    return Bench(Store(store), select_device(device), progress, hub)
+
+
+def select_device(name: str) -> torch.device:
+    """The device that a name stands for; ``auto`` is a CUDA GPU where there is one, else the CPU.
+
+    Raises:
         RequestError: it is no name of a device that mibench computes on, or is not on this machine.
     """
     check_device(name)
-    torch.backends.cudnn.allow_tf32 = False
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")

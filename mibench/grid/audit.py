@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from mibench.cell.record import RUNS, claim
 from mibench.cell.request import Audit, Request, check_device, make_request
 from mibench.cell.resolve import Cell, check, resolve
-from mibench.cell.run import select_device, settled
-from mibench.cell.stage import Bench
+from mibench.cell.run import open_bench, select_device, settled
 from mibench.errors import MibenchError, NotApplicableError, RequestError
 from mibench.files import output_folder, user_path
 from mibench.grid.local import InProcess
@@ -29,7 +28,7 @@ from mibench.progress import SILENT, Progress
 from mibench.record import AUDIT, Record
 from mibench.reports.compare import compare
 from mibench.settings import NEEDED_BYTES, explain, shown
-from mibench.store.store import Store, default_root
+from mibench.store.store import default_root
 from mibench.types import Access, Answers, GivenModel, GivenPrior, Preset, digest
 
 OVERVIEW = "overview.html"
@@ -357,7 +356,7 @@ def ask(planned: AuditPlan, store: Path, device: str, progress: Progress) -> Kno
         RequestError: it does not know them (the message says what would help), or a run folder
             holds another record.
     """
-    bench = Bench(Store(store), select_device(device), progress)
+    bench = open_bench(store, device, progress)
     bench.store.require_space(NEEDED_BYTES)
     graph = planned.plan.cells[0].graph
     assert graph.cell.given is not None

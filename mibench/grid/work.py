@@ -17,14 +17,13 @@ import torch
 from mibench.cell.graph import Graph
 from mibench.cell.request import Request, command_of
 from mibench.cell.resolve import check, resolve
-from mibench.cell.run import compute, finish, select_device
+from mibench.cell.run import compute, finish, open_bench
 from mibench.cell.stage import Bench, Stage
 from mibench.data.divided import Divided
 from mibench.errors import MibenchError
 from mibench.grid.plan import GridCell
 from mibench.progress import SILENT, Progress
 from mibench.store.hub import ready_hub
-from mibench.store.store import Store
 from mibench.types import digest
 
 Status = Literal["done", "cached", "failed"]
@@ -120,7 +119,7 @@ def _cell(job: Job) -> tuple[Graph, Bench]:
     key = digest([job.request.model_dump(mode="json"), job.goal, *place])
     if key not in _kept:
         _kept.clear()  # before the next cell's data and networks come
-        bench = Bench(Store(job.store), select_device(job.device), SILENT, _hub(job.hub))
+        bench = open_bench(job.store, job.device, SILENT, _hub(job.hub))
         graph = Graph(check(resolve(job.request)), job.divided)
         if graph.picture.key != job.goal:
             raise MibenchError(

@@ -20,8 +20,7 @@ from mibench.cell.judges import NO_TARGET
 from mibench.cell.measures import Evaluation
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
-from mibench.cell.run import divide, select_device
-from mibench.cell.stage import Bench
+from mibench.cell.run import divide, open_bench
 from mibench.data.images import to_float
 from mibench.errors import MibenchError, RequestError
 from mibench.files import read_plain
@@ -137,7 +136,7 @@ def evaluation_of(record: Record, place: Place) -> Evaluation:
         RequestError: the data are not here.
     """
     require_comparable(record)
-    bench = Bench(Store(place.store), select_device(place.device), place.progress)
+    bench = open_bench(place.store, place.device, place.progress)
     request = Request(protocol=record.protocol.name, seed=record.seed, data=place.data)
     cell = check(resolve(request, without=("defense", "attack")))
     graph = Graph(cell, divide(cell, place.progress))

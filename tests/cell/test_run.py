@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import mibench
+from mibench.cell.run import open_bench, select_device
 from mibench.errors import RequestError
 from mibench.metrics import METRICS
 from mibench.progress import Progress, StageState
@@ -291,3 +292,14 @@ def test_a_cell_runs_on_apples_gpu(tiny: Protocol, tmp_path: Path) -> None:
     assert record.status == "complete"
     assert record.environment.device == "mps"
     assert record.metrics["attack_accuracy_top1"].value is not None
+
+
+def test_where_a_bench_is_opened_gpus_convolve_in_full_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naming a device says nothing about precision; computing on one does."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert select_device("cpu") == torch.device("cpu")
+    assert torch.backends.cudnn.allow_tf32
+    assert open_bench(tmp_path, "cpu", Log()).device == torch.device("cpu")
+    assert not torch.backends.cudnn.allow_tf32

@@ -10,11 +10,12 @@ import torch
 
 import mibench
 from mibench.attacks.kedmi import Kedmi
-from mibench.cell.run import select_device
+from mibench.cell.run import open_bench
 from mibench.models.classifiers import Classifier
 from mibench.models.freeze import freeze
 from mibench.priors._networks import Generator
 from mibench.priors.inversion_gan import Discriminator
+from mibench.progress import SILENT
 from mibench.protocols import Protocol
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -22,8 +23,8 @@ GPU = torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
-def _full_precision() -> None:
-    select_device("cuda")
+def _full_precision(tmp_path: Path) -> None:
+    open_bench(tmp_path, "cuda", SILENT)
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "vgg11_bn", "efficientnet_b0", "test_vit"])
