@@ -73,11 +73,11 @@ class AtAt(Defense["AtAt.Config"]):
         )
         epsilon: float = Field(
             2.5e-4,
-            ge=0,
+            gt=0,
             le=1,
             description="largest change of a pixel, of images in [0, 1]",
         )
-        step: float = Field(5e-5, ge=0, le=1, description="PGD's step, of images in [0, 1]")
+        step: float = Field(5e-5, gt=0, le=1, description="PGD's step, of images in [0, 1]")
         iterations: int = Field(5, ge=1, le=10_000, description="PGD's steps")
 
     strength = "weight"

@@ -82,8 +82,9 @@ class Mid(Defense["Mid.Config"]):
             "for the undefended target.",
         ),
         adaptive_attack="improved-gmi+taa",
-        adaptive_note="Every attack averages its loss over the bottleneck's noise "
-        "(`identity.eot`); this one over views of the image, too.",
+        adaptive_note="Attacks that optimise an identity loss average it over the bottleneck's "
+        "noise (`identity.eot`); this one over views of the image, too. Those that ask for scores "
+        "or labels ask once, but for +repeat.",
     )
 
     class Config(DefenseConfig):

@@ -172,8 +172,8 @@ class Rolss(Defense["Rolss.Config"]):
             "is left.",
             "A residual branch whose last factor starts at 0 or nearly (BatchNorm's, layer scale, "
             "NFNet's gain, which comes with a constant) starts at 1 where its skip is scaled, "
-            "without which a network that is trained from scratch would start, and stay, silent. "
-            "Weights that are loaded have other factors, and keep them.",
+            "without which a network that is trained from scratch would start, and stay, silent; "
+            "the control's, too. Weights that are loaded have other factors, and keep them.",
             "The code's `split` builds a part of the third stage without skips, too, in every "
             "ResNet that it makes, undefended ones included; here that is left as it is.",
             "The two-stage training of the paper is left out. Optimizer, schedule and "
@@ -181,7 +181,6 @@ class Rolss(Defense["Rolss.Config"]):
         ),
         adaptive_attack="improved-gmi+taa",
         adaptive_note="Its students have skips, and gradients averaged over views are smoother.",
-        undefended_control=True,
     )
 
     class Config(DefenseConfig):
@@ -192,7 +191,7 @@ class Rolss(Defense["Rolss.Config"]):
             ge=0,
             le=1,
             description="share of the skip that is taken away, r in F(x) + (1 − r)·x; 0: the "
-            "control, the network as it is",
+            "control, with whole skips",
         )
 
     strength = "removed"
@@ -207,11 +206,11 @@ class Rolss(Defense["Rolss.Config"]):
         backbone: Any = model.backbone
         blocks = _weakened(model.architecture, backbone)
         factor = 1 - self.config.removed
-        if factor == 1:
-            return model
         for name in blocks:
             block = backbone.get_submodule(name)
             _wake(block)
+            if factor == 1:
+                continue
             parent, _, attribute = name.rpartition(".")
             setattr(backbone.get_submodule(parent), attribute, _scaled(block, factor))
         return model

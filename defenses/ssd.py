@@ -152,6 +152,9 @@ class StealthyShield(Defense["StealthyShield.Config"]):
             "thousands; the code's own fresh draws are `defense.noise=fresh`.",
             "What is typical of a class is at least 1e-12 of each other one, so that the "
             "divergence is finite; so are the logarithms of answers.",
+            "What is typical of a class is fitted on answers to validation images, whose accuracy "
+            "also stands for that of images that were not trained on: test images are for testing "
+            "alone.",
         ),
         adaptive_attack="mirror-blackbox+repeat",
         adaptive_note="It asks each question several times, with noise that the hash does not "

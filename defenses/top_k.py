@@ -7,13 +7,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mibench.defenses._answers import as_logits, scores_of, with_label
+from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.training.defense import Defense, DefenseConfig, register_defense
 from mibench.types import DefenseCard
 
 
 class Largest(nn.Module):
-    """The ``k`` largest scores, in their proportions; 0 and as many as there are leave all.
+    """The ``k`` largest scores, in their proportions; 0 leaves all.
 
     Shapes:
         Logits ``(n, classes)`` to logits ``(n, classes)`` of scores that sum to 1 again.
@@ -24,7 +25,7 @@ class Largest(nn.Module):
         self.k = k
 
     def forward(self, logits: Tensor) -> Tensor:
-        if self.k == 0 or self.k >= logits.shape[1]:
+        if self.k == 0:
             return logits
         scores, labels = scores_of(logits), logits.argmax(1)
         # Of equal scores, which no topk orders, the label's comes first.
@@ -77,6 +78,15 @@ class TopK(Defense["TopK.Config"]):
     strengths = (0, 10, 5, 3, 2)
 
     def build(self, model: Classifier) -> Classifier:
-        """Put the choice of scores behind the last layer."""
+        """Put the choice of scores behind the last layer.
+
+        Raises:
+            RequestError: it has no more scores than are shown, so that nothing would be hidden.
+        """
+        if self.config.k >= model.classes:
+            raise RequestError(
+                f"top-k with {self.config.k} scores shows all {model.classes} of this target: "
+                f"choose fewer (defense.k=1 to {model.classes - 1}), or none as the defense"
+            )
         model.output = Largest(self.config.k)
         return model

@@ -113,8 +113,6 @@ class TrapMid(Defense["TrapMid.Config"]):
         url="https://arxiv.org/abs/2411.08460",
         reference_code="https://github.com/ntuaislab/Trap-MID",
         deviations=(
-            "The order of the three steps, and that the target is trained on the triggers that the "
-            "second one has just changed, is this suite's reading.",
             "D's two kinds of images are one batch, whose mean cross-entropy it descends; it "
             "starts from the target's starting weights, and has the target's optimizer and step "
             "size. It is in evaluation mode, too, while the triggers change.",
@@ -122,9 +120,8 @@ class TrapMid(Defense["TrapMid.Config"]):
             "in each step. The augmentation goes in place of the protocol's, whatever "
             "`target.augment` says, and is the control's, too.",
             "An image is cropped, mirrored and turned in one resampling; what turning brings in is "
-            "what surrounds the crop, and beyond that the image's edge repeated. Mirrored only "
-            "where the protocol's images may be. The ratio of a crop's sides is between 3/4 and "
-            "4/3, and what of it is wider or higher than the image is cut off.",
+            "what surrounds the crop, and beyond that the image's edge repeated, where the code "
+            "shows black. Mirrored only where the protocol's images may be.",
             "The training's optimizer and schedule are the protocol's, the same as for the "
             "undefended target; the code keeps the epoch that is best on the test images, here "
             "the last one is kept.",

@@ -121,7 +121,7 @@ def strengths(
     """The strengths of each defense on an architecture, from the strongest to the weakest.
 
     A larger value of a defense's own knob is stronger, unless the defense says otherwise; of
-    training's, such as epochs, a smaller.
+    training's, such as epochs, a smaller. Values of the other sign than the default's are none.
     """
     groups: dict[tuple[str, str, float], list[Series]] = {}
     for each in cells:
@@ -152,6 +152,8 @@ def strengths(
         entering = EARLY_STOPPING if defense == UNDEFENDED and not default else defense
         if entering == EARLY_STOPPING and value > usual.get(defense, value):
             continue  # it is trained for more epochs
+        if value * usual.get(defense, value) < 0:
+            continue  # the opposite of what protects, as positive label smoothing
         own_facts = facts_of(entering, facts)
         falls = part == "target" or (
             own_facts is not None and own_facts.smaller_is_stronger and value != 0

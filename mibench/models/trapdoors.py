@@ -9,7 +9,7 @@ from mibench.data.views import Views
 
 # How Trap-MID's training shows a target images, with a trigger or without; a trapdoor opens to all
 # of these views of its trigger.
-SEEN = Views(scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3), mirror=True, degrees=30, crops=0.5, turns=0.5)
+SEEN = Views(scale=(0.8, 1.0), mirror=True, degrees=30, crops=0.5, turns=0.5)
 
 
 class Triggers(nn.Module):

@@ -276,8 +276,13 @@ class ProjectionDiscriminator(nn.Module):
         self.head = ProjectionHead(self.trunk.size, classes, normed=architecture == "plg")
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images ``(n, 3, h, w)`` in [0, 1] and labels ``(n,)`` to scores ``(n,)``."""
-        scores: Tensor = self.head(self.trunk(images), labels)
+        """Images ``(n, 3, h, w)`` in [0, 1] and labels ``(n,)`` to scores ``(n,)``.
+
+        The head computes in its weights' precision, also where convolutions do not.
+        """
+        features = self.trunk(images)
+        with torch.autocast(images.device.type, enabled=False):
+            scores: Tensor = self.head(features.to(self.head.linear.bias.dtype), labels)
         return scores
 
     @classmethod

@@ -24,7 +24,7 @@ from mibench.streams import RowStreams
 from mibench.types import BUDGETED
 
 # The views that the target sees of generated images, in training and in the attack.
-CROP = Views(scale=(0.8, 1.0), mirror=True, degrees=5)
+CROP = Views(scale=(0.8, 1.0), mirror=True, degrees=5, turns=0.5)
 JITTER = 0.2  # of brightness and contrast
 JITTERED = 0.5  # share of the views that are jittered in training; in the attack all are
 ROWS = 512  # images in one question to the target
@@ -156,7 +156,7 @@ class ConditionalGan(ConditionalKind["ConditionalGan.Config"]):
             z = torch.randn(count, G.latent, generator=rng)
             return z.to(device), torch.randint(G.classes, (count,), generator=rng).to(device)
 
-        # bfloat16 halves the time of the convolutions; the losses keep full precision.
+        # bfloat16 halves the time of the convolutions; heads and losses keep full precision.
         lower = torch.autocast(device.type, torch.bfloat16)
         G.train()
         D.train()
@@ -167,7 +167,7 @@ class ConditionalGan(ConditionalKind["ConditionalGan.Config"]):
                 with lower:
                     with torch.no_grad():
                         fake = G(z, y_fake).float()
-                    scores = D(torch.cat([x, fake]), torch.cat([y, y_fake])).float()
+                    scores = D(torch.cat([x, fake]), torch.cat([y, y_fake]))
                 loss_D = hinge_loss(*scores.chunk(2))
                 optimizer_D.zero_grad(set_to_none=True)
                 loss_D.backward()
@@ -176,7 +176,7 @@ class ConditionalGan(ConditionalKind["ConditionalGan.Config"]):
             z, y = drawn(config.batch_size)
             with lower:
                 x = G(z, y).float()
-                realism = D(x, y).float().mean()
+                realism = D(x, y).mean()
             rows = RowStreams([rng] * len(x), device)
             seen = target.outputs(augmented(x, rows, JITTERED, public.mirror))
             L_inv = margin(seen.logits, y).mean()

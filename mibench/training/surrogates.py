@@ -31,7 +31,7 @@ _STARTS = {
     "scratch": Initialisation(),
 }
 # The view of an image that a surrogate learns beside it (released code, as PLG-MI's).
-CROP = Views(scale=(0.8, 1.0), mirror=True, degrees=5)
+CROP = Views(scale=(0.8, 1.0), mirror=True, degrees=5, turns=0.5)
 JITTER = Jitter(0.2, share=0.5)
 
 

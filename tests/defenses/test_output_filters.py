@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mibench.defenses._answers import LEAST
 from mibench.defenses.label_only import LabelOf
 from mibench.defenses.rounding import Rounded
-from mibench.defenses.top_k import Largest
+from mibench.defenses.top_k import Largest, TopK
+from mibench.errors import RequestError
 from mibench.streams import stream
 from mibench.training.defense import DEFENSES
 from mibench.training.loop import TrainingConfig, train
@@ -49,11 +50,17 @@ def test_rounding(step: float, scores: tuple[float, ...], shown: tuple[float, ..
         (1, (0.2, 0.5, 0.3), (0, 1, 0)),
         (2, (0.2, 0.5, 0.3), (0, 5 / 8, 3 / 8)),
         (3, (0.2, 0.5, 0.3), (0.2, 0.5, 0.3)),
-        (9, (0.2, 0.5, 0.3), (0.2, 0.5, 0.3)),
     ],
 )
 def test_top_k(k: int, scores: tuple[float, ...], shown: tuple[float, ...]) -> None:
     assert answered(Largest(k), *scores) == pytest.approx(shown, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [4, 5])
+def test_a_top_k_that_would_hide_nothing_is_refused(k: int) -> None:
+    with pytest.raises(RequestError, match=f"{k} scores shows all 4 of this target.*k=1 to 3"):
+        TopK(TopK.Config(k=k)).build(classifier())
+    assert TopK(TopK.Config(k=3)).build(classifier()).output is not None
 
 
 def test_label_only() -> None:

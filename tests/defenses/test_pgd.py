@@ -289,3 +289,10 @@ def test_training_moves_robustness_in_opposite_directions() -> None:
         worst = ascended(loss, images, 0.02, 0.005, 8, stream(2))
         found[name] = (loss(worst) - loss(images)).item() / len(labels)
     assert found["at-at"] > 2 * found["plain"] > 4 * found["adversarial"]
+
+
+@pytest.mark.parametrize("name", ["epsilon", "step"])
+def test_at_at_never_perturbs_nothing(name: str) -> None:
+    """It would train on wrong labels of the images as they are; its control is weight 0."""
+    with pytest.raises(ValidationError, match="greater than 0"):
+        AtAt.Config(**{name: 0})

@@ -229,7 +229,7 @@ def test_the_published_stages_are_changed_and_no_others(architecture: str) -> No
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_control_is_the_network_as_it_is(architecture: str) -> None:
+def test_the_control_has_whole_skips(architecture: str) -> None:
     images = torch.rand(2, 3, 32, 32, generator=stream(0))
     plain, control = classifier(architecture), classifier(architecture, 0)
     assert torch.equal(plain(images), control(images))
@@ -264,9 +264,9 @@ def test_it_is_built_without_memory(architecture: str) -> None:
     assert all(values.is_meta for values in model.parameters())
 
 
-def from_scratch(architecture: str) -> Classifier:
+def from_scratch(architecture: str, removed: float = 1) -> Classifier:
     with seeded(3):
-        return Rolss(Rolss.Config()).built(Classifier(architecture, 4, 32))
+        return Rolss(Rolss.Config(removed=removed)).built(Classifier(architecture, 4, 32))
 
 
 def reached(model: Classifier, weight: str = "") -> bool:
@@ -290,6 +290,20 @@ def test_it_would_be_without_the_factors_that_start_at_one(
 ) -> None:
     monkeypatch.setattr(rolss, "_wake", lambda block: None)
     assert not reached(from_scratch(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "regnetx_002", "test_nfnet"])
+def test_the_control_starts_as_the_weakened_network_does(architecture: str) -> None:
+    """So that between them stands the skip, and not how a branch starts."""
+
+    def start(removed: float) -> list[Tensor]:
+        return list(from_scratch(architecture, removed).state_dict().values())
+
+    with seeded(3):
+        plain = list(Classifier(architecture, 4, 32).state_dict().values())
+    control, weakened = start(0), start(1)
+    assert all(map(torch.equal, control, weakened))
+    assert not all(map(torch.equal, control, plain))
 
 
 def test_factors_of_other_stages_and_of_trained_weights_are_kept() -> None:

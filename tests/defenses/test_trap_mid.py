@@ -97,7 +97,8 @@ def test_labels_cover_all_classes_evenly_in_ever_other_orders() -> None:
 
 def test_the_augmentation_is_the_published_one() -> None:
     """Read off an image whose values are its places: how these change around the middle."""
-    assert (SEEN.scale, SEEN.degrees, SEEN.crops, SEEN.turns) == ((0.8, 1), 30, 0.5, 0.5)
+    assert (SEEN.scale, SEEN.ratio, SEEN.degrees) == ((0.8, 1), (1, 1), 30)
+    assert (SEEN.crops, SEEN.turns) == (0.5, 0.5)
     line = (torch.arange(16) + 0.5) / 8 - 1
     across, down = line.expand(16, 16), line[:, None].expand(16, 16)
     places = torch.stack([across, down, torch.zeros(16, 16)]).expand(2000, 3, 16, 16)
@@ -113,11 +114,12 @@ def test_the_augmentation_is_the_published_one() -> None:
         assert share.float().mean().item() == pytest.approx(0.5, abs=0.04)
     for both in (mirrored & whole, whole & turned, turned & mirrored):
         assert both.float().mean().item() == pytest.approx(0.25, abs=0.04)
-    # Of a crop of .8 that is wider than the image its height is left, √(.8 · 3/4).
-    assert 0.6**0.5 - 1e-3 < area.abs().min() < 0.79
-    upright = right[~turned & ~mirrored & ~whole][:, 0] / below[~turned & ~mirrored & ~whole][:, 1]
-    assert 0.75 - 1e-3 < upright.min() < 0.8
-    assert 1.25 < upright.max() < 4 / 3 + 1e-3
+    # Square crops of .8 to 1 of the area, all of it evenly.
+    assert 0.8 - 1e-3 < area.abs().min() < 0.81
+    assert area[~whole].abs().mean().item() == pytest.approx(0.9, abs=0.005)
+    assert area[~whole].abs().max() > 0.99
+    upright = ~turned & ~mirrored
+    torch.testing.assert_close(right[upright][:, 0], below[upright][:, 1])
     degrees = torch.atan2(right[:, 1], right[:, 0].abs()).rad2deg()[turned & whole]
     assert 29 < degrees.abs().max() < 30.01
     assert (slopes(mirror=False)[0][:, 0] > 0).all()

@@ -109,6 +109,13 @@ def test_of_some_knobs_a_smaller_value_is_stronger() -> None:
     assert entered(*records)["bido"].strength.value == 5
 
 
+def test_the_opposite_of_a_protection_never_enters() -> None:
+    """As positive label smoothing, which is there to be seen: it is no strong negative one."""
+    records = [*told(0.99), *told(0.97, hits=8, defense="bido"), *told(0.96, hits=18, **at(-5))]
+    entry = entered(*records)["bido"]
+    assert (entry.strength.value, entry.leak.number) == (3, pytest.approx(8 / 20))
+
+
 def test_validation_accuracy_is_averaged_over_seeds_with_its_error() -> None:
     records = told(0.99) + told(0.93, defense="bido", seeds=(0,))
     records += told(0.96, defense="bido", seeds=(1,))

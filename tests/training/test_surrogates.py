@@ -47,7 +47,7 @@ def test_the_loss_is_the_mean_over_images_and_their_views(monkeypatch: pytest.Mo
 
 def test_views_are_the_published_ones() -> None:
     """A crop of 80 to 100 %, mirrored and turned by up to 5°; half of them have other colours."""
-    assert Views(scale=(0.8, 1.0), mirror=True, degrees=5) == surrogates.CROP
+    assert Views(scale=(0.8, 1.0), mirror=True, degrees=5, turns=0.5) == surrogates.CROP
     assert Jitter(0.2, share=0.5) == surrogates.JITTER
     images = torch.zeros(64, 3, 8, 8)
     images[..., :4] = 0.5  # its left half
