@@ -11,11 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mibench.data.images import picked, to_float
+from mibench.data.images import picked
 from mibench.errors import RequestError
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
 from mibench.models.classifiers import Classifier
-from mibench.streams import RowStreams, stream
 from mibench.types import BUDGETED, AttackCard
 
 Norm = nn.modules.batchnorm._BatchNorm
@@ -38,12 +37,12 @@ class DeepInversion(Attack["DeepInversion.Config"]):
         url="https://arxiv.org/abs/1912.08795",
         reference_code="https://github.com/NVlabs/DeepInversion",
         deviations=(
-            "Statistics of a batch tie its images to one another. Here each image is put into a "
-            "batch with a recorded bank of public images instead, so that identities stay "
-            "independent; released code compares its own batch.",
-            "Losses are an image's own; the weights of the statistics and of the total variation "
-            "are therefore multiplied by what a mean over the batch, or a norm of it, divides "
-            "the rest by.",
+            "Statistics of a batch tie its images to one another. So that identities stay "
+            "independent, each has a batch of its own: its reconstructions, and beside them "
+            "images of identities drawn at random, as all are in the released scripts; these are "
+            "thrown away.",
+            "Every BatchNorm counts, also one of vectors, which the CIFAR-10 script's network has "
+            "none of.",
             "Total variation is of the image, not of its rolled view, at whose seam opposite edges "
             "meet.",
             "Images are clipped after each step and mirrored at random, as in the ImageNet script; "
@@ -96,8 +95,12 @@ class DeepInversion(Attack["DeepInversion.Config"]):
             description="pixels by which images are rolled each step, half as many at half the "
             "size (ImageNet: 30)",
         )
-        bank: int = Field(
-            63, ge=1, le=65_536, description="public images that each one is in a batch with"
+        batch: int = Field(
+            64,
+            ge=2,
+            le=65_536,
+            description="images that are optimised together for an identity, its reconstructions "
+            "among them (CIFAR-10: 256, ImageNet: 64)",
         )
 
     @classmethod
@@ -114,30 +117,31 @@ class DeepInversion(Attack["DeepInversion.Config"]):
                 "architecture with BatchNorm (DP-SGD replaces it)"
             )
 
-    def invert(self, problem: Problem) -> Tensor:
-        """min L_id + α_tv·R_TV + α_l2·R_l2 + α_f·R_feature over the pixels of each image.
+    def rows_per_identity(self, samples: int) -> int:
+        """The images of its batch."""
+        return max(self.config.batch, samples)
 
-        Pixels are on the network's own scale, as in the released code, and clipped to what images
-        can have there.
+    def invert(self, problem: Problem) -> Tensor:
+        """min L_id + α_tv·R_TV + α_l2·R_l2 + α_f·R_feature over the pixels of each batch.
+
+        L_id and R_l2 are means over the batch, R_TV is a norm of all of it, and R_feature compares
+        its statistics. Pixels are on the network's own scale, as in the released code, and clipped
+        to what images can have there.
         """
-        config, n = self.config, problem.samples
+        config, k, n = self.config, len(problem.labels), problem.samples
+        B = self.rows_per_identity(n)
         target, L_id = problem.white_box()
         model, size = target.model, problem.public.images.shape[2]
         layers = norms(model)
-        # Drawn, for public images may be sorted by identity; the same for every identity attacked.
-        order = torch.randperm(len(problem.public), generator=stream(problem.seed, "bank"))
-        known = problem.public.images[order[: config.bank].to(problem.device)]
-        rows = [stream(problem.seed, "bank", row) for row in range(len(known))]
-        with recorded(layers) as bank:
-            target.scores(to_float(known), RowStreams(rows, problem.device))
-        B = len(known) + 1
         least, most = (
             model.normalise(torch.zeros_like(model.mean)),
             model.normalise(torch.ones_like(model.mean)),
         )
-        y = problem.labels.repeat_interleave(n)
-        starts, moves = problem.streams("start", n), problem.streams("jitter", n)
-        noise = problem.streams("noise", n)
+        y = (problem.streams("labels").uniform(B) * model.classes).long()
+        y[:, :n] = problem.labels[:, None]
+        y, whose = y.flatten(), problem.labels.repeat_interleave(B)
+        starts, moves = problem.streams("start", B), problem.streams("jitter", B)
+        noise = problem.streams("noise", B)
         coarse, betas = config.coarse_iterations, (config.beta1, config.beta2)
         side = size // 2 if coarse else size
         x = starts.normal(3, side, side)
@@ -151,13 +155,11 @@ class DeepInversion(Attack["DeepInversion.Config"]):
             seen = rolled(x, moves.uniform(3), reach, problem.public.mirror)
             if small:
                 seen = F.interpolate(seen, size=size, mode="bilinear")
-            with recorded(layers) as own:
-                loss = L_id(seen * model.std + model.mean, y, noise)
-            # Of a batch of B images, the identity's part and R_l2 are means, which divide an
-            # image's own by B, and R_TV is a norm, which divides it by about √B; R_feature is
-            # divided by nothing. Times B, that is what an image's own gradient is made of.
-            R_feature = B * statistics_distance(own, bank, config.first_weight)
-            R_TV, R_l2 = B**0.5 * total_variation(x), x.flatten(1).norm(dim=1)
+            with recorded(layers) as moments:
+                loss = L_id(seen * model.std + model.mean, y, noise, whose).view(k, B).mean(1)
+            R_feature = statistics_distance(moments, B, config.first_weight)
+            R_TV = total_variation(x.unflatten(0, (k, B)))
+            R_l2 = x.flatten(1).norm(dim=1).view(k, B).mean(1)
             loss = loss + config.statistics_weight * R_feature
             loss = loss + config.total_variation * R_TV + config.l2 * R_l2
             adam.zero_grad(set_to_none=True)
@@ -166,8 +168,8 @@ class DeepInversion(Attack["DeepInversion.Config"]):
             with torch.no_grad():
                 x.clamp_(least, most)
             problem.progress.report(loss=loss.detach().mean())
-        images: Tensor = (x.detach() * model.std + model.mean).clamp(0, 1)
-        return images.view(len(problem.labels), n, *images.shape[1:])
+        images: Tensor = (x.detach() * model.std + model.mean).clamp(0, 1).unflatten(0, (k, B))
+        return images[:, :n]
 
 
 @dataclass(frozen=True)
@@ -203,41 +205,46 @@ def recorded(layers: list[Norm]) -> Iterator[list[Moments]]:
             hook.remove()
 
 
-def statistics_distance(own: list[Moments], bank: list[Moments], first_weight: float) -> Tensor:
-    """R_feature = Σ_l ‖μ_l − E[μ_l]‖₂ + ‖σ²_l − E[σ²_l]‖₂ of each image in a batch with the bank.
+def statistics_distance(moments: list[Moments], size: int, first_weight: float) -> Tensor:
+    """R_feature = Σ_l ‖μ_l − E[μ_l]‖₂ + ‖σ²_l − E[σ²_l]‖₂ of each batch.
 
     Args:
-        own: moments of the images, of one pass of the network after another.
-        bank: those of the bank's images, of one pass.
+        moments: of images, one batch after another, and of one pass of the network after another.
+        size: images of a batch.
         first_weight: factor of the layer that comes first.
 
     Returns:
-        ``(n,)``, the mean over passes.
+        ``(batches,)``, the mean over passes.
     """
-    others = {each.layer: each for each in bank}
-    total = torch.zeros(len(own[0].mean), device=own[0].mean.device)
+    total = torch.zeros(len(moments[0].mean) // size, device=moments[0].mean.device)
     passes = 0
-    for each in own:
-        layer, known = each.layer, others[each.layer]
-        size = len(known.mean) + 1
-        μ = (known.mean.sum(0) + each.mean) / size
-        σ2 = (known.square.sum(0) + each.square) / size - μ.square()
+    for each in moments:
+        layer = each.layer
+        μ = each.mean.unflatten(0, (-1, size)).mean(1)
+        σ2 = each.square.unflatten(0, (-1, size)).mean(1) - μ.square()
         assert layer.running_mean is not None
         assert layer.running_var is not None
         apart = (μ - layer.running_mean).norm(dim=1) + (σ2 - layer.running_var).norm(dim=1)
-        first = layer is own[0].layer
+        first = layer is moments[0].layer
         total, passes = total + (first_weight if first else 1) * apart, passes + first
     return total / passes
 
 
-def total_variation(images: Tensor) -> Tensor:
-    """Norms of neighbours' differences, down, across and along both diagonals: ``(n,)``."""
-    down, across = images.diff(dim=2), images.diff(dim=3)
-    falling = images[:, :, 1:, 1:] - images[:, :, :-1, :-1]
-    rising = images[:, :, 1:, :-1] - images[:, :, :-1, 1:]
+def total_variation(batches: Tensor) -> Tensor:
+    """Norms of neighbours' differences, down, across and along both diagonals, in all of a batch.
+
+    Args:
+        batches: ``(k, n, 3, h, w)``.
+
+    Returns:
+        ``(k,)``.
+    """
+    down, across = batches.diff(dim=3), batches.diff(dim=4)
+    falling = batches[..., 1:, 1:] - batches[..., :-1, :-1]
+    rising = batches[..., 1:, :-1] - batches[..., :-1, 1:]
     return sum(
         (each.flatten(1).norm(dim=1) for each in (down, across, falling, rising)),
-        start=torch.zeros(len(images), device=images.device),
+        start=torch.zeros(len(batches), device=batches.device),
     )
 
 

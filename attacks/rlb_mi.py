@@ -50,7 +50,10 @@ class RlbMi(Attack["RlbMi.Config"]):
             "images that the agent learns from.",
             "One agent an identity acts for all of its reconstructions: in each step it draws a "
             "state and an action for each, and each keeps the image of its own with the highest "
-            "p_y.",
+            "p_y; then it is updated as many times.",
+            "The actor ascends the lower one of both critics, as in soft actor–critic, in the "
+            "released code the first. They start as torch's linear layers do, there with smaller "
+            "weights in the last layer.",
             "Noise of an action is one number a coordinate, and log-probabilities are summed over "
             "coordinates, as in soft actor–critic; in the released code the noise is one number "
             "for all of them, and the log-probabilities are averaged. The temperature starts at "
@@ -79,7 +82,10 @@ class RlbMi(Attack["RlbMi.Config"]):
             5e-4, gt=0, le=1e30, description="Adam's step, of actor, critics and temperature"
         )
         batch_size: int = Field(
-            256, ge=1, le=65_536, description="actions of an update; there is one in each step"
+            256,
+            ge=1,
+            le=65_536,
+            description="actions of an update; there is one for each image asked about",
         )
         buffer: int = Field(
             1_000_000, ge=1, le=10**9, description="actions that are remembered of an identity"
@@ -136,19 +142,18 @@ class RlbMi(Attack["RlbMi.Config"]):
                 memory[:, at] = torch.cat([s, a, r[..., None]], 2)[:, :asked]
                 told += asked
             problem.progress.report(confidence=sure.mean())
-            if told < config.batch_size:
-                continue
-            chosen = (learns.uniform(config.batch_size) * min(told, size)).long()
-            drawn = memory[agents[:, None], chosen]
-            s, r = drawn[..., :d], drawn[..., -1:]
-            # Losses are means over an agent's batch, and summed over agents, which share nothing.
-            loss_Q = (values(drawn[..., :-1]) - r).square().sum(2).mean(1)
-            follow(adam_Q, loss_Q.sum(), of_critics)
-            a, log_π = policy(actor(s), learns.normal(config.batch_size, d))
-            worth = values(torch.cat([s, a], 2)).amin(2)
-            loss_π = log_τ.detach().exp()[:, None] * log_π - worth
-            follow(adam_π, loss_π.mean(1).sum(), of_actor)
-            follow(adam_τ, temperature_loss(log_τ, log_π.detach(), -d).sum(), [log_τ])
+            for _ in range(asked if told >= config.batch_size else 0):  # one an image, as published
+                chosen = (learns.uniform(config.batch_size) * min(told, size)).long()
+                drawn = memory[agents[:, None], chosen]
+                s, r = drawn[..., :d], drawn[..., -1:]
+                # Losses are means over an agent's batch, summed over agents, which share nothing.
+                loss_Q = (values(drawn[..., :-1]) - r).square().sum(2).mean(1)
+                follow(adam_Q, loss_Q.sum(), of_critics)
+                a, log_π = policy(actor(s), learns.normal(config.batch_size, d))
+                worth = values(torch.cat([s, a], 2)).amin(2)
+                loss_π = log_τ.detach().exp()[:, None] * log_π - worth
+                follow(adam_π, loss_π.mean(1).sum(), of_actor)
+                follow(adam_τ, temperature_loss(log_τ, log_π.detach(), -d).sum(), [log_τ])
         with torch.no_grad():
             y = problem.labels.repeat_interleave(n)
             found: Tensor = problem.prior.images(best.flatten(0, 1), y).unflatten(0, (k, n))

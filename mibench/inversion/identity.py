@@ -141,15 +141,22 @@ class IdentityLoss:
         self.passes = config.eot if stochastic else 1
         self.mirror = mirror
 
-    def __call__(self, images: Tensor, labels: Tensor, streams: RowStreams) -> Tensor:
+    def __call__(
+        self, images: Tensor, labels: Tensor, streams: RowStreams, whose: Tensor | None = None
+    ) -> Tensor:
         """Loss ``(n,)`` of images ``(n, 3, h, w)`` in [0, 1]; the caller sums it.
 
         With views, the mean over K of them: E[L(view(x))], drawn anew each time (AlignMI). What is
         random comes from ``streams``, a row an image.
+
+        Args:
+            whose: the identity ``(n,)`` that each image is asked about for, where that is another
+                than its label.
         """
         total = torch.zeros(len(images), device=images.device)
-        for _ in range(self.config.views_a_step):
-            total = total + self._of(self._view(images, streams), labels, streams)
+        with asked_for(labels if whose is None else whose):
+            for _ in range(self.config.views_a_step):
+                total = total + self._of(self._view(images, streams), labels, streams)
         return total / self.config.views_a_step
 
     def _view(self, images: Tensor, streams: RowStreams) -> Tensor:
@@ -166,7 +173,7 @@ class IdentityLoss:
         3). With students the first term is a mean over all models (equation 6, equal weights).
         """
         terms = distance = torch.zeros(len(images), device=images.device)
-        with noise_from(streams), asked_for(labels):
+        with noise_from(streams):
             for _ in range(self.passes):
                 out = self.target(images)
                 terms = terms + self._term(out.logits, labels) / self.passes

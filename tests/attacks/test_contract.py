@@ -70,6 +70,7 @@ FINDS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.3,
         "statistics_weight": 1e-4,
         "jitter": 0,
+        "batch": 8,
     },
 }
 # What to add to them so that it stays where it starts; an attack without `iterations` says so here.

@@ -24,14 +24,15 @@ from mibench.attacks.deepinversion import (
 )
 from mibench.cell.request import Request
 from mibench.cell.resolve import check, resolve
-from mibench.data.images import ImageSet, to_float
 from mibench.errors import RequestError
 from mibench.inversion.attack import Problem
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
 from mibench.models.classifiers import Outputs
 from mibench.settings import scaled
 from mibench.streams import noise_like, stream
-from tests.kit.problems import RESOLUTION, public_images, reconstruct, tiny_classifier, tiny_problem
+from tests.defenses.test_contract import private
+from tests.kit import training
+from tests.kit.problems import CLASSES, RESOLUTION, reconstruct, tiny_classifier, tiny_problem
 
 Array = NDArray[np.float64]
 
@@ -66,10 +67,10 @@ def inputs_of(model: nn.Sequential, x: Tensor) -> Iterator[tuple[nn.Module, Arra
         x = layer(x)
 
 
-def wanted(model: nn.Sequential, image: Tensor, bank: Tensor, first_weight: float) -> float:
-    """Mean and biased variance of the joint batch, layer by layer."""
+def wanted(model: nn.Sequential, batch: Tensor, first_weight: float) -> float:
+    """Mean and biased variance of the batch, layer by layer."""
     total = 0.0
-    for number, (layer, x) in enumerate(inputs_of(model, torch.cat([bank, image[None]]))):
+    for number, (layer, x) in enumerate(inputs_of(model, batch)):
         mean, variance = x.mean((0, 2)), x.var((0, 2))
         running: Any = layer
         apart = np.linalg.norm(mean - running.running_mean.numpy())
@@ -78,41 +79,57 @@ def wanted(model: nn.Sequential, image: Tensor, bank: Tensor, first_weight: floa
     return total
 
 
-def test_the_distance_is_that_of_a_batch_of_the_image_and_the_bank() -> None:
-    model, own, bank = network(), images("own", 3), images("bank", 6)
+def test_the_distance_is_each_batchs_own() -> None:
+    model, own = network(), images("own", 12)
     layers = norms(model)
     assert len(layers) == 3
-    with recorded(layers) as of_bank:
-        model(bank)
-    with recorded(layers) as seen:
-        model(own)
-    found = statistics_distance(seen, of_bank, 10)
-    for image, distance in zip(own, found.tolist(), strict=True):
-        assert distance == pytest.approx(wanted(model, image, bank, 10), rel=1e-4)
+
+    def distance(*passes: Tensor) -> Tensor:
+        with recorded(layers) as moments:
+            for x in passes:
+                model(x)
+        return statistics_distance(moments, 4, 10)
+
+    found = distance(own)
+    for batch, each in zip(own.split(4), found.tolist(), strict=True):
+        assert each == pytest.approx(wanted(model, batch, 10), rel=1e-4)
     # Of several passes, as with views, it is the mean.
-    with recorded(layers) as passes:
-        for x in (own, own.flip(3)):
-            model(x)
-    with recorded(layers) as other:
-        model(own.flip(3))
-    both = (found + statistics_distance(other, of_bank, 10)) / 2
-    torch.testing.assert_close(statistics_distance(passes, of_bank, 10), both)
+    both = (found + distance(own.flip(3))) / 2
+    torch.testing.assert_close(distance(own, own.flip(3)), both)
     assert not torch.allclose(both, found)
 
 
+def test_images_like_the_training_ones_are_nearer_than_noise_and_grey() -> None:
+    """What the term is for. Beside a fixed bank of other images it says nothing of the one."""
+    model = training.classifier("test_resnet").train()
+    seen = private(256).images / 255
+    with torch.no_grad():
+        for batch in seen.repeat(8, 1, 1, 1).split(64):
+            model(batch)
+    layers = norms(model.eval())
+
+    def distance(batch: Tensor) -> float:
+        with torch.no_grad(), recorded(layers) as moments:
+            model(batch)
+        return statistics_distance(moments, 64, 1).item()
+
+    alike = distance(private(320).images[256:] / 255)
+    noise = distance(torch.rand(64, 3, 32, 32, generator=stream(0, "noise")))
+    grey = distance(torch.full((64, 3, 32, 32), 0.5))
+    assert alike < 0.5 * min(noise, grey), (alike, noise, grey)
+
+
 def test_a_training_batch_has_these_statistics() -> None:
-    """What BatchNorm itself takes of the joint batch while it trains."""
-    own, bank = images("own", 1), images("bank", 6)
+    """What BatchNorm itself takes of a batch while it trains."""
+    batch = images("own", 7)
     layer = nn.BatchNorm2d(3, momentum=1.0)
-    layer.train()(torch.cat([bank, own]))
+    layer.train()(batch)
     count = 7 * 64
     assert layer.running_var is not None
     layer.running_var.mul_((count - 1) / count)  # it keeps the unbiased variance
-    with recorded([layer.eval()]) as of_bank:
-        layer(bank)
-    with recorded([layer]) as seen:
-        layer(own)
-    assert statistics_distance(seen, of_bank, 1).item() == pytest.approx(0, abs=1e-5)
+    with recorded([layer.eval()]) as moments:
+        layer(batch)
+    assert statistics_distance(moments, 7, 1).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_hooks_are_gone_afterwards_also_after_an_error() -> None:
@@ -136,13 +153,13 @@ def test_hooks_are_gone_afterwards_also_after_an_error() -> None:
 
 
 def test_total_variation_by_numpy() -> None:
-    x = images("variation", 2, 6)
-    for image, found in zip(x.double().numpy(), total_variation(x).tolist(), strict=True):
+    x = images("variation", 6, 6).unflatten(0, (2, 3))
+    for batch, found in zip(x.double().numpy(), total_variation(x).tolist(), strict=True):
         pairs = (
-            np.diff(image, axis=1),
-            np.diff(image, axis=2),
-            image[:, 1:, 1:] - image[:, :-1, :-1],
-            image[:, 1:, :-1] - image[:, :-1, 1:],
+            np.diff(batch, axis=2),
+            np.diff(batch, axis=3),
+            batch[..., 1:, 1:] - batch[..., :-1, :-1],
+            batch[..., 1:, :-1] - batch[..., :-1, 1:],
         )
         assert found == pytest.approx(sum(float(np.sqrt((d**2).sum())) for d in pairs), rel=1e-5)
 
@@ -159,39 +176,41 @@ def test_images_are_rolled_and_mirrored_each_its_own_way(mirror: bool) -> None:
     assert torch.equal(rolled(x, draws, 0, False), x)
 
 
-def problem(count: int = 16, **options: Any) -> Problem:
-    return replace(tiny_problem(DeepInversion, (0, 3), **options), public=public_images(count))
+def problem(**options: Any) -> Problem:
+    return tiny_problem(DeepInversion, (0, 3), **options)
 
 
 def run(given: Problem, **fields: Any) -> Tensor:
-    return reconstruct(DeepInversion(DeepInversion.Config(**{"iterations": 2, **fields})), given)
+    few: dict[str, Any] = {"iterations": 2, "batch": 4}
+    return reconstruct(DeepInversion(DeepInversion.Config(**{**few, **fields})), given)
 
 
 def test_one_step_is_down_the_gradient_of_all_terms() -> None:
     """Adam's first step is the sign of the gradient, computed here from the terms themselves."""
     given = problem()
     target, _ = given.white_box()
-    model, layers, batch = target.model, norms(target.model), 8
-    fields: dict[str, Any] = {"learning_rate": 1e-2, "bank": batch - 1, "statistics_weight": 0.7}
+    model, layers, size = target.model, norms(target.model), 8
+    fields: dict[str, Any] = {"learning_rate": 1e-2, "batch": size, "statistics_weight": 0.7}
     fields |= {"first_weight": 3, "total_variation": 0.02, "l2": 0.5}
     found = run(given, iterations=1, **fields)
-    x = given.streams("start", 2).normal(3, RESOLUTION, RESOLUTION).requires_grad_(True)
-    seen = rolled(x, given.streams("jitter", 2).uniform(3), 2, True)
-    drawn = torch.randperm(16, generator=stream(given.seed, "bank"))[: batch - 1]
-    with torch.no_grad(), recorded(layers) as bank:
-        model(to_float(given.public.images[drawn]))
-    with recorded(layers) as own:
-        logits = model(seen * model.std + model.mean)
-    loss = F.cross_entropy(logits, torch.tensor([0, 0, 3, 3]), reduction="none")
-    loss = loss + 0.7 * batch * statistics_distance(own, bank, 3)
-    loss = loss + 0.02 * batch**0.5 * total_variation(x) + 0.5 * x.flatten(1).norm(dim=1)
-    (gradient,) = torch.autograd.grad(loss.sum(), x)
-    with torch.no_grad():
-        stepped = (x - 1e-2 * gradient.sign()) * model.std + model.mean
-    large = gradient.abs() > 1e-4 * gradient.abs().max()
-    assert large.float().mean() > 0.95
-    apart = (found.flatten(0, 1) - stepped.clamp(0, 1)).abs()
-    assert apart[large].max() < 1e-4
+    starts = given.streams("start", size).normal(3, RESOLUTION, RESOLUTION).split(size)
+    moves = given.streams("jitter", size).uniform(3).split(size)
+    others = (given.streams("labels").uniform(size) * CLASSES).long()
+    for place, label in enumerate((0, 3)):  # a batch of its own
+        x, labels = starts[place].requires_grad_(True), others[place]
+        labels[:2] = label
+        assert len(labels.unique()) > 2
+        with recorded(layers) as moments:
+            logits = model(rolled(x, moves[place], 2, True) * model.std + model.mean)
+        loss = F.cross_entropy(logits, labels) + 0.7 * statistics_distance(moments, size, 3)
+        loss = loss + 0.02 * total_variation(x[None]) + 0.5 * x.flatten(1).norm(dim=1).mean()
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        with torch.no_grad():
+            stepped = (x - 1e-2 * gradient.sign()) * model.std + model.mean
+        large = (gradient.abs() > 1e-4 * gradient.abs().max())[:2]
+        assert large.float().mean() > 0.95
+        apart = (found[place] - stepped.clamp(0, 1)[:2]).abs()
+        assert apart[large].max() < 1e-4
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -205,7 +224,7 @@ CHANGES: list[dict[str, Any]] = [
     {"total_variation": 1.0},
     {"l2": 5.0},
     {"jitter": 0},
-    {"bank": 3},
+    {"batch": 3},
 ]
 
 
@@ -247,17 +266,20 @@ def test_a_share_of_the_budget_is_one_of_both_sizes() -> None:
     assert scaled(DeepInversion.Config(), 0.1).coarse_iterations == 0
 
 
-def test_the_bank_is_drawn_of_all_public_images_and_asked_once_a_chunk() -> None:
-    """Sorted by identity, the first ones would be of a few people."""
+def test_every_image_of_the_batch_is_a_question_and_no_public_one_is() -> None:
     given = problem()
-    run(given, bank=5)
-    assert given.target.queries == 5 + 2 * 4
-    public = given.public
-    shuffled = torch.randperm(16, generator=stream(given.seed, "bank"))[:5]
-    kept = torch.zeros_like(public.images)
-    kept[shuffled] = public.images[shuffled]
-    others_black = replace(given, public=ImageSet(kept, public.labels, public.names))
-    assert torch.equal(run(others_black, bank=5), run(given, bank=5))
+    found = run(given, batch=5)
+    assert given.target.queries == 2 * 2 * 5
+    assert found.shape[:2] == (2, 2)
+    black = replace(given.public, images=torch.zeros_like(given.public.images))
+    assert torch.equal(run(replace(given, public=black), batch=5), found)
+
+
+def test_a_batch_holds_at_least_the_reconstructions() -> None:
+    attack = DeepInversion(DeepInversion.Config(batch=3, max_rows=10))
+    assert (attack.rows_per_identity(2), attack.rows_per_identity(5)) == (3, 5)
+    assert (attack.chunk(2), attack.chunk(5)) == (3, 2)
+    assert run(problem(), batch=2).shape == run(problem(), batch=3).shape
 
 
 class Noisy(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from mibench.attacks import rlb_mi
 from mibench.attacks.rlb_mi import Network, RlbMi, policy, reward, temperature_loss
 from mibench.inversion.attack import Problem
 from mibench.models.access import BlackBoxTarget
@@ -115,7 +116,7 @@ def made(samples: int = 1, labels: tuple[int, ...] = (0,), **fields: Any) -> tup
     return (images[:, :, 0, 0] - 0.5) * 4, given, torch.cat(prior.seen)
 
 
-# Ten actions a step, so that the agent is updated 60 times.
+# Ten actions a step, and as many updates after it.
 LEARNS: dict[str, Any] = {
     "samples": 10,
     "queries": 600,
@@ -138,6 +139,23 @@ def test_the_agent_learns_where_its_identity_is(label: int, way: int) -> None:
     assert seen[:600].abs().max() <= 1
     assert way * gain(seen) > 0.3
     assert given.target.queries == 600
+
+
+@pytest.mark.parametrize(("samples", "queries"), [(1, 40), (10, 40), (7, 40)])
+def test_there_is_an_update_for_each_image_asked_about(
+    samples: int, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as there are enough for a batch, whatever the number of reconstructions."""
+    updates: list[int] = []
+
+    def counted(optimizer: Any, loss: Tensor, parameters: list[Tensor]) -> None:
+        updates.append(len(parameters))
+
+    monkeypatch.setattr(rlb_mi, "follow", counted)
+    made(samples=samples, queries=queries, hidden=4, batch_size=20)
+    steps = [min(samples, queries - k) for k in range(0, queries, samples)]
+    learned = [n for k, n in enumerate(steps) if sum(steps[: k + 1]) >= 20]
+    assert updates.count(12) == updates.count(6) == updates.count(1) == sum(learned)
 
 
 def test_an_agent_that_cannot_move_does_not() -> None:

@@ -277,7 +277,7 @@ def test_a_question_names_an_identity_for_each_image() -> None:
             3 * 4 + 5 * 4,
         ),
         ("pixel", {"iterations": 3}, 0, 2 * 3 * 2),
-        ("deepinversion", {"iterations": 3, "bank": 5}, 5, 3 * 2),
+        ("deepinversion", {"iterations": 3, "batch": 5}, 0, 3 * 5),
         ("lookup", {}, 16, 0),
         ("lookup-label-only", {"copies": 2}, 3 * 16, 0),
     ],
