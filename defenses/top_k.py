@@ -10,6 +10,7 @@ from mibench.defenses._answers import as_logits, scores_of, with_label
 from mibench.errors import RequestError
 from mibench.models.classifiers import Classifier
 from mibench.training.defense import Defense, DefenseConfig, register_defense
+from mibench.training.loop import Job
 from mibench.types import DefenseCard
 
 
@@ -77,16 +78,20 @@ class TopK(Defense["TopK.Config"]):
     strength = "k"
     strengths = (0, 10, 5, 3, 2)
 
-    def build(self, model: Classifier) -> Classifier:
-        """Put the choice of scores behind the last layer.
+    def check(self, job: Job) -> None:
+        """Refuse a k that leaves nothing to hide.
 
         Raises:
-            RequestError: it has no more scores than are shown, so that nothing would be hidden.
+            RequestError: the target has no more scores than are shown.
         """
-        if self.config.k >= model.classes:
+        classes = job.model.classes
+        if self.config.k >= classes:
             raise RequestError(
-                f"top-k with {self.config.k} scores shows all {model.classes} of this target: "
-                f"choose fewer (defense.k=1 to {model.classes - 1}), or none as the defense"
+                f"top-k with {self.config.k} scores shows all {classes} of this target: choose "
+                f"fewer (defense.k=1 to {classes - 1}), or none as the defense"
             )
+
+    def build(self, model: Classifier) -> Classifier:
+        """Put the choice of scores behind the last layer."""
         model.output = Largest(self.config.k)
         return model

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mibench.cell.request import Request
+from mibench.cell.resolve import check, resolve
 from mibench.defenses._answers import LEAST
 from mibench.defenses.label_only import LabelOf
 from mibench.defenses.rounding import Rounded
@@ -58,9 +60,25 @@ def test_top_k(k: int, scores: tuple[float, ...], shown: tuple[float, ...]) -> N
 
 @pytest.mark.parametrize("k", [4, 5])
 def test_a_top_k_that_would_hide_nothing_is_refused(k: int) -> None:
+    given = job(private(), TrainingConfig(epochs=1, batch_size=16), classifier(), stream(0, "same"))
     with pytest.raises(RequestError, match=f"{k} scores shows all 4 of this target.*k=1 to 3"):
-        TopK(TopK.Config(k=k)).build(classifier())
-    assert TopK(TopK.Config(k=3)).build(classifier()).output is not None
+        train(given, TopK(TopK.Config(k=k)))
+    TopK(TopK.Config(k=3)).check(given)
+
+
+def test_what_top_k_hides_is_known_when_there_are_identities() -> None:
+    """A request is looked at before its data are, on a target of two classes."""
+    for k in (2, 10):
+        check(
+            resolve(
+                Request(
+                    protocol="synthfaces-32",
+                    attack="lookup-label-only",
+                    defense="top-k",
+                    overrides={"defense.k": k},
+                )
+            )
+        )
 
 
 def test_label_only() -> None:
