@@ -17,11 +17,12 @@ function recordOf(protocol, file) {
 }
 
 // What filters know of a row or picture: what its records are of, or what it tells itself.
+const facetNames = all(".facet").map((facet) => facet.dataset.facet);
 function facetsOf(place) {
   if (place.dataset.facets) return JSON.parse(place.dataset.facets);
-  const protocol = protocolOf(place), records = filesOf(one("[data-file], [data-files]", place)).map((file) => recordOf(protocol, file));
-  const names = all(".facet").map((facet) => facet.dataset.facet);
-  return Object.fromEntries(names.map((name) => [name, records.map((record) => record[name])]));
+  const protocol = protocolOf(place);
+  const records = filesOf(one("[data-file], [data-files]", place)).map((file) => ({ protocol, ...data.records[protocol][file] }));
+  return Object.fromEntries(facetNames.map((name) => [name, records.map((record) => record[name])]));
 }
 
 // Filters: a row that says nothing about a facet passes it.
