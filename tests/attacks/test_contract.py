@@ -226,8 +226,10 @@ class Scaled(IdentityLoss):
     def __init__(self, loss: IdentityLoss, scale: float) -> None:
         self.loss, self.scale = loss, scale
 
-    def __call__(self, images: Tensor, labels: Tensor, streams: RowStreams) -> Tensor:
-        return self.scale * self.loss(images, labels, streams)
+    def __call__(
+        self, images: Tensor, labels: Tensor, streams: RowStreams, whose: Tensor | None = None
+    ) -> Tensor:
+        return self.scale * self.loss(images, labels, streams, whose)
 
 
 def gains(name: str, options: dict[str, Any], scale: float = 1) -> Tensor:

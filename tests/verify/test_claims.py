@@ -19,12 +19,12 @@ from torch import Tensor
 
 import mibench
 from mibench import metrics, protocols
+from mibench.cell import run
 from mibench.cell.stage import Bench
 from mibench.leaderboard.checks import faults
 from mibench.leaderboard.parsing import parse
 from mibench.leaderboard.records import load
 from mibench.record import FLOOR_PRIOR, MetricValue
-from mibench.verify import recompute
 from mibench.verify.compare import compare
 from mibench.verify.retrain import _seed_spread, compare_runs
 from tests.conftest import TINY
@@ -269,7 +269,7 @@ def test_data_are_read_once_for_numbers_and_picture(
             made.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(recompute, "Bench", Counted)
+    monkeypatch.setattr(run, "Bench", Counted)
     board = tmp_path / "board"
     assert invoke("add", run_folder, "--folder", board, "--store", finished[1]).exit_code == 0
     assert (board / "galleries/tiny/gmi_none_test_resnet_seed0.png").exists()
