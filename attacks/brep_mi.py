@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mibench.inversion.allowance import Allowance
+from mibench.inversion.allowance import Allowance, check_pool
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
 from mibench.inversion.selection import Pool, scored_pool
+from mibench.priors import PriorKind
 from mibench.streams import RowStreams
 from mibench.types import BUDGETED, AttackCard
 
@@ -64,8 +66,8 @@ class BrepMi(Attack["BrepMi.Config"]):
             ge=1,
             le=10**12,
             description="images that the target is asked about for an identity, at most, all its "
-            "reconstructions together; those of the pool, which are asked about once for all "
-            "identities, are not among them",
+            "reconstructions together; those of a pool that are asked about once for all "
+            "identities are not among them",
             json_schema_extra=BUDGETED,
         )
         pool: int | None = Field(
@@ -95,6 +97,11 @@ class BrepMi(Attack["BrepMi.Config"]):
             1000, ge=1, le=10**9, description="steps at one radius, after which a run ends"
         )
         clip: float = Field(1.5, gt=0, le=1e30, description="latents are clamped to ± this")
+
+    @classmethod
+    def check_prior(cls, config: Config, kind: type[PriorKind[Any]]) -> None:
+        """A pool of a prior that makes images of identities is within an identity's queries."""
+        check_pool(config, config.pool, config.queries, kind)
 
     def pool(self, problem: Problem) -> Pool | None:
         """Latents with their labels, the same for all identities."""

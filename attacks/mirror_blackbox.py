@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from mibench.inversion.allowance import Allowance
+from mibench.inversion.allowance import Allowance, check_pool
 from mibench.inversion.attack import Attack, AttackConfig, Problem, register_attack
 from mibench.inversion.selection import Pool, scored_pool
+from mibench.priors import PriorKind
 from mibench.streams import RowStreams, stream
 from mibench.types import BUDGETED, AttackCard
 
@@ -69,8 +72,8 @@ class MirrorBlackbox(Attack["MirrorBlackbox.Config"]):
             ge=1,
             le=10**12,
             description="images that the target is asked about for an identity, at most, all its "
-            "reconstructions together; those of the pool, which are asked about once for all "
-            "identities, are not among them",
+            "reconstructions together; those of a pool that are asked about once for all "
+            "identities are not among them",
             json_schema_extra=BUDGETED,
         )
         population: int = Field(
@@ -92,6 +95,11 @@ class MirrorBlackbox(Attack["MirrorBlackbox.Config"]):
         box: float = Field(
             1.0, gt=0, le=1e30, description="half width of the box around their mean, in σ, too"
         )
+
+    @classmethod
+    def check_prior(cls, config: Config, kind: type[PriorKind[Any]]) -> None:
+        """A pool of a prior that makes images of identities is within an identity's queries."""
+        check_pool(config, config.pool, config.queries, kind)
 
     def pool(self, problem: Problem) -> Pool | None:
         """Latents in the box with their scores, those of the image as it is."""

@@ -209,6 +209,7 @@ def resolve(request: Request, *, without: Collection[str] = ()) -> Cell:
             f"{shown(PRIORS.name_of(prior_kind))} tells no identities apart; leave it out, or "
             "choose another one with --prior"
         )
+    attack_class.check_prior(attack_config, prior_kind)
     prior_name, prior_modules = PRIORS.name_of(prior_kind), PRIORS.files_of(prior_kind)
     prior_source = outside_digest(prior_kind, *prior_modules)
     if prior_kind is GivenKind and given is not None and given.prior is not None:

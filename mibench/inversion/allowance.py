@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mibench.inversion.attack import Problem
+from mibench.errors import RequestError
+from mibench.inversion.attack import AttackConfig, Problem
 from mibench.inversion.selection import ROWS
 from mibench.models.access import asked_for
+from mibench.priors import PriorKind
 from mibench.streams import RowStreams
 
 # What is wanted of the target's answer, ``(n, …)``, for images, their identities and streams.
 Answer = Callable[[Tensor, Tensor, RowStreams], Tensor]
+
+
+def check_pool(
+    config: AttackConfig, pool: int | None, queries: int, kind: type[PriorKind[Any]]
+) -> None:
+    """Refuse, before any work, a pool that takes more than the queries of an identity.
+
+    Only the pool of a prior that makes images of identities is among these.
+
+    Args:
+        config: says how often each image is asked about.
+        pool: its latents; None: there is none.
+        queries: images that may be asked about for an identity.
+
+    Raises:
+        RequestError: says what to set.
+    """
+    times = config.repeats.times if config.repeat else 1
+    if kind.of_identities and pool is not None and pool * times > queries:
+        raise RequestError(
+            f"attack.pool: {pool:,} latents are more than the {queries // times:,} images that may "
+            f"be asked about for an identity (attack.queries={queries}), and {kind.title} makes "
+            "images of identities, so that the pool's are each identity's own: set attack.pool "
+            "lower or to null, attack.queries higher, or choose another prior"
+        )
 
 
 class Allowance:
@@ -21,7 +49,8 @@ class Allowance:
 
     Args:
         problem: what is attacked; its labels are those of a chunk.
-        queries: images that may be asked about for an identity, all its runs together.
+        queries: images that may be asked about for an identity, all its runs together, and those
+            of the pool that were asked about for it alone.
         runs: runs of an identity, which share them evenly; the first ones get what is left over.
 
     Attributes:
@@ -34,7 +63,8 @@ class Allowance:
         self.problem = problem
         self.labels = problem.labels.repeat_interleave(runs)
         place = torch.arange(runs, device=problem.device).repeat(len(problem.labels))
-        queries //= problem.target.times
+        own = 0 if problem.pool is None else problem.pool.own
+        queries = max(0, queries // problem.target.times - own)
         self.left = (queries + runs - 1 - place).div(runs, rounding_mode="floor")
         self._noise = problem.streams("noise", runs)
 

@@ -93,7 +93,7 @@ class Problem:
         samples: reconstructions wanted per identity.
         public: public images; their labels are public identities.
         seed: seed of the attack's streams.
-        pool: latents that the target was asked about for all identities, where the attack has any.
+        pool: latents that the target was asked about before, where the attack has any.
     """
 
     target: TargetAccess
@@ -215,6 +215,14 @@ class Attack(ABC, Generic[Config_co]):
             RequestError: says why, and what it needs.
         """
 
+    @classmethod
+    def check_prior(cls, config: Config_co, kind: type[PriorKind[Any]]) -> None:  # type: ignore[misc]
+        """Refuse, before any work, options that a kind of prior does not go with.
+
+        Raises:
+            RequestError: says why, and what to set.
+        """
+
     @abstractmethod
     def invert(self, problem: Problem) -> Tensor:
         """Reconstruct the identities of one chunk: ``(labels, samples, 3, h, w)`` in [0, 1].
@@ -224,7 +232,7 @@ class Attack(ABC, Generic[Config_co]):
         """
 
     def pool(self, problem: Problem) -> Pool | None:
-        """Latents that the target is asked about once, for all identities; None: there are none.
+        """Latents that the target is asked about before :meth:`invert`; None: there are none.
 
         Here they are those of the initial selection.
         """

@@ -58,17 +58,20 @@ class SelectionConfig(Frozen):
 
 @dataclass(frozen=True)
 class Pool:
-    """Latents that the target was asked about once, for all identities.
+    """Latents that the target was asked about before the attack.
 
     Attributes:
         latents: ``(size, d)``.
         scores: the target's for their images ``(size, classes)``; of one that gives labels alone, 1
             for the label and 0 for the others. Of a prior that makes images of identities they are
             each identity's own for its own images.
+        own: images that the target was asked about for each identity alone: none, but of a prior
+            that makes images of identities.
     """
 
     latents: Tensor
     scores: Tensor
+    own: int = 0
 
     def best(self, labels: Tensor, n: int) -> Tensor:
         """The ``n`` latents that score highest for each identity ``(labels, n, d)``, best first."""
@@ -95,8 +98,8 @@ def scored_pool(
 ) -> Pool:
     """Draw latents, which depend on the seed alone and so are the same for every target.
 
-    A prior that makes images of identities makes the latents' images of each, and the target scores
-    all of these: so many queries more.
+    Their images, and the queries, are shared by all identities; but where the prior makes images of
+    identities, the target is asked about each one's own, for it alone.
 
     Args:
         labels: the attacked identities ``(k,)``.
@@ -125,11 +128,13 @@ def scored_pool(
         else:
             seen = torch.full((len(rows), target.classes), -torch.inf, device=device)
             for y in labels:
-                x = prior.images(z, y.expand(len(rows)))
-                seen[:, y] = scored(x, rows, int(y))[:, y]
+                of = y.expand(len(rows))
+                with asked_for(of):
+                    seen[:, y] = scored(prior.images(z, of), rows, int(y))[:, y]
         latents.append(z)
         scores.append(seen)
-    return Pool(torch.cat(latents), torch.cat(scores))
+    own = 0 if prior.classes is None else size * (2 if mirror else 1)
+    return Pool(torch.cat(latents), torch.cat(scores), own)
 
 
 @torch.no_grad()

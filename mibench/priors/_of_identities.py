@@ -84,6 +84,8 @@ class ConditionalPrior(Prior):
 class ConditionalKind(PriorKind[C], Generic[C]):
     """A kind of such priors, which starts from the general GAN or from scratch."""
 
+    of_identities = True
+
     @classmethod
     def check(cls, resolution: int) -> None:
         """Its networks double a small map."""

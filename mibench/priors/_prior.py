@@ -185,6 +185,7 @@ class PriorKind(ABC, Generic[C]):
         stream: name of its random stream; None: the kind's own name.
         scores_realism: whether its priors have :meth:`Prior.realism`.
         tells_identities: whether its priors have :meth:`Prior.logits`.
+        of_identities: whether its priors make images of identities (:attr:`Prior.classes`).
     """
 
     Config: ClassVar[type[PriorConfig]] = PriorConfig
@@ -193,6 +194,7 @@ class PriorKind(ABC, Generic[C]):
     stream: ClassVar[str | None] = None
     scores_realism: ClassVar[bool] = False
     tells_identities: ClassVar[bool] = False
+    of_identities: ClassVar[bool] = False
 
     def __init__(self, config: C) -> None:
         self.config = config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ from torch import Tensor
 from mibench.attacks.brep_mi import BrepMi
 from mibench.attacks.mirror_blackbox import MirrorBlackbox
 from mibench.attacks.rlb_mi import RlbMi
+from mibench.cell.request import Request
+from mibench.cell.resolve import Cell, resolve
+from mibench.errors import RequestError
 from mibench.inversion.allowance import Allowance
 from mibench.inversion.attack import Attack
 from mibench.settings import scaled
 from mibench.streams import RowStreams
-from tests.kit.problems import LATENT, reconstruct, tiny_problem
+from tests.kit.problems import LATENT, OfIdentities, reconstruct, tiny_problem
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,41 @@ def test_no_attack_asks_one_question_too_many(
     assert given.target.queries == sum(own) + (fields.get("pool") or 0)
     if attack is not BrepMi:  # whose steps are of `directions` questions, or none
         assert own[0] == own[4] == queries
+
+
+@pytest.mark.parametrize(("attack", "fields"), [each for each in FEW if each[1].get("pool")])
+@pytest.mark.parametrize("queries", [20, 23, 61])
+def test_a_pool_of_an_identity_is_of_its_queries(
+    attack: type[Attack[Any]], fields: dict[str, Any], queries: int
+) -> None:
+    given = replace(tiny_problem(attack, (4, 0), samples=3), prior=OfIdentities())
+    reconstruct(attack(attack.Config(**fields, queries=queries)), given)
+    own = given.target.own_queries.tolist()
+    assert own[1:4] == [0, 0, 0]
+    assert min(own[0], own[4]) >= 20
+    assert max(own) <= queries
+    assert given.target.queries == sum(own)
+    if attack is not BrepMi:
+        assert own[0] == own[4] == queries
+
+
+@pytest.mark.parametrize("attack", ["brep-mi", "mirror-blackbox"])
+def test_a_pool_of_an_identity_that_exceeds_its_queries_is_refused_at_once(attack: str) -> None:
+    def resolved(name: str = attack, prior: str | None = "t-acgan", **fields: int) -> Cell:
+        overrides = {f"attack.{field}": value for field, value in fields.items()}
+        request = Request(protocol="synthfaces-32", attack=name, prior=prior, overrides=overrides)
+        return resolve(request)
+
+    for within in (
+        resolved(pool=300, queries=300),
+        resolved(pool=301, queries=300, prior=None),  # asked about once for all identities
+        resolved(f"{attack}+repeat", pool=10, queries=320),
+    ):
+        assert within.attack.base == attack
+    with pytest.raises(RequestError, match=r"attack.pool: 301 .* 300 images .* set attack.pool"):
+        resolved(pool=301, queries=300)
+    with pytest.raises(RequestError, match=r"attack.pool: 10 .* 9 images"):
+        resolved(f"{attack}+repeat", pool=10, queries=319)
 
 
 def test_a_share_of_the_budget_is_a_share_of_the_queries() -> None:

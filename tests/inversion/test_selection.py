@@ -17,10 +17,10 @@ from mibench.data.views import Views
 from mibench.inversion import selection
 from mibench.inversion.attack import Attack, Problem
 from mibench.inversion.selection import CROPS, Pool, SelectionConfig, scored_pool, surest
-from mibench.priors import Prior
+from mibench.models.access import TargetAccess
 from mibench.progress import SILENT
 from mibench.settings import scaled
-from tests.kit.problems import CPU, reconstruct, tiny_classifier, tiny_prior, tiny_problem
+from tests.kit.problems import CPU, OfIdentities, reconstruct, tiny_classifier, tiny_problem
 
 
 def scores(images: Tensor) -> Tensor:
@@ -57,6 +57,8 @@ def test_a_pool_is_scored_on_image_and_mirror_image_and_counted() -> None:
     wanted = (scores(x) + scores(x.flip(3))) / 2
     torch.testing.assert_close(pool.scores, wanted, atol=1e-5, rtol=1e-4)
     assert given.target.queries == 2 * 600
+    assert given.target.own_queries.tolist() == [0] * 5
+    assert pool.own == 0
     plain, other = pool_of(600, mirror=False)
     torch.testing.assert_close(plain.scores, scores(x), atol=1e-5, rtol=1e-4)
     assert other.target.queries == 600
@@ -65,33 +67,18 @@ def test_a_pool_is_scored_on_image_and_mirror_image_and_counted() -> None:
     assert not torch.equal(pool_of(8, seed=1)[0].latents, pool.latents[:8])
 
 
-class OfIdentities(Prior):
-    """The tiny prior of identities, which writes down whose images it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made, self.asked = tiny_prior("conditional-gan"), set[int]()
-        self.size, self.classes = self.made.size, self.made.classes
-
-    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        assert labels is not None
-        self.asked |= set(labels.tolist())
-        return self.made.images(latents, labels)
-
-    def description(self) -> dict[str, Any]:
-        return {}
-
-
 def test_a_pool_of_a_prior_of_identities_is_scored_for_each_attacked_one() -> None:
-    def pool_for(*labels: int) -> tuple[Pool, OfIdentities, int]:
+    def pool_for(*labels: int) -> tuple[Pool, OfIdentities, TargetAccess]:
         given, prior = tiny_problem(Gmi), OfIdentities()
         how: dict[str, Any] = {"seed": 0, "mirror": True, "device": CPU, "progress": SILENT}
         pool = scored_pool(given.black_box(), prior, torch.tensor(labels), 40, **how)
-        return pool, prior, given.target.queries
+        return pool, prior, given.target
 
-    pool, prior, queries = pool_for(1, 3)
+    pool, prior, target = pool_for(1, 3)
     assert prior.asked == {1, 3}
-    assert queries == 2 * 40 * 2
+    assert target.queries == 2 * 40 * 2
+    assert target.own_queries.tolist() == [0, 40 * 2, 0, 40 * 2, 0]
+    assert pool.own == 40 * 2
     for label in (1, 3):
         with torch.no_grad():
             x = prior.images(pool.latents, torch.full((40,), label))

@@ -146,6 +146,23 @@ def tiny_surrogate(seed: int) -> Classifier:
     return _frozen("test_resnet", seed, True, True, torch.get_default_dtype())
 
 
+class OfIdentities(Prior):
+    """The tiny prior of identities, which writes down whose images it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.asked = tiny_prior("conditional-gan"), set[int]()
+        self.size, self.classes = self.made.size, self.made.classes
+
+    def images(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert labels is not None
+        self.asked |= set(labels.tolist())
+        return self.made.images(latents, labels)
+
+    def description(self) -> dict[str, Any]:
+        return {}
+
+
 def tiny_problem(
     attack: type[Attack[Any]],
     labels: Sequence[int] = (0, 1, 2),

@@ -88,6 +88,7 @@ def test_it_draws_images(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prior_of_identities_is_told_which(name: str) -> None:
     prior = trained(name)
+    assert PRIORS.get(name).of_identities == (prior.classes is not None)
     if prior.classes is None:
         pytest.skip("it knows no labels")
     assert prior.classes == CLASSES
