@@ -27,6 +27,7 @@ _PATTERNS = {
     "attack": re.compile(
         f"(?:improved-(?:{_WORDS}|{_CLASS})|(?:{_WORDS}|{_CLASS})(?:\\+lom|\\+ma)?)"
         "(?:\\+taa|\\+paa)?(?:\\+untrap)?"
+        f"|(?!improved-)(?:{_WORDS}|{_CLASS})\\+repeat"
     ),
 }
 _SHARD = re.compile(r"reconstructions(\.[0-9]{5})?\.safetensors")

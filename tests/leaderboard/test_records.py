@@ -13,7 +13,7 @@ import pytest
 from mibench import protocols
 from mibench.errors import MibenchError
 from mibench.leaderboard.checks import faults, warnings
-from mibench.leaderboard.names import cell_name
+from mibench.leaderboard.names import cell_name, name_faults
 from mibench.leaderboard.parsing import parse
 from mibench.leaderboard.records import disagreements, load, schema
 from mibench.protocols import PROTOCOLS
@@ -23,6 +23,7 @@ from mibench.verify.settings import check, foreign
 from tests.conftest import TINY
 from tests.kit import board_records
 from tests.kit.board_records import accuracy, diverged, file_all, filed, hits_of, metric
+from tests.kit.methods import attack_names
 
 pytestmark = pytest.mark.usefixtures("tiny")
 Data = dict[str, Any]
@@ -204,6 +205,31 @@ def test_a_forged_record_is_refused(
     assert outcome.status == "refused"
     assert any(re.search(reason, each) for each in outcome.reasons), outcome.reasons
     assert not (tmp_path / "board").exists()
+
+
+def name_of_attack_refused(name: str) -> bool:
+    data = record_data()
+    data["attack"]["name"] = name
+    return any(each.startswith("attack.name") for each in name_faults(Record.model_validate(data)))
+
+
+@pytest.mark.parametrize("name", [*attack_names(), "Mine", "improved-Mine+paa", "Mine+repeat"])
+def test_whatever_an_attack_can_be_called_boards_take(name: str) -> None:
+    assert not name_of_attack_refused(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lookup+repeat+repeat",
+        "lookup+repeat+lom",
+        "gmi+lom+repeat",
+        "improved-gmi+repeat",
+        "+repeat",
+    ],
+)
+def test_what_no_attack_can_be_called_is_refused(name: str) -> None:
+    assert name_of_attack_refused(name)
 
 
 def test_a_rounding_error_is_no_forgery() -> None:
