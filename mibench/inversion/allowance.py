@@ -50,7 +50,7 @@ class Allowance:
     Args:
         problem: what is attacked; its labels are those of a chunk.
         queries: images that may be asked about for an identity, all its runs together, and those
-            that were asked about for it before, as in a pool of its own.
+            of the pool that were asked about for it alone.
         runs: runs of an identity, which share them evenly; the first ones get what is left over.
 
     Attributes:
@@ -63,9 +63,9 @@ class Allowance:
         self.problem = problem
         self.labels = problem.labels.repeat_interleave(runs)
         place = torch.arange(runs, device=problem.device).repeat(len(problem.labels))
-        asked = problem.target.own_queries.to(problem.device)[self.labels]
-        images = (queries - asked).clamp_min(0) // problem.target.times
-        self.left = (images + runs - 1 - place).div(runs, rounding_mode="floor")
+        own = 0 if problem.pool is None else problem.pool.own
+        queries = max(0, queries // problem.target.times - own)
+        self.left = (queries + runs - 1 - place).div(runs, rounding_mode="floor")
         self._noise = problem.streams("noise", runs)
 
     @torch.no_grad()

@@ -65,10 +65,13 @@ class Pool:
         scores: the target's for their images ``(size, classes)``; of one that gives labels alone, 1
             for the label and 0 for the others. Of a prior that makes images of identities they are
             each identity's own for its own images.
+        own: images that the target was asked about for each identity alone: none, but of a prior
+            that makes images of identities.
     """
 
     latents: Tensor
     scores: Tensor
+    own: int = 0
 
     def best(self, labels: Tensor, n: int) -> Tensor:
         """The ``n`` latents that score highest for each identity ``(labels, n, d)``, best first."""
@@ -130,7 +133,8 @@ def scored_pool(
                     seen[:, y] = scored(prior.images(z, of), rows, int(y))[:, y]
         latents.append(z)
         scores.append(seen)
-    return Pool(torch.cat(latents), torch.cat(scores))
+    own = 0 if prior.classes is None else size * (2 if mirror else 1)
+    return Pool(torch.cat(latents), torch.cat(scores), own)
 
 
 @torch.no_grad()

@@ -58,6 +58,7 @@ def test_a_pool_is_scored_on_image_and_mirror_image_and_counted() -> None:
     torch.testing.assert_close(pool.scores, wanted, atol=1e-5, rtol=1e-4)
     assert given.target.queries == 2 * 600
     assert given.target.own_queries.tolist() == [0] * 5
+    assert pool.own == 0
     plain, other = pool_of(600, mirror=False)
     torch.testing.assert_close(plain.scores, scores(x), atol=1e-5, rtol=1e-4)
     assert other.target.queries == 600
@@ -77,6 +78,7 @@ def test_a_pool_of_a_prior_of_identities_is_scored_for_each_attacked_one() -> No
     assert prior.asked == {1, 3}
     assert target.queries == 2 * 40 * 2
     assert target.own_queries.tolist() == [0, 40 * 2, 0, 40 * 2, 0]
+    assert pool.own == 40 * 2
     for label in (1, 3):
         with torch.no_grad():
             x = prior.images(pool.latents, torch.full((40,), label))
