@@ -10,17 +10,37 @@ command writes, without the notes below its table.
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
-from click.testing import CliRunner
+import click
 
-from mibench.cli.leaderboard import leaderboard_commands
+from mibench.cli.known import defense_facts
+from mibench.cli.leaderboard import board_cards, conditions_of, export, table_of
+from mibench.errors import RequestError
 from mibench.files import write_atomic
+from mibench.leaderboard.board import Board
+from mibench.leaderboard.build import boards
+from mibench.leaderboard.formats import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(r"(<!-- table: (?P<options>.*?) -->\n)(?P<table>.*?)(<!-- end -->)", re.DOTALL)
+
+
+@functools.cache
+def all_boards() -> Mapping[str, Board]:
+    """The boards by protocol: they are made once for all tables, which takes a while.
+
+    Raises:
+        SystemExit: there are records that cannot be taken.
+    """
+    made = boards(ROOT / "leaderboards", board_cards(), defense_facts())
+    if made.problems:
+        raise SystemExit("\n".join(made.problems))
+    return {board.protocol: board for board in made.boards}
 
 
 def exported(options: str) -> str:
@@ -29,12 +49,17 @@ def exported(options: str) -> str:
     Raises:
         SystemExit: the options in the document are wrong.
     """
-    folder = str(ROOT / "leaderboards")
-    command = ["export", *shlex.split(options), "--folder", folder]
-    result = CliRunner().invoke(leaderboard_commands, command)
-    if result.exit_code:
-        raise SystemExit(f"export {options}: {result.output or result.exception}")
-    return "".join(line for line in result.output.splitlines(True) if line.startswith("|"))
+    try:
+        given = export.make_context("export", shlex.split(options)).params
+        table = table_of(
+            all_boards()[given["protocol"]],
+            given["table"],
+            conditions_of(given["conditions"]),
+            given["columns"],
+        )
+    except (click.ClickException, RequestError, KeyError) as error:
+        raise SystemExit(f"export {options}: {error}") from error
+    return "".join(line for line in markdown(table).splitlines(True) if line.startswith("|"))
 
 
 def with_tables(text: str) -> str:

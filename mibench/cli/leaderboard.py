@@ -72,7 +72,11 @@ def build(folder: str, check: bool) -> None:
     from mibench.cli.known import defense_facts, papers
     from mibench.leaderboard import build as building
 
-    place, cards, known = boards_folder(folder, "--folder"), _cards(), (papers(), defense_facts())
+    place, cards, known = (
+        boards_folder(folder, "--folder"),
+        board_cards(),
+        (papers(), defense_facts()),
+    )
     if check:
         stale, problems = building.stale(place, cards, *known)
         for name in stale:
@@ -351,7 +355,7 @@ def export(
     from mibench.leaderboard.names import RECORDS
     from mibench.registry import closest
 
-    wanted, place = _conditions(conditions), boards_folder(folder, "--folder")
+    wanted, place = conditions_of(conditions), boards_folder(folder, "--folder")
     drawn = None if figure is None else _figure_place(figure)
     there = sorted(each.name for each in (place / RECORDS).glob("*") if each.is_dir())
     if there and protocol not in there:  # before all records are read
@@ -360,30 +364,41 @@ def export(
     from mibench.cli.known import defense_facts
     from mibench.leaderboard.build import boards
     from mibench.leaderboard.formats import FORMATS as WRITERS
-    from mibench.leaderboard.formats import columns_of, rows_of
 
-    made = boards(place, _cards(), defense_facts())
+    made = boards(place, board_cards(), defense_facts())
     found = {board.protocol: board for board in made.boards}
     if protocol not in found:
         raise RequestError(f"no record of {protocol!r} in {folder} can be taken")
     if drawn is not None:
         _write_figure(found[protocol], plot, wanted, drawn)
     else:
-        tables = {each.key: each for each in found[protocol].tables}
-        if table not in tables:
-            raise RequestError(
-                f"the board of {protocol} has no table {table}: it has no records of that access; "
-                f"there are {', '.join(tables)}"
-            )
-        chosen: Table = rows_of(tables[table], wanted)
-        if columns:
-            chosen = columns_of(chosen, [key.strip() for key in columns.split(",")])
+        chosen = table_of(found[protocol], table, wanted, columns)
         click.echo(WRITERS[shape](chosen), nl=False)
     if made.problems:
         raise MibenchError(_left_out(made.problems).lstrip("\n"))
 
 
-def _conditions(texts: Sequence[str]) -> dict[str, set[str]]:
+def table_of(
+    board: Board, table: str, wanted: Mapping[str, Collection[str]], columns: str | None
+) -> Table:
+    """A table of a board with the wanted rows and, if any are named, columns ``"A,B,C"``.
+
+    Raises:
+        RequestError: there is no such table, row or column.
+    """
+    from mibench.leaderboard.formats import columns_of, rows_of
+
+    tables = {each.key: each for each in board.tables}
+    if table not in tables:
+        raise RequestError(
+            f"the board of {board.protocol} has no table {table}: it has no records of that "
+            f"access; there are {', '.join(tables)}"
+        )
+    chosen = rows_of(tables[table], wanted)
+    return columns_of(chosen, [key.strip() for key in columns.split(",")]) if columns else chosen
+
+
+def conditions_of(texts: Sequence[str]) -> dict[str, set[str]]:
     """``COLUMN=VALUE`` texts as the values that each column may have."""
     found: dict[str, set[str]] = {}
     for text in texts:
@@ -425,7 +440,7 @@ def schema_() -> None:
     click.echo(schema(), nl=False)
 
 
-def _cards() -> dict[str, BoardCard]:
+def board_cards() -> dict[str, BoardCard]:
     """What the board of each protocol shows."""
     from mibench.protocols import PROTOCOLS
 

@@ -45,9 +45,8 @@ def oddity(
     pending: list[tuple[str, Any, int]] = [("", data, 0)]
     while pending:
         place, value, depth = pending.pop()
-        where = repr(place[:60]) if place else "it"  # repr: it holds names that were not looked at
         if depth > deepest:
-            return f"{where} is nested deeper than {deepest} levels"
+            return f"{_where(place)} is nested deeper than {deepest} levels"
         if isinstance(value, dict):
             for key, each in value.items():
                 pending.append((f"{place}.{key}".lstrip("."), each, depth + 1))
@@ -56,15 +55,23 @@ def oddity(
             pending += [(place, each, depth + 1) for each in value]
         elif isinstance(value, int | float) and not -largest <= value <= largest:
             shown = "an integer of many digits" if isinstance(value, int) else repr(value)
-            return f"{where}: {shown} is no number that a board can show"
+            return f"{_where(place)}: {shown} is no number that a board can show"
         elif isinstance(value, str):
             if len(value) > longest:
-                return f"{where}: a text has {len(value)} characters, more than {longest}"
+                return f"{_where(place)}: a text has {len(value)} characters, more than {longest}"
             if not value.isprintable():  # printable texts, most of all, need no second look
                 for each in value:
                     if unicodedata.category(each) in unshown:
-                        return f"{where} holds a character that is not shown, U+{ord(each):04X}"
+                        return (
+                            f"{_where(place)} holds a character that is not shown, "
+                            f"U+{ord(each):04X}"
+                        )
     return ""
+
+
+def _where(place: str) -> str:
+    """A place within some JSON, for a message; repr, as it holds names that were not looked at."""
+    return repr(place[:60]) if place else "it"
 
 
 def number(value: Any) -> float | None:

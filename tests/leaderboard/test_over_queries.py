@@ -153,7 +153,7 @@ def test_the_figure_is_built_and_on_the_page_and_can_be_exported(
     assert plot["across"] == "queries an identity"
     assert [each["facets"] for each in plot["curves"]] == [{"attack": ["edges"]}]
     assert '<td class="measured">1,000</td>' in page, "for who cannot see the plot"
-    monkeypatch.setattr("mibench.cli.leaderboard._cards", lambda: {"tiny": TINY.board})
+    monkeypatch.setattr("mibench.cli.leaderboard.board_cards", lambda: {"tiny": TINY.board})
     out = tmp_path / "queries.svg"
     options = ("--folder", str(folder), "--protocol", "tiny", "--plot", "queries")
     result = invoke("leaderboard", "export", *options, "--figure", str(out))
