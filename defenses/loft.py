@@ -74,9 +74,9 @@ class Loft(Defense["Loft.Config"]):
             "The backbone starts where the protocol's target starts; the authors' is trained on "
             "MS-Celeb-1M first. Optimizer, schedule and augmentation are the protocol's, too.",
         ),
-        adaptive_attack="improved-gmi",
-        adaptive_note="It maximises logits, matches the features before the neck, which have their "
-        "full rank, and attacks students without a neck.",
+        adaptive_attack="ppa+ma",
+        adaptive_note="Students have no neck and no tanh, so that what saturates in the network "
+        "does not in them; PPA finds more through both than through the network alone.",
     )
 
     class Config(DefenseConfig):
