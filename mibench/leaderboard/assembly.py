@@ -84,15 +84,17 @@ def _curves(
     measure: Measure,
     facts: Mapping[str, DefenseFacts],
 ) -> tuple[Curve, ...]:
-    """Privacy–utility curves: of the headline, and of the strongest attack if these are long."""
+    """Privacy–utility curves: of the headline, and of the strongest stronger one with a long one."""
     filed = [one for each in cells if not void(each, facts) for one in each.filed]
     plain = [name for name, each in facts.items() if each.undefended_control]
     lines = curves(filed, card.headline, measure, plain)
-    with_weights = [each for each in undefended if each.first.access == "white-box"]
-    most = strongest(with_weights, measure)
-    if most is not None and most.attack != card.headline:
+    rest = [each for each in undefended if each.first.access == "white-box"]
+    while (most := strongest(rest, measure)) is not None and most.attack != card.headline:
         more = curves(filed, most.attack, measure, plain)
-        lines += more * any(len(curve.points) >= _CURVE for curve in more)
+        if any(len(curve.points) >= _CURVE for curve in more):
+            lines += more
+            break
+        rest.remove(most)
     return tuple(sorted(lines, key=lambda c: (targets.index(c.target), c.defense)))
 
 

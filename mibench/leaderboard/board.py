@@ -242,7 +242,8 @@ class Board:
         rule: how ranks are made, whole; rule_in_short: in one sentence.
         references: floors and ceiling, in that measure, from the lowest to the highest.
         reference_target: the architecture whose undefended targets the references are of.
-        headline: the attack of curves; the strongest one has curves, too, if these are long enough.
+        headline: the attack of curves; the strongest of those that have a long one has them, too,
+            where it is stronger.
         over_queries: what attacks without the weights learn, over their queries.
     """
 

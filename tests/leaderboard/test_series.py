@@ -96,6 +96,8 @@ def test_the_strongest_attack_has_curves_once_one_is_long_enough() -> None:
         (IK, "bido", 1), (TAA, "bido", 4), (IK, "none", 1), (TAA, "none", 1),
     ]  # fmt: skip
     assert {plot["attack"] for plot in plots(board)} == {IK, TAA}
+    # A still stronger one that has met a single strength takes nobody's curves away.
+    assert board_of(*records, *strong, make(17, attack="gmi")).curves == board.curves
     # A weaker attack has none, however many strengths it met.
     assert {c.attack for c in board_of(*records[:2], *strong, make(2, attack=TAA)).curves} == {IK}
 
