@@ -84,7 +84,7 @@ def _curves(
     measure: Measure,
     facts: Mapping[str, DefenseFacts],
 ) -> tuple[Curve, ...]:
-    """Privacy–utility curves: of the headline, and of the strongest stronger one with a long one."""
+    """Privacy–utility curves: of the headline and of the strongest stronger one with a long one."""
     filed = [one for each in cells if not void(each, facts) for one in each.filed]
     plain = [name for name, each in facts.items() if each.undefended_control]
     lines = curves(filed, card.headline, measure, plain)
