@@ -72,11 +72,8 @@ def build(folder: str, check: bool) -> None:
     from mibench.cli.known import defense_facts, papers
     from mibench.leaderboard import build as building
 
-    place, cards, known = (
-        boards_folder(folder, "--folder"),
-        board_cards(),
-        (papers(), defense_facts()),
-    )
+    place = boards_folder(folder, "--folder")
+    cards, known = board_cards(), (papers(), defense_facts())
     if check:
         stale, problems = building.stale(place, cards, *known)
         for name in stale:
