@@ -74,13 +74,14 @@ class Source:
     @property
     def told(self) -> dict[str, Any]:
         """What the page's script is told of it; a command as usual it makes itself."""
-        facets = {name: value for name, value in self.facets.items() if name != "protocol"}
-        usual = f"mibench run --protocol {self.facets['protocol']} --attack {facets['attack']}"
+        facets = self.facets
+        usual = f"mibench run --protocol {facets['protocol']} --attack {facets['attack']}"
         usual += f" --defense {facets['defense']} --seed {self.seed}"
         more = {"settings": self.settings, "picture": bool(self.picture)}
         if self.command != usual:
             more["command"] = self.command
-        return facets | {"seed": self.seed} | {key: each for key, each in more.items() if each}
+        of = [facets[name] for name in FACETS if name != "protocol"]
+        return {"of": of, "seed": self.seed} | {key: each for key, each in more.items() if each}
 
 
 def render_page(
@@ -122,6 +123,7 @@ def render_page(
         policy=policy(script, "'self' file:"),
         script=Markup(script),
         data={
+            "facets": [name for name in FACETS if name != "protocol"],
             "papers": known.titles(),
             "records": records,
             "plots": {

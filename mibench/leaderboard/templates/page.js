@@ -5,12 +5,17 @@ for (const link of document.links) link.title = data.papers[link.getAttribute("h
 
 // Records: of each protocol by the name of the file, which lies in its folder.
 const protocolOf = (place) => place.closest("[data-protocol]")?.dataset.protocol;
-const filesOf = (place) => place.dataset.file ? [place.dataset.file] : JSON.parse(place.dataset.files ?? "[]");
+const filesOf = (place) => place.matches("img") ? [fileOf(place)] : JSON.parse(place.dataset.files ?? "[]");
+const fileOf = (image) => decodeURIComponent(image.getAttribute("src").split("/").pop().replace(/\.png$/, ""));
+function read(protocol, file) {
+  const { of, ...more } = data.records[protocol][file];
+  return { protocol, ...more, ...Object.fromEntries(data.facets.map((name, k) => [name, of[k]])) };
+}
 function recordOf(protocol, file) {
-  const { settings, picture, command, ...record } = data.records[protocol][file];
+  const { settings, picture, command, ...record } = read(protocol, file);
   const at = (folder, suffix) => [folder, protocol, file].map(encodeURIComponent).join("/") + suffix;
   return {
-    ...record, protocol, href: at("records", ".json"), picture: picture && at("galleries", ".png"),
+    ...record, href: at("records", ".json"), picture: picture && at("galleries", ".png"),
     label: `${record.attack} · ${record.defense} · ${record.architecture}${settings ? ` (${settings})` : ""}`,
     command: command ?? `mibench run --protocol ${protocol} --attack ${record.attack} --defense ${record.defense} --seed ${record.seed}`,
   };
@@ -21,7 +26,7 @@ const facetNames = all(".facet").map((facet) => facet.dataset.facet);
 function facetsOf(place) {
   if (place.dataset.facets) return JSON.parse(place.dataset.facets);
   const protocol = protocolOf(place);
-  const records = filesOf(one("[data-file], [data-files]", place)).map((file) => ({ protocol, ...data.records[protocol][file] }));
+  const records = filesOf(one("img, [data-files]", place)).map((file) => read(protocol, file));
   return Object.fromEntries(facetNames.map((name) => [name, records.map((record) => record[name])]));
 }
 
@@ -219,7 +224,7 @@ function showRow(title, protocol, files, command, reasons = []) {
 let current = null;
 function showPicture(button) {
   const dialog = one("#picture"), title = one("span", button).textContent;
-  const record = recordOf(protocolOf(button), button.dataset.file);
+  const record = recordOf(protocolOf(button), fileOf(one("img", button)));
   current = button;
   one("h2", dialog).textContent = title;
   one("a", dialog).href = record.href;
