@@ -50,7 +50,8 @@ class Loft(Defense["Loft.Config"]):
 
     References:
         Yu et al. "Rank Matters: Understanding and Defending Model Inversion Attacks via Low-Rank
-        Feature Filtering". arXiv 2410.05814, of which the first versions were called CALoR.
+        Feature Filtering". KDD 2026 (arXiv 2410.05814, of which the first versions were called
+        CALoR).
     """
 
     card = DefenseCard(
@@ -59,8 +60,8 @@ class Loft(Defense["Loft.Config"]):
         "Feature Filtering",
         authors="Hongyao Yu, Yixiang Qiu, Hao Fang, Tianqu Zhuang, Bin Chen, Sijin Yu, Bin Wang, "
         "Shu-Tao Xia, Ke Xu",
-        year=2025,
-        venue="arXiv",
+        year=2026,
+        venue="KDD",
         url="https://arxiv.org/abs/2410.05814",
         reference_code="https://github.com/Chrisqcwx/LoFt",
         deviations=(
