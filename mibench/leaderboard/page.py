@@ -36,7 +36,8 @@ from mibench.leaderboard.records import Filed
 from mibench.leaderboard.series import UNDEFENDED, settings_of
 from mibench.record import CEILING, FLOOR_PRIOR, FLOOR_PUBLIC, LOOKALIKE
 
-FACETS = ("protocol", "architecture", "attack", "defense", "access")
+_OF = ("architecture", "attack", "defense", "access")  # of a record, whose protocol holds it
+FACETS = ("protocol", *_OF)
 _COLUMNS = {"architecture": "target", "attack": "attack", "defense": "defense", "access": "access"}
 _DASHES = {"", "—"}
 Parts = list[tuple[str, Paper | None]]  # of a text, of which some link to a paper
@@ -80,7 +81,7 @@ class Source:
         more = {"settings": self.settings, "picture": bool(self.picture)}
         if self.command != usual:
             more["command"] = self.command
-        of = [facets[name] for name in FACETS if name != "protocol"]
+        of = [facets[name] for name in _OF]
         return {"of": of, "seed": self.seed} | {key: each for key, each in more.items() if each}
 
 
@@ -123,7 +124,7 @@ def render_page(
         policy=policy(script, "'self' file:"),
         script=Markup(script),
         data={
-            "facets": [name for name in FACETS if name != "protocol"],
+            "facets": _OF,
             "papers": known.titles(),
             "records": records,
             "plots": {
