@@ -40,6 +40,8 @@ class Ppa(Attack["Ppa.Config"]):
             "the share of the released 200 and 50. A protocol that wants 20 or more keeps all.",
             "Crops of the generator's image are enlarged to the target's size; the released code "
             "first cuts the middle 800 of StyleGAN's 1,024 pixels out and shrinks them.",
+            "Logits of which all but one are 0 lie on the rim of the Poincaré ball, where the "
+            "released loss is infinite; here they are kept 1e-6 from it.",
         ),
     )
 

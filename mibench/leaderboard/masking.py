@@ -42,7 +42,7 @@ class Comparison:
         attack, access: the attack without white-box access.
         white_box: the white-box attacks that were the strongest on a half of some target.
         difference: what the attack leaks minus what these do, with its paired interval.
-        lacking: attacks of the list that were not run against these targets.
+        lacking: attacks of the list that were not run against each of these targets.
     """
 
     attack: str
@@ -95,41 +95,60 @@ def compared(
 ) -> Comparison | None:
     """A cell beside the strongest of the white-box cells against the very same targets.
 
+    Where the whole list met some of them, these alone are compared.
+
     Returns:
         None for a white-box cell, and where no white-box cell met a target of its.
     """
     if one.first.access == _WHITE_BOX:
         return None
     white_box = [each for each in others if each.first.access == _WHITE_BOX]
-    rows, names = [], []
+    found: list[_OfTarget] = []
     for seed, record in sorted(one.complete.items()):
         own = samples_of(record, measure)
+        met = {each.attack for each in (one, *others) if _met(each, seed, record)}
         rivals = [
             (each.attack, samples)
             for each in white_box
-            if (rival := each.complete.get(seed)) and _same_target(record, rival)
-            if _shape(samples := samples_of(rival, measure)) == _shape(own)
+            if _met(each, seed, record)
+            if _shape(samples := samples_of(each.complete[seed], measure)) == _shape(own)
         ]
         if rivals and min(_shape(own), default=0) > 1:
             chosen, strongest = strongest_of_target([samples for _, samples in rivals])
             mine = [statistics.fmean(map(statistics.fmean, halves(row))) for row in own]
-            rows.append([a - b for a, b in zip(mine, strongest, strict=True)])
-            names += [rivals[place][0] for place in chosen]
-    if not rows:
+            found.append(
+                _OfTarget(
+                    [a - b for a, b in zip(mine, strongest, strict=True)],
+                    [rivals[place][0] for place in chosen],
+                    {attack for attack in card.worst_case if attack not in met},
+                )
+            )
+    if not found:
         return None
-    seen = {each.attack for each in (one, *others) if _shares_a_target(one, each)}
+    # Beside targets that the whole list met, one that it did not would pass for less protected.
+    found = [each for each in found if not each.lacking] or found
+    lacking = {attack for each in found for attack in each.lacking}
     return Comparison(
         one.attack,
         one.first.access,
-        tuple(dict.fromkeys(names)),
-        paired(rows, card),
-        tuple(attack for attack in card.worst_case if attack not in seen),
+        tuple(dict.fromkeys(name for each in found for name in each.strongest)),
+        paired([each.differences for each in found], card),
+        tuple(attack for attack in card.worst_case if attack in lacking),
     )
 
 
-def _shares_a_target(one: Series, other: Series) -> bool:
-    both = one.complete.keys() & other.complete.keys()
-    return any(_same_target(one.complete[seed], other.complete[seed]) for seed in both)
+@dataclass(frozen=True)
+class _OfTarget:
+    """What one target says: each identity's difference, to which attacks, without which."""
+
+    differences: list[float]
+    strongest: list[str]
+    lacking: set[str]
+
+
+def _met(attack: Series, seed: int, record: Record) -> bool:
+    """Whether an attack met the very target of a record of that seed."""
+    return seed in attack.complete and _same_target(record, attack.complete[seed])
 
 
 def strongest_of_target(attacks: Sequence[Samples]) -> tuple[tuple[int, int], list[float]]:

@@ -317,8 +317,8 @@ def _with_adaptive(
     attacks = tuple(dict.fromkeys((*found.attacks, facts.attack)))
     leak, per_seed = worst_case(one.cells, attacks, measure)
     fewer = per_seed and per_seed.keys() != found.per_seed.keys()
-    seeds = f"seeds {seeds_text(list(per_seed))} alone" if fewer else ""
-    return replace(leak, note="; ".join(filter(None, (found.leak.note, seeds))))
+    met = f"seed{'s' * (len(per_seed) > 1)} {seeds_text(list(per_seed))} alone" if fewer else ""
+    return replace(leak, note="; ".join(filter(None, (found.leak.note, met))))
 
 
 def _less(

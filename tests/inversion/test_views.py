@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mibench.data.views import Jitter, Views
 from mibench.inversion.identity import IdentityConfig, IdentityLoss
+from mibench.inversion.selection import CROPS
 from mibench.inversion.views import TRANSFORMED
 from mibench.models.classifiers import Outputs
 from mibench.streams import RowStreams, stream
@@ -94,6 +95,12 @@ def test_some_views_alone_are_cropped_or_turned() -> None:
     same = {name: (some - kind).abs().amax((1, 2, 3)) < 1e-5 for name, kind in kinds.items()}
     shares = {name: found.float().mean().item() for name, found in same.items()}
     assert shares == pytest.approx({"both": 0.18, "cropped": 0.12, "neither": 0.28}, abs=0.06)
+
+
+def test_the_views_of_published_attacks_are_drawn_from_the_published_ranges() -> None:
+    """AlignMI's TAA (arXiv 2509.20177) and PPA's final selection, as docs/parity.md has them."""
+    assert Views(scale=(0.8, 1), ratio=(0.9, 1.1), mirror=True, degrees=5) == TRANSFORMED
+    assert Views(scale=(0.5, 0.9), ratio=(0.8, 1.2), mirror=True) == CROPS
 
 
 def test_a_rows_view_is_its_own_and_changes_with_each_step() -> None:

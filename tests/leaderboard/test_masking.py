@@ -61,6 +61,23 @@ def test_nothing_is_masked_before_the_whole_list_was_run() -> None:
     assert not [note for note in table.notes if note.startswith("Gradients masked")]
 
 
+def test_targets_that_a_part_of_the_list_met_say_nothing_beside_those_that_met_all() -> None:
+    """The strong attack met one of two targets: on the other, look-up beats the weak one alone."""
+    records = told(0.99, hits=LEAST, attacks=("gmi",))
+    strong = told(0.99, hits=MOST, attacks=(IK,), seeds=(0,))
+    row = row_of(table_of("defenses", *records, *strong, *black(["1110"] * 5)), defense="none")
+    assert row["gradients"].text == "no sign of it"
+    assert row["gradients"].note == (
+        f"lookup (black-box) − {IK} (white-box): -25.0 [-25.0, -25.0] points"
+    )
+    # Where no target met all of it, what any of them lacks is lacking.
+    records = told(0.99, hits=LEAST, attacks=("gmi",), seeds=(0,)) + black(MOST)
+    records += told(0.99, hits=LEAST, attacks=(IK,), seeds=(1,))
+    row = row_of(table_of("defenses", *records), defense="none")
+    assert row["gradients"].text == "—"
+    assert row["gradients"].note.endswith(f"+75.0 [75.0, 75.0] points, without gmi, {IK}")
+
+
 def test_gradients_are_those_of_the_strength_that_enters() -> None:
     records = told(0.99) + told(0.98, hits=MOST, defense="bido") + black(LEAST, defense="bido")
     records += told(0.95, hits=LEAST, **at(5))

@@ -241,7 +241,9 @@ def test_the_adaptive_attack_is_that_of_the_strength_that_enters() -> None:
     strong = entered(*records, facts=known)["bido"]
     assert strong.strength.value == 5
     assert strong.adaptive.number == pytest.approx(0.8)
-    assert strong.adaptive.note == "seeds 1 alone"
+    assert strong.adaptive.note == "seed 1 alone"
+    (note,) = (n for n in table_of("defenses", *records, facts=known).notes if "fewer targets" in n)
+    assert note.endswith("these alone: bido at 5 points, seed 1 alone.")
     weak = entered(*records, budget=0.01, facts=known)["bido"]
     assert (weak.strength.value, weak.adaptive.number) == (3, pytest.approx(0.5))
 

@@ -63,9 +63,14 @@ _CLOSED = (
 )
 _MASKING = (
     "Gradients: a defense masks them where a black-box or label-only attack leaks significantly "
-    "more than the strongest white-box attack against the same targets ({paired}; that attack is "
+    "more than the strongest white-box attack against the same targets, those that the whole list "
+    "met where there are any ({paired}; that attack is "
     "chosen on one half of the samples and scored on the other, both ways averaged). Then numbers "
     "of white-box attacks say little of what leaks."
+)
+_FEWER = (
+    "Worst with adaptive is of fewer targets than what leaks without it, as its attack met these "
+    "alone: {few}."
 )
 _OUTPUT = (
     "n/a: {names} {change} the classifier's answers only. Whoever has the weights takes the filter "
@@ -311,6 +316,13 @@ class _AccessTable:
         white_box = self.access == "white-box"
         change = "changes" if len(output) == 1 else "change"
         adaptive = named and (white_box or any(self._has_adaptive(row) for row, _ in rows))
+        few = [
+            f"{row['defense'].text} at {points} points, {told}"
+            for row, _ in rows
+            for points in (f"{100 * budget:g}" for budget in BUDGETS)
+            for told in row.get(f"adaptive_{points}", DASH).note.split("; ")
+            if told.startswith("seed")
+        ]
         return (
             f"{self.measure.title.capitalize()} of each attack at the default strength; lower is "
             f"better for the defender. {SPREAD_NOTE}",
@@ -320,6 +332,7 @@ class _AccessTable:
             "can come out below the strongest attack's own number.",
             *([_OUTPUT.format(names=", ".join(output), change=change)] * bool(output)),
             *([f"Adaptive attacks, by the defenses' cards. {' '.join(named)}"] * bool(adaptive)),
+            *([_FEWER.format(few="; ".join(few))] * bool(few)),
             *([_MASKING.format(paired=INTERVALS[self.card.interval])] * white_box),
             *([f"{MASKED.capitalize()}: {'; '.join(masked)}."] * bool(masked)),
             *([f"{QUERIES_NOTE} Here of the attack that asks most."] * (not white_box)),
