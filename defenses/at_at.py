@@ -56,9 +56,10 @@ class AtAt(Defense["AtAt.Config"]):
             "for the undefended target; the code keeps the epoch that is best in validation, here "
             "the last one is kept.",
         ),
-        adaptive_attack="improved-gmi+taa",
-        adaptive_note="δ is far below one step of an 8-bit image; averaging the loss over views "
-        "leaves what survives a change of view.",
+        adaptive_attack="ppa+ma",
+        adaptive_note="Students learn from public images alone, and PPA's loss does not see how "
+        "small the logits are. δ is far below one step of an 8-bit image, and yet averaging over "
+        "views or noise (improved-gmi+taa, improved-gmi+paa) finds hardly more than without.",
         undefended_control=True,
     )
 
@@ -81,7 +82,7 @@ class AtAt(Defense["AtAt.Config"]):
         iterations: int = Field(5, ge=1, le=10_000, description="PGD's steps")
 
     strength = "weight"
-    strengths = (0, 0.02, 0.04, 0.08, 0.16)
+    strengths = (0, 0.02, 0.08, 0.3, 1)
 
     def check(self, job: Job) -> None:
         """Refuse a single class, which has no other to perturb towards.

@@ -108,10 +108,10 @@ class Protocol(Frozen):
     board: BoardCard = Field(
         BoardCard(
             headline="improved-gmi",
-            worst_case=("lookup", "improved-gmi", "improved-gmi+taa", "plg-mi", "ppa"),
+            worst_case=("lookup", "improved-gmi", "improved-gmi+taa", "plg-mi", "ppa", "ppa+ma"),
             black_box=("lookup", "lookup-label-only", "mirror-blackbox"),
             label_only=("lookup-label-only", "lokt", "brep-mi"),
-            list_version=5,
+            list_version=6,
         ),
         description="what its leaderboard shows; no number depends on it",
     )

@@ -255,7 +255,7 @@ def test_what_an_exported_network_lacks_is_left_out(place: Path) -> None:
     assert planned.left_out.keys() == {"improved-gmi", "improved-gmi+taa"}
     assert "no linear layer" in planned.left_out["improved-gmi"]
     assert [each.graph.cell.attack.full for each in planned.plan.cells] == [
-        *("lookup", "plg-mi", "ppa"),
+        *("lookup", "plg-mi", "ppa", "ppa+ma"),
     ]
     with pytest.raises(NotApplicableError, match="Choose gmi"):
         plan(place, ("improved-gmi",), **own)
