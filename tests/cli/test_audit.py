@@ -95,7 +95,7 @@ def test_a_dry_run_in_a_process_of_its_own(place: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "is right on 91.7% of the 48 private images" in done.stdout
-    assert "9 cells" in done.stdout
+    assert "10 cells" in done.stdout
     assert not list(place.glob("store/reconstructions*"))
 
 
