@@ -101,6 +101,7 @@ class Entry:
         attacks: those that the worst case is over.
         per_seed: the worst case of each identity, by seed.
         adaptive: the worst case with the defense's adaptive attack, too.
+        adaptive_seeds: ``"seed 0 alone"`` where that is of fewer seeds than the leak.
         rank: None where it has none.
         reason: why it has no rank.
     """
@@ -111,6 +112,7 @@ class Entry:
     attacks: tuple[str, ...] = ()
     per_seed: Mapping[int, Sequence[float]] = field(default_factory=dict)
     adaptive: Value = DASH
+    adaptive_seeds: str = ""
     rank: int | None = None
     reason: str = ""
 
@@ -283,7 +285,7 @@ def met(
         said = f"under {', '.join(attacks)} alone" if few else f"lacks {', '.join(lacking)}"
         leak = replace(leak, note=said)
     found = Entry(one, leak=leak, attacks=attacks, per_seed=per_seed)
-    return replace(found, adaptive=_with_adaptive(found, one, card, measure, facts, access))
+    return _with_adaptive(found, one, card, measure, facts, access)
 
 
 def facts_of(defense: str, known: Mapping[str, DefenseFacts]) -> DefenseFacts | None:
@@ -298,27 +300,28 @@ def _with_adaptive(
     measure: Measure,
     facts: DefenseFacts | None,
     access: Access,
-) -> Value:
-    """The worst case with the adaptive attack, too; a text where there is none."""
+) -> Entry:
+    """The entry and its worst case with the adaptive attack, too; a text where there is none."""
     if facts is None:
-        return Value(
-            text="no card",
-            note="the defense is of somebody's file or package, and so is its card",
-        )
+        why = "the defense is of somebody's file or package, and so is its card"
+        return replace(found, adaptive=Value(text="no card", note=why))
     if facts.attack is None:
-        return Value(text="none named", note=facts.note)
+        return replace(found, adaptive=Value(text="none named", note=facts.note))
     if access != "white-box" and facts.access not in (None, access):
-        return Value(text="none here", note=f"{facts.attack} is {facts.access}")
+        why = f"{facts.attack} is {facts.access}"
+        return replace(found, adaptive=Value(text="none here", note=why))
     if facts.attack not in one.cells:
-        return Value(text=f"{facts.attack} not run")
+        return replace(found, adaptive=Value(text=f"{facts.attack} not run"))
     if facts.attack in card.attacks(access):
         same = f"the same: {facts.attack} is in the list"
-        return replace(found.leak, note="; ".join(filter(None, (same, found.leak.note))))
+        note = "; ".join(filter(None, (same, found.leak.note)))
+        return replace(found, adaptive=replace(found.leak, note=note))
     attacks = tuple(dict.fromkeys((*found.attacks, facts.attack)))
     leak, per_seed = worst_case(one.cells, attacks, measure)
     fewer = per_seed and per_seed.keys() != found.per_seed.keys()
     met = f"seed{'s' * (len(per_seed) > 1)} {seeds_text(list(per_seed))} alone" if fewer else ""
-    return replace(leak, note="; ".join(filter(None, (found.leak.note, met))))
+    note = "; ".join(filter(None, (found.leak.note, met)))
+    return replace(found, adaptive=replace(leak, note=note), adaptive_seeds=met)
 
 
 def _less(

@@ -64,9 +64,9 @@ _CLOSED = (
 _MASKING = (
     "Gradients: a defense masks them where a black-box or label-only attack leaks significantly "
     "more than the strongest white-box attack against the same targets, those that the whole list "
-    "met where there are any ({paired}; that attack is "
-    "chosen on one half of the samples and scored on the other, both ways averaged). Then numbers "
-    "of white-box attacks say little of what leaks."
+    "met where there are any ({paired}; that attack is chosen on one half of the samples and "
+    "scored on the other, both ways averaged). Then numbers of white-box attacks say little of "
+    "what leaks."
 )
 _FEWER = (
     "Worst with adaptive is of fewer targets than what leaks without it, as its attack met these "
@@ -135,11 +135,13 @@ class _AccessTable:
         """Defenses at their default strengths against the list's attacks, ranked at a budget."""
         rows: list[Row] = []
         masked: list[str] = []
+        few: list[str] = []
         for target in targets:
-            own, marks = self._rows(target)
+            own, marks, fewer = self._rows(target)
             rows += own
             masked += marks
-        notes = self._notes(rows, masked)
+            few += fewer
+        notes = self._notes(rows, masked, few)
         title, about = TITLES[self.access], ABOUT[self.access]
         columns = self._columns(rows)
         return make_table(KEYS[self.access], title, columns, rows, notes, about=about)
@@ -186,8 +188,10 @@ class _AccessTable:
 
     # -- rows --------------------------------------------------------------------------------------
 
-    def _rows(self, target: str) -> tuple[list[Row], list[str]]:
-        """The rows of an architecture by rank, and what is said of masked gradients there."""
+    def _rows(self, target: str) -> tuple[list[Row], list[str], list[str]]:
+        """The rows of an architecture by rank, and what is said there of masked gradients and of
+        adaptive attacks that met fewer seeds.
+        """
         everything = strengths(self.cells, target, self.facts)
         known = {name: _kept(own, self.belongs) for name, own in everything.items()}
         ranking = {name: own for name, own in known.items() if not self._output(name)}
@@ -197,6 +201,7 @@ class _AccessTable:
         }
         ranked: list[tuple[tuple[int, str], Row]] = []
         masked: list[str] = []
+        few: list[str] = []
         for defense, own_strengths in known.items():
             entry = within[BUDGETS[0]].get(defense, Entry())
             output = self._output(defense)
@@ -221,6 +226,8 @@ class _AccessTable:
             for budget, found in within.items():
                 if defense in found:
                     row[0].update(_entered(found[defense], budget))
+                    if seeds := found[defense].adaptive_seeds:
+                        few.append(f"{defense} at {100 * budget:g} points, {seeds}")
             if self.access == "white-box":
                 entering = entry.strength or one
                 whole = next(s for s in everything[defense] if _same_setting(s, entering))
@@ -234,7 +241,7 @@ class _AccessTable:
             place = 0 if defense == UNDEFENDED else entry.rank or len(known) + 1
             rank = Value(entry.rank) if entry.rank else DASH
             ranked.append(((place, defense), ({"rank": rank, **row[0]}, row[1])))
-        return [row for _, row in sorted(ranked, key=lambda each: each[0])], masked
+        return [row for _, row in sorted(ranked, key=lambda each: each[0])], masked, few
 
     def _row(
         self, target: str, defense: str, one: Strength, own: Mapping[str, Series]
@@ -306,7 +313,9 @@ class _AccessTable:
         said = self._facts(row["defense"].text)
         return said is not None and said.attack is not None and said.access == self.access
 
-    def _notes(self, rows: Sequence[Row], masked: Sequence[str]) -> tuple[str, ...]:
+    def _notes(
+        self, rows: Sequence[Row], masked: Sequence[str], few: Sequence[str]
+    ) -> tuple[str, ...]:
         there = dict.fromkeys(row["defense"].text for row, _ in rows)
         said = {name: self.facts[name] for name in sorted(there) if name in self.facts}
         named = [
@@ -316,13 +325,6 @@ class _AccessTable:
         white_box = self.access == "white-box"
         change = "changes" if len(output) == 1 else "change"
         adaptive = named and (white_box or any(self._has_adaptive(row) for row, _ in rows))
-        few = [
-            f"{row['defense'].text} at {points} points, {told}"
-            for row, _ in rows
-            for points in (f"{100 * budget:g}" for budget in BUDGETS)
-            for told in row.get(f"adaptive_{points}", DASH).note.split("; ")
-            if told.startswith("seed")
-        ]
         return (
             f"{self.measure.title.capitalize()} of each attack at the default strength; lower is "
             f"better for the defender. {SPREAD_NOTE}",
